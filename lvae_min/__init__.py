@@ -1,1 +1,38 @@
-"""L-VAE and the five methods it is compared with (arXiv 2507.02619)."""
+"""L-VAE and the five methods it is compared with (arXiv 2507.02619).
+
+`VAE` is the network of Table 1, `load` gives the trained one of a run back; `losses`, `metrics`, `data`, `render`
+and `train` are the parts a run is made of.
+"""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name == "VAE":                           # torch takes a second to import, and the scores do without it
+        from lvae_min.model import VAE
+
+        return VAE
+    raise AttributeError(f"module 'lvae_min' has no attribute {name!r}")
+
+
+def load(run: Path | str) -> "VAE":  # noqa: F821
+    """The network of a run, the one that its validation score selected, on the CPU: a `VAE` in eval mode.
+
+    run  the folder of a run, finished or not
+    Raises ValueError if there is no network in it yet, or a damaged one.
+    """
+    from lvae_min.files import brief, load_checkpoint
+    from lvae_min.model import VAE
+
+    file = Path(run) / "best.pt"
+    if not file.exists():
+        raise ValueError(f"{file}: not there; {run} is no run, or has not been evaluated yet")
+    best = load_checkpoint(file)
+    try:
+        vae = VAE(**best["network"])
+        vae.load_state_dict(best["vae"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{file}: not the network of a run ({brief(error)})") from None
+    return vae.eval()

@@ -6,6 +6,8 @@ them. Learned weights are parameters, controller state is buffers, and nothing h
 """
 
 import math
+import sys
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -43,3 +45,215 @@ def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tens
     sigma_sq = sigma.square()
     weight = 1 / sigma_sq.clamp(min=MIN_SIGMA_SQ)
     return weight[0] * rec + weight[1] * kl + sigma_sq.sum(), rec, kl
+
+
+class Objective(nn.Module):
+    """A method: the loss of one batch, from the two terms and the method's own state.
+
+    beta      weight of kl (beta-VAE alone)
+    schedule  iterations of the learning-rate schedule; the controllers' ramps stretch with it
+    scale     factor on x, as in `elbo_terms`
+    terms     where `elbo_terms` and `lvae_loss` come from: this module, or one with the same two functions
+    """
+
+    has_beta = False        # whether `beta` is a setting of the method
+
+    def __init__(self, beta: float = 2.0, schedule: int = PAPER_ITERATIONS, scale: float | None = None, terms=None):
+        super().__init__()
+        self.given_beta, self.schedule, self.scale = beta, schedule, scale
+        self.terms = terms or sys.modules[__name__]
+
+    def forward(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`."""
+        rec, kl = self.terms.elbo_terms(logits, x, mu, logvar, self.scale)
+        return self.weigh(rec, kl, logits[0].numel()), rec, kl
+
+    def weigh(self, rec: Tensor, kl: Tensor, pixels: int) -> Tensor:
+        raise NotImplementedError
+
+    def beta(self) -> Tensor:
+        """Weight of kl relative to rec at this moment: a scalar on the device."""
+        raise NotImplementedError
+
+    def sigmas(self) -> Tensor:
+        """The learned scales, sigma_0 first: (0,), (1,) or (2,)."""
+        return torch.empty(0)
+
+    def equilibrium(self, rec: float, kl: float) -> dict[str, float]:
+        """How far each learned scale is from its optimum, as a fraction; rec and kl are recent means."""
+        return {}
+
+
+class PlainVAE(Objective):
+    """VAE, Eq. 1: L = rec + kl."""
+
+    def weigh(self, rec, kl, pixels):
+        return rec + kl
+
+    def beta(self):
+        return torch.ones(())
+
+
+class BetaVAE(Objective):
+    """beta-VAE, Eq. 3: L = rec + beta kl (Higgins et al. 2017)."""
+
+    has_beta = True
+
+    def weigh(self, rec, kl, pixels):
+        return rec + self.given_beta * kl
+
+    def beta(self):
+        return torch.tensor(float(self.given_beta))
+
+
+class ControlVAE(Objective):
+    """ControlVAE (Shao et al. 2020): beta is the output of a PI controller that steers kl to a set-point.
+
+        e = C(t) - kl,   P = Kp / (1 + exp(e)) + 1,   I += Ki e,   beta = max(P + I, 1)
+
+    I stands still while the last P + I was below 1. C rises from 0.5 by 0.15 every 5,000 iterations up to 18.
+    This is the variant of the authors' repository for disentangling (P_PID.py). Sec. 6.3 gives Kp, Ki and 18 nats.
+    """
+
+    # Differs from the paper: it names no ramp. With C = 18 from the start, I falls below -Kp in the first step,
+    # stands still for ever, and beta is 1 throughout. On this ramp C is 9.5 nats after 300,000 iterations.
+    KP, KI, TARGET, START, RISE, PERIOD = 0.01, -0.001, 18.0, 0.5, 0.15, 5000
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.period = self.PERIOD * self.schedule / PAPER_ITERATIONS
+        for name, value in (("step", 0), ("integral", 0), ("output", 1)):
+            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
+
+    def set_point(self) -> Tensor:
+        """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
+        return (self.START + self.RISE * (self.step / self.period).floor()).clamp(max=self.TARGET)
+
+    @torch.no_grad()
+    def control(self, kl: Tensor) -> None:
+        """Take in the kl of this batch: moves `output`, P + I before it is bounded."""
+        self.step += 1
+        error = self.set_point() - kl
+        self.integral += torch.where(self.output < 1, 0.0, self.KI * error)
+        self.output.copy_(self.KP / (1 + error.exp()) + 1 + self.integral)
+
+    def weigh(self, rec, kl, pixels):
+        if self.training:
+            self.control(kl.detach())
+        return rec + self.beta().to(kl.dtype) * kl
+
+    def beta(self):
+        return self.output.clamp(min=1)
+
+
+class DynamicVAE(Objective):
+    """DynamicVAE (Shao et al. 2022): an incremental PI controller brings beta down from 150.
+
+        e = C(t) - mean of the last 5 kl,   f(e) = 1 / (1 + exp(e))
+        beta += Kp (f(e) - f(e of the step before)) + Ki e,   held above 0.1
+
+    The Ki term is left out while the sum was below 0.1. C starts at 0.5 and rises by 0.15 during the first 1,000
+    of every 6,000 iterations, after the first 6,000, up to 18 (the authors' I_PID.py and solver_dynamic.py).
+    Sec. 6.3 gives Kp, Ki, 18 nats and 150.
+    """
+
+    # Differs from the paper: it names no ramp; on this one C is 7.85 nats after 300,000 iterations.
+    KP, KI, TARGET, START, RISE, PERIOD, RAMP, FIRST, FLOOR = 0.01, -0.005, 18.0, 0.5, 0.15, 6000, 1000, 150.0, 0.1
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        stretch = self.schedule / PAPER_ITERATIONS
+        self.period, self.ramp = self.PERIOD * stretch, self.RAMP * stretch
+        for name, value in (("step", 0), ("output", self.FIRST), ("last_error", 0)):
+            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
+        self.register_buffer("recent", torch.zeros(5, dtype=torch.float64))        # starts at zero, as theirs
+
+    def set_point(self) -> Tensor:
+        """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
+        window = (self.step / self.period).floor()
+        risen = ((self.step - window * self.period + 1) / self.ramp).clamp(max=1)
+        return (self.START + self.RISE * (window - 1 + risen) * (window > 0)).clamp(max=self.TARGET)
+
+    @torch.no_grad()
+    def control(self, kl: Tensor) -> None:
+        """Take in the kl of this batch: moves `output`, beta before it is bounded."""
+        self.step += 1
+        self.recent.copy_(torch.cat([self.recent[1:], kl.double().view(1)]))
+        error = self.set_point() - self.recent.mean()
+        proportional = self.KP * (torch.sigmoid(-error) - torch.sigmoid(-self.last_error))
+        self.output += proportional + torch.where(self.output < self.FLOOR, 0.0, self.KI * error)
+        self.last_error.copy_(error)
+
+    def weigh(self, rec, kl, pixels):
+        if self.training:
+            self.control(kl.detach())
+        return rec + self.beta().to(kl.dtype) * kl
+
+    def beta(self):
+        return self.output.clamp(min=self.FLOOR)
+
+
+class SigmaVAE(Objective):
+    """sigma-VAE (Rybkin et al. 2021): a Gaussian decoder whose standard deviation is learned.
+
+        L = rec / (2 s^2) + D (log s + log(2 pi) / 2) + kl,    log s = -6 + softplus(log_sigma + 6)
+
+    D is the number of pixels. The optimum is s^2 = rec / D; in the units of Eq. 3, beta is 2 s^2.
+    """
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def log_scale(self) -> Tensor:
+        """log s, softly clipped at -6: a scalar."""
+        return -6 + nn.functional.softplus(self.log_sigma + 6)
+
+    def weigh(self, rec, kl, pixels):
+        log_s = self.log_scale()
+        return rec / (2 * (2 * log_s).exp()) + pixels * (log_s + math.log(2 * math.pi) / 2) + kl
+
+    def beta(self):
+        return 2 * (2 * self.log_scale().detach()).exp()
+
+    def sigmas(self):
+        return self.log_scale().detach().exp().view(1)
+
+
+class LVAE(Objective):
+    """L-VAE, Eq. 5: learn the weight of both terms.
+
+        L = rec / s0^2 + kl / s1^2 + s0^2 + s1^2,    s0, s1 > 0 learned
+
+    Setting dL/ds_i = 0 gives s0^4 = rec and s1^4 = kl, so at convergence beta_hat = s0^2 / s1^2 (Sec. 7.1)
+    equals sqrt(rec / kl). The regulariser is the s^2 of Eq. 5, not the log(s) of Eq. 4.
+    """
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.sigma = nn.Parameter(torch.ones(2))         # Sec. 6.3: "initialized with one"
+
+    def forward(self, logits, x, mu, logvar):
+        return self.terms.lvae_loss(logits, x, mu, logvar, self.sigma, self.scale)
+
+    def beta(self):
+        sigma_sq = self.sigma.detach().square()
+        return sigma_sq[0] / sigma_sq[1]
+
+    def sigmas(self):
+        return self.sigma.detach().abs()
+
+    def equilibrium(self, rec, kl):
+        s0, s1 = self.sigmas().tolist()
+        return {"sigma_0": s0**4 / rec - 1, "sigma_1": s1**4 / max(kl, 1e-12) - 1}
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "vae": PlainVAE, "beta-vae": BetaVAE, "control-vae": ControlVAE,
+    "dynamic-vae": DynamicVAE, "sigma-vae": SigmaVAE, "lvae": LVAE,
+}
+
+
+def implementation(choice: str, device: torch.device | str = "cpu"):
+    """Where the two terms are computed: an object with `elbo_terms`, `lvae_loss` and a one-line `description`."""
+    return SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss, description="elbo: PyTorch")

@@ -1,0 +1,97 @@
+"""The settings of a run and the learning rates that follow from them (Sec. 6.3)."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lvae_min.data import SPECS
+from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
+
+MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
+MAX_SIGMA_RATE = 1e-2
+
+
+def setting(default, text: str):
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run. A setting left at None follows from the others; the defaults are those of the paper.
+
+    Raises ValueError for an unknown name or an impossible value.
+    """
+
+    dataset: str = setting("dsprites", f"data set: {', '.join(SPECS)}")
+    model: str = setting("lvae", f"method: {', '.join(OBJECTIVES)}")
+    iterations: int = setting(PAPER_ITERATIONS, "training iterations (Sec. 6.3: up to 300,000)")
+    schedule: int | None = setting(None, "length of the OneCycle learning-rate schedule in iterations; "
+                                         "fewer iterations than that truncate it (default: the iterations)")
+    batch_size: int = setting(64, "images a batch (Sec. 6.3: 32, 64, 128 or 256)")
+    seed: int = setting(0, "seed of weights, batches and noise")
+    beta: float = setting(2.0, "weight of the KL term, for beta-vae (Sec. 6.3: 2 or 4)")
+    latents: int | None = setting(None, "dimensions of z (default: the number of factors, Sec. 6.3)")
+    sigma_freeze: float | None = setting(None, "fraction of the schedule during which the learned scales stay at 1 "
+                                               "(default: 0 at a schedule of 300,000, 0.05 at a shorter one)")
+    loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
+    device: str = setting("auto", "cpu, cuda, cuda:1, ..., or auto")
+    threads: int | None = setting(None, "CPU threads of the run (default: all cores)")
+
+    def __post_init__(self):
+        if self.schedule is None:
+            object.__setattr__(self, "schedule", self.iterations)
+        if self.sigma_freeze is None:
+            object.__setattr__(self, "sigma_freeze", 0.05 if self.schedule < PAPER_ITERATIONS else 0.0)
+        self.check("dataset", self.dataset in SPECS, " or ".join(SPECS))
+        self.check("model", self.model in OBJECTIVES, " or ".join(OBJECTIVES))
+        self.check("iterations", self.iterations >= 1, "at least 1")
+        self.check("schedule", self.schedule >= self.iterations, f"at least the {self.iterations} iterations")
+        self.check("batch_size", self.batch_size >= 1, "at least 1")
+        self.check("seed", 0 <= self.seed < 2**63, "0 or more")
+        self.check("beta", 0 <= self.beta < math.inf, "0 or more")
+        self.check("latents", self.latents is None or 1 <= self.latents <= 10_000, "1 to 10,000")
+        self.check("sigma_freeze", 0 <= self.sigma_freeze <= 1, "0 to 1")
+        self.check("loss", self.loss in ("fused", "torch", "auto"), "fused, torch or auto")
+        self.check("threads", self.threads is None or 1 <= self.threads <= 1024, "1 to 1024")
+        if not OBJECTIVES[self.model].has_beta:
+            object.__setattr__(self, "beta", Config.beta)
+
+    def check(self, name: str, fine: bool, expected: str) -> None:
+        if not fine:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {expected}")
+
+    @property
+    def name(self) -> str:
+        """The run's folder: data set, method, and the settings that differ from what they would be by themselves."""
+        usual = dataclasses.asdict(Config(self.dataset, self.model, self.iterations, self.schedule))
+        usual |= {"iterations": PAPER_ITERATIONS, "schedule": self.iterations}
+        parts = [self.dataset, self.model]
+        for setting_name, value in dataclasses.asdict(self).items():
+            if value != usual[setting_name]:
+                shown = f"{value:g}" if isinstance(value, float) else str(value).replace(":", "")
+                parts.append(setting_name.replace("_", "-") + shown)
+        return "-".join(parts)
+
+
+def one_cycle(schedule: int, iterations: int) -> np.ndarray:
+    """Learning rate of each iteration (Sec. 6.3): 1e-5 up to 1e-4 halfway, then down to 1e-6, both along a cosine.
+
+    Equals torch's OneCycleLR(max_lr=1e-4, total_steps=schedule, pct_start=0.5, div_factor=10, final_div_factor=10,
+    cycle_momentum=False). Its default for the last one would cycle Adam's beta_1, which Sec. 6.3 gives as 0.9.
+    """
+    step, top = np.arange(iterations), max(schedule / 2 - 1, 1e-9)
+    up = MAX_RATE + (START_RATE - MAX_RATE) / 2 * (np.cos(np.pi * step / top) + 1)
+    down = END_RATE + (MAX_RATE - END_RATE) / 2 * (np.cos(np.pi * (step - top) / max(schedule - 1 - top, 1e-9)) + 1)
+    return np.where(step <= top, up, down)
+
+
+def learning_rates(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Learning rates of the network and of the loss's own learned scales, one of each an iteration."""
+    rates = one_cycle(config.schedule, config.iterations)
+    # Differs from the paper, which trains all with one rate: sigma's travel is the sum of its rates, and a shorter
+    # schedule would not let it reach its optimum. At the paper's 300,000 iterations the factor is 1.
+    factor = min(PAPER_ITERATIONS / config.schedule, MAX_SIGMA_RATE / MAX_RATE)
+    moving = np.arange(config.iterations) >= config.sigma_freeze * config.schedule
+    return rates, rates * factor * moving

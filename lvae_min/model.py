@@ -1,0 +1,134 @@
+"""The networks of Table 1: an MLP for binary images (dSprites) and a CNN for all others.
+
+Images are (N, C, H, W). Floats are in [0, 1]; uint8 counts up to 1 in a binary set and up to 255 otherwise.
+`logits` is the decoder's output before the sigmoid.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HIDDEN = 1200                                   # units of both hidden layers of the MLP, Table 1
+
+
+class PixelLinear(nn.Module):
+    """First layer of the MLP, x W + b for a binary image x: (N, D) to (N, `out_features`).
+
+    A dSprites image is 4 % white, so that on the CPU the product is a sum of some 170 of the D rows of W.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, out_features))    # the transpose of nn.Linear's
+        self.bias = nn.Parameter(torch.empty(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.uint8 or not x.is_cpu:
+            return torch.addmm(self.bias, x.to(self.weight.dtype), self.weight)
+        rows, pixels = x.nonzero(as_tuple=True)
+        first = torch.searchsorted(rows, torch.arange(len(x)))                # where each image's pixels begin
+        return F.embedding_bag(pixels, self.weight, first, mode="sum") + self.bias
+
+
+def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of Table 1, upper half; 12,737,306 weights for dSprites with five latents."""
+    pixels = math.prod(shape)
+    first = PixelLinear(pixels, HIDDEN) if binary else nn.Linear(pixels, HIDDEN)
+    encoder = nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
+                            nn.Linear(HIDDEN, 2 * latents))
+    decoder = nn.Sequential(nn.Linear(latents, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
+                            nn.Linear(HIDDEN, pixels), nn.Unflatten(1, shape))
+    return encoder, decoder
+
+
+def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of Table 1, lower half, for images of 64 x 64 or 128 x 128.
+
+    Differs from the paper, which gives neither padding nor the decoder's first shape: padding is 1, but 0 in the
+    encoder's last convolution. The decoder's FC(256) is 256 x 1 x 1 for 64 x 64 (first padding 0, as in the public
+    beta-VAE and ControlVAE code) and 16 x 4 x 4 for 128 x 128.
+    """
+    channels, height, _ = shape
+    side = 1 if height == 64 else height // 32                                # of the decoder's first map
+    widths = [256 // side**2, 64, 64, 32, 32, channels]
+    encoder, decoder = [], [nn.Linear(latents, 256), nn.ReLU(), nn.Unflatten(1, (widths[0], side, side))]
+    for wide_in, wide_out in zip((channels, 32, 32, 64), (32, 32, 64, 64), strict=True):
+        encoder += [nn.Conv2d(wide_in, wide_out, 4, 2, 1), nn.ReLU()]
+    encoder += [nn.Conv2d(64, 32, 4, 1, 0), nn.ReLU(), nn.Flatten(), nn.Linear(32 * (height // 16 - 3) ** 2, 2 * latents)]
+    for layer, (wide_in, wide_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        padding = 0 if side == 1 and layer == 0 else 1
+        decoder += [nn.ConvTranspose2d(wide_in, wide_out, 4, 2, padding), nn.ReLU()]
+    return nn.Sequential(*encoder), nn.Sequential(*decoder[:-1])              # no ReLU on the logits
+
+
+class VAE(nn.Module):
+    """Encoder q(z|x) = N(mu, diag(exp(logvar))) and decoder of Table 1.
+
+    shape    (C, H, W)  64 x 64 or 128 x 128, H = W
+    latents             dimensions of z
+    network             "mlp" or "cnn"
+    binary              uint8 images are 0/1, not 0 to 255
+    Raises ValueError for a shape that the network does not have.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], latents: int, network: str = "cnn", binary: bool = False):
+        super().__init__()
+        if network not in ("mlp", "cnn"):
+            raise ValueError(f"network {network!r}: expected mlp or cnn")
+        if len(shape) != 3 or shape[1] != shape[2] or (network == "cnn" and shape[1] not in (64, 128)):
+            raise ValueError(f"image shape {tuple(shape)}: the {network} takes (C, H, W) with H = W"
+                             + (", 64 or 128" if network == "cnn" else ""))
+        if latents < 1:
+            raise ValueError(f"latents {latents}: at least 1")
+        self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
+        self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
+        with torch.device("meta"):                                            # shapes alone: no random numbers yet
+            self.encoder, self.decoder = mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
+        self.to_empty(device="cpu")
+        self.reset(torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw all weights as PyTorch does by default, from U(-b, b) with b = 1/sqrt(fan in), out of `generator`."""
+        for layer in self.modules():
+            if hasattr(layer, "weight"):
+                transposed = isinstance(layer, PixelLinear)
+                bound = 1 / math.sqrt(len(layer.weight) if transposed else layer.weight[0].numel())
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar, (N, L) each, of images (N, C, H, W) as the data set stores them; no checks."""
+        first = next(self.encoder.parameters())
+        sparse = isinstance(self.encoder[1], PixelLinear)
+        if not sparse and not x.is_floating_point():
+            x = x.to(first.dtype) * self.scale
+        mu, logvar = self.encoder(x).chunk(2, dim=1)
+        return mu, logvar
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """logits (N, C, H, W), mu, logvar (N, L) of images x, with z = mu + exp(logvar / 2) noise."""
+        mu, logvar = self.posterior(x)
+        return self.decoder(mu + (logvar / 2).exp() * noise), mu, logvar
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar, (N, L) each, of images (N, C, H, W): floats in [0, 1] or uint8.
+
+        Raises ValueError for another shape or for values out of range.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {', '.join(map(str, self.shape))})")
+        top = round(1 / self.scale) if images.dtype == torch.uint8 else 1
+        if images.numel() and not (images.min() >= 0 and images.max() <= top):
+            raise ValueError(f"images from {images.min().item():g} to {images.max().item():g}: expected 0 to {top}")
+        return self.posterior(images.to(next(self.parameters()).device))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes z (N, L)."""
+        if z.ndim != 2 or z.shape[1] != self.latents:
+            raise ValueError(f"codes of shape {tuple(z.shape)}: expected (N, {self.latents})")
+        return self.decoder(z.to(next(self.parameters()).device)).sigmoid()

@@ -1,0 +1,120 @@
+"""Pictures of one run: its curves (Fig. 1 and 3), reconstructions, and latent traversals (Fig. 4).
+
+matplotlib's object interface throughout: runs may share a process, and pyplot keeps a global state.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from lvae_min import metrics
+from lvae_min.data import Dataset
+from lvae_min.model import VAE
+
+SPAN, STEPS = 2.5, 11           # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **grid):
+    """A figure of width x height inches and its axes (rows, columns)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **grid)
+
+
+def show_image(axes, image: Tensor) -> None:
+    """Show an image (C, H, W) in [0, 1], grey if C is 1, without ticks."""
+    axes.imshow(image.permute(1, 2, 0).squeeze(-1).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def curves(folder: Path) -> None:
+    """curves.png: the terms, the learned scales, beta and the validation score over iterations (Fig. 1 and 3)."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    looks = [line for line in lines if "validation" in line]
+    figure, ((terms, scales), (weight, score)) = new_figure(9, 6, 2, 2, sharex=True)
+    for name in ("rec", "kl"):
+        terms.plot(steps, [line[name] for line in lines], label=f"{name}, training")
+        terms.plot([line["step"] for line in looks], [line["validation"][name] for line in looks], "k.", ms=3)
+    terms.set(yscale="log", ylabel="rec (squared error), kl (nats)", title="terms (Fig. 1; dots: validation)")
+    for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)")):
+        if lines and lines[0][name] is not None:
+            scales.plot(steps, [line[name] for line in lines], label=title)
+    scales.set(ylabel="learned scale", title="sigma (Fig. 3)" if scales.lines else "sigma: none in this method")
+    weight.plot(steps, [line["beta"] for line in lines], "C2", label="beta_hat" if len(scales.lines) == 2 else "beta")
+    weight.set(xlabel="iterations", ylabel="weight of kl relative to rec", title="beta")
+    if looks and "beta_vae" in looks[0]["validation"]:
+        score.plot([line["step"] for line in looks], [line["validation"]["beta_vae"] for line in looks], "C3.-")
+    score.set(xlabel="iterations", ylabel="beta-VAE score", title="validation (Fig. 3)", ylim=(-0.05, 1.05))
+    for axes in (terms, scales, weight):
+        if axes.lines:
+            axes.legend(fontsize=8)
+    figure.suptitle(folder.name, fontsize=10)
+    figure.savefig(folder / "curves.png", dpi=100)
+
+
+def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float) -> None:
+    """reconstructions.png: images (N, C, H, W) above their reconstructions from z = mu."""
+    figure, axes = new_figure(len(images) * 0.9, 2.2, 2, len(images))
+    for column, (image, again) in enumerate(zip(images * scale, vae.decode(vae.encode(images)[0]), strict=True)):
+        show_image(axes[0, column], image)
+        show_image(axes[1, column], again)
+    axes[0, 0].set_ylabel("image")
+    axes[1, 0].set_ylabel("from mu")
+    figure.suptitle(folder.name, fontsize=10)
+    figure.savefig(folder / "reconstructions.png", dpi=100)
+
+
+def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> list[str]:
+    """For each latent its KL in nats, a mean over some images, and the factor it has most information about."""
+    mu, logvar = vae.encode(dataset.batch(torch.from_numpy(index[:2000]).to(dataset.octets.device)))
+    kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0)
+    titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]
+    if dataset.factor_names:
+        shared = metrics.mutual_information(dataset.factors(index), codes)               # (K, L)
+        most = shared.argmax(0)
+        titles = [f"{title}\n{dataset.factor_names[factor]}" if shared[factor, latent] > 0.01 else f"{title}\n-"
+                  for latent, (title, factor) in enumerate(zip(titles, most, strict=True))]
+    return titles
+
+
+def traversal(vae: VAE, image: Tensor) -> Tensor:
+    """Decoded images (L, STEPS, C, H, W): the code of `image` (1, C, H, W), one latent at a time moved over SPAN."""
+    mu, _ = vae.encode(image)
+    z = mu.expand(vae.latents, STEPS, -1).clone()                                        # (L, STEPS, L)
+    for latent in range(vae.latents):
+        z[latent, :, latent] = torch.linspace(-SPAN, SPAN, STEPS)
+    return vae.decode(z.flatten(0, 1)).unflatten(0, (vae.latents, STEPS))
+
+
+def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None:
+    """traversal.png, one row a latent, and traversal.gif, which moves all latents to and fro (Fig. 4)."""
+    images = traversal(vae, image)
+    figure, axes = new_figure(STEPS * 0.8 + 1.2, len(images) * 0.85 + 0.6, len(images), STEPS)
+    for latent, row in enumerate(axes):
+        for step, cell in enumerate(row):
+            show_image(cell, images[latent, step])
+        row[0].set_ylabel(titles[latent], rotation=0, ha="right", va="center", fontsize=8)
+    for step, value in enumerate(np.linspace(-SPAN, SPAN, STEPS)):
+        axes[0, step].set_title(f"{value:+.1f}", fontsize=8)
+    figure.suptitle(f"{folder.name}: each row moves one latent, z from {-SPAN} to {SPAN}", fontsize=9)
+    figure.savefig(folder / "traversal.png", dpi=100)
+    frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()    # (STEPS, H, L * W, C)
+    frames = [Image.fromarray(frame.squeeze(-1).numpy()) for frame in frames.repeat_interleave(2, 2).repeat_interleave(2, 1)]
+    there_and_back = frames + frames[-2:0:-1]
+    there_and_back[0].save(folder / "traversal.gif", save_all=True, append_images=there_and_back[1:], duration=120, loop=0)
+
+
+def draw(folder: Path, vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> None:
+    """All pictures of a run so far; codes (M, L) are those of images `index`."""
+    curves(folder)
+    some = dataset.batch(torch.from_numpy(index[:10]).to(dataset.octets.device))
+    reconstructions(folder, vae, some, dataset.scale)
+    traversals(folder, vae, some[:1], latent_titles(vae, dataset, index, codes))

@@ -1,0 +1,89 @@
+"""Data sets drawn from their geometry, so that the study runs without a download.
+
+`dsprites()` draws the 737,280 binary images of dSprites (Sec. 6.1, Matthey et al. 2017) as published. A row of
+64 pixels is one uint64: bit j is column j. All arithmetic is float64 and integers, so that the images do not
+depend on the machine. Coordinates are pixels, x to the right, y down.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+DSPRITES_SIZES = (3, 6, 40, 32, 32)             # shape, scale, orientation, position x, position y: slowest first
+GRID = 256                                      # vertices are rounded to 1/256 pixel, as a GPU does
+FULL_ROW = np.uint64(2**64 - 1)
+
+SCALES = np.linspace(0.5, 1, 6)
+ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)    # 0 and 2 pi are both there: orientations 0 and 39 look alike
+CENTRES = 16 + 32 * np.linspace(0, 1, 32)       # pixels
+
+
+def outline(shape: int) -> np.ndarray:
+    """Vertices of a sprite at scale 1 about the point it turns around: (vertices, 2), pixels.
+
+    shape  0 square of side 19.2, 1 ellipse of 100 vertices, 2 heart of 150
+    """
+    radius = 9.6                                                              # 0.15 of the image
+    if shape == 0:
+        return radius * np.array([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]])
+    vertices = (100, 150)[shape - 1]
+    t = 2 * np.pi * np.arange(vertices) / vertices
+    if shape == 1:
+        return np.stack([radius * 1.33 * np.cos(t), radius / 1.33 * np.sin(t)], 1)
+    y = (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 14.5 + 0.15
+    return radius * np.stack([np.sin(t) ** 3, -y], 1)
+
+
+def fill_edges(rows: np.ndarray, xa: np.ndarray, ya: np.ndarray, xb: np.ndarray, yb: np.ndarray) -> None:
+    """Turn over all pixels to the right of an edge; done for every edge, the inside of the polygon is left on.
+
+    rows    (orientation, x, y, 64) uint64, changed in place
+    xa, xb  (orientation, x)  ends of the edge in 1/256 pixel, for every position of the sprite
+    ya, yb  (orientation, y)
+    """
+    half = GRID // 2                                                          # a pixel is on if its centre is inside
+    first = np.floor((np.minimum(ya, yb) - half) / GRID).astype(int) + 1      # a centre on the edge: the lower row
+    crossed = np.floor((np.maximum(ya, yb) - half) / GRID).astype(int) + 1 - first
+    for k in range(crossed.max()):
+        orientation, position = np.nonzero(crossed > k)
+        row = first[orientation, position] + k
+        start, height = ya[orientation, position], (yb - ya)[orientation, position]
+        x = xa[orientation] + (GRID * row + half - start)[:, None] * (xb - xa)[orientation] / height[:, None]
+        column = np.ceil((x - half) / GRID).astype(np.uint64)                 # first pixel centre at or right of it
+        rows[orientation, :, position, row] ^= FULL_ROW << column
+
+
+def draw_sprites(rows: np.ndarray, shape: int, scale: int) -> None:
+    """Draw all sprites of one shape and scale into zeroed `rows` (orientation, x, y, 64) uint64."""
+    u, v = (outline(shape) * SCALES[scale]).T                                 # (vertices,)
+    cos, sin = np.cos(ORIENTATIONS)[:, None], np.sin(ORIENTATIONS)[:, None]
+    x = np.round((cos * u + sin * v)[..., None] * GRID + CENTRES * GRID)      # (orientation, vertex, x)
+    y = np.round((cos * v - sin * u)[..., None] * GRID + CENTRES * GRID)      # (orientation, vertex, y)
+    for b in range(len(u)):
+        a = b - 1
+        fill_edges(rows, x[:, a], y[:, a], x[:, b], y[:, b])
+
+
+def dsprites() -> np.ndarray:
+    """All dSprites images in the published order, packed: (737280, 64) uint64, bit j of a word is column j.
+
+    Checked against 409 published images without one wrong pixel; the whole set has 2 white pixels more than the
+    published mean implies, of 128 million.
+    """
+    rows = np.zeros((*DSPRITES_SIZES, 64), np.uint64)
+    sprites = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]   # the slow ones first
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda sprite: draw_sprites(rows[sprite], *sprite), sprites))
+    return rows.reshape(-1, 64)
+
+
+def pack(images: np.ndarray) -> np.ndarray:
+    """0/1 images (..., 64, 64) as rows of bits (..., 64) uint64."""
+    return np.packbits(np.asarray(images, bool), axis=-1, bitorder="little").view("<u8")[..., 0].astype(np.uint64)
+
+
+def unpack(rows: np.ndarray) -> np.ndarray:
+    """Rows of bits (..., 64) uint64 as 0/1 images (..., 64, 64) uint8."""
+    octets = np.ascontiguousarray(rows).astype("<u8", copy=False).view(np.uint8)
+    return np.unpackbits(octets, axis=-1, bitorder="little").reshape(*rows.shape, 64)

@@ -1,0 +1,295 @@
+"""One run: its settings, the training loop of Sec. 6.3, checkpoints, evaluation and the selection of Sec. 6.5.
+
+A run is a folder. It holds `config.json`, `log.jsonl`, `last.pt` (to continue from), `best.pt` (the network that
+the validation score selected), `results.json` once it is finished, and pictures. Everything random in it comes
+from its seed, so that a run that was stopped and continued equals one that never was, to the bit.
+"""
+
+import ctypes
+import dataclasses
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import torch
+
+from lvae_min import losses, metrics
+from lvae_min.config import Config, learning_rates
+from lvae_min.data import SCORED, Batches, Dataset, Split
+from lvae_min.files import Claim, brief, load_checkpoint, save, write_whole
+from lvae_min.model import VAE
+from lvae_min.report import Progress, machine
+
+LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
+SAVE_SECONDS = 300              # a killed run loses at most this
+DRAW_SECONDS = 60               # pictures of a running run are not drawn more often
+MOVABLE = ("device", "threads", "loss")          # settings that say where a run is done, not what it is
+COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a collapse
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the 20 MB gradients that each iteration frees, not return them: 2,500 page faults less a step."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):   # mmap threshold, trim threshold, top pad
+            libc.mallopt(option, value)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; auto is the first GPU, or else the CPU. Raises ValueError if it is not there."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:      # torch asserts that it was compiled with CUDA
+        raise ValueError(f"--device {name}: {brief(error)}; expected cpu, cuda or auto") from None
+    return device
+
+
+@torch.no_grad()
+def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Scores of a network on images `index`, and their codes (M, L).
+
+    rec is with a sampled z, rec_mean with z = mu; the six scores are those of mu, in 10 bins.
+    """
+    noise, codes, sums = torch.Generator().manual_seed(0), [], np.zeros(3)
+    for part in torch.from_numpy(index).split(1000):
+        x = dataset.batch(part.to(dataset.octets.device))
+        mu, logvar = vae.posterior(x)
+        z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
+        rec, kl = losses.elbo_terms(vae.decoder(z), x, mu, logvar, dataset.scale)
+        rec_mean, _ = losses.elbo_terms(vae.decoder(mu), x, mu, logvar, dataset.scale)
+        sums += len(x) * np.array([rec.item(), kl.item(), rec_mean.item()])
+        codes.append(mu.double().cpu().numpy())
+    scores = dict(zip(("rec", "kl", "rec_mean"), (sums / len(index)).tolist(), strict=True))
+    codes = np.concatenate(codes)
+    if dataset.factor_names:
+        scores |= metrics.score(dataset.factors(index), codes)
+    return scores, codes
+
+
+class Run:
+    """A run in `folder`: new, or continued from its last checkpoint.
+
+    Raises ValueError for settings that the data set does not allow, for a folder that holds something else or a run
+    with other settings, and for a damaged checkpoint; nothing in the folder is changed then.
+    """
+
+    def __init__(self, config: Config, folder: Path | str, dataset: Dataset):
+        self.folder = Path(folder)
+        self.config = dataclasses.replace(config, latents=config.latents or len(dataset.factor_names) or 10)
+        self.device = pick_device(config.device)
+        self.threads = config.threads or len(os.sched_getaffinity(0))
+        torch.set_num_threads(self.threads)
+        keep_freed_memory()
+        self.dataset, split = dataset, Split.of(len(dataset))
+        self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
+        self.batches = Batches(split.training, config.batch_size, config.seed, self.device)
+        self.build()
+        self.iteration, self.seconds, self.log_bytes, self.faint = 0, 0.0, 0, 0
+        self.sums, self.counted = torch.zeros(3, dtype=torch.float64, device=self.device), 0
+        self.best = {"iteration": 0, "score": -math.inf}
+        self.check_folder()
+        self.claim = Claim(self.folder)
+        try:
+            self.check_settings()
+            if (self.folder / "last.pt").exists():
+                self.restore(load_checkpoint(self.folder / "last.pt"))
+        except BaseException:
+            self.close()
+            raise
+
+    def build(self) -> None:
+        """Network, objective, optimiser and noise, all from the seed."""
+        config, dataset = self.config, self.dataset
+        terms = losses.implementation(config.loss, self.device)
+        self.elbo = terms.description
+        self.vae = VAE(dataset.shape, config.latents, dataset.network, dataset.binary)
+        self.vae.reset(torch.Generator().manual_seed(config.seed))
+        self.vae.to(self.device)
+        self.objective = losses.OBJECTIVES[config.model](
+            beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms).to(self.device)
+        groups = [list(self.vae.parameters()), list(self.objective.parameters())]
+        self.optimizer = torch.optim.Adam(                                    # Sec. 6.3: betas and eps
+            [{"params": group, "lr": torch.tensor(0.0, device=self.device)} for group in groups if group],
+            betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self.rates = [torch.tensor(rates, dtype=torch.float32, device=self.device) for rates in learning_rates(config)]
+        self.noise = torch.Generator(self.device).manual_seed(config.seed + 1)
+
+    def check_folder(self) -> None:
+        """Refuse a folder that holds something else than a run."""
+        names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        strange = sorted(names - {"lock", "config.json.part"})
+        if strange and "config.json" not in names:
+            raise ValueError(f"{self.folder}: holds {strange[0]} and no config.json, so it is not a run; "
+                             "name another folder with --out")
+
+    def check_settings(self) -> None:
+        """Write the settings down in a new run, compare them in one that is there."""
+        settings, file = dataclasses.asdict(self.config), self.folder / "config.json"
+        if not file.exists():
+            content = {"settings": settings, "elbo": self.elbo, "threads": self.threads, **machine(self.device)}
+            return write_whole(file, json.dumps(content, indent=1).encode())
+        try:
+            stored = json.loads(file.read_text())["settings"]
+            other = {key: stored[key] for key in settings if key not in MOVABLE and stored[key] != settings[key]}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{file}: damaged; remove the folder {self.folder} to start again") from None
+        for key, value in other.items():
+            raise ValueError(f"{self.folder}: was made with {key} {value}, not {settings[key]}; "
+                             "name another folder with --out")
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self.claim.close()
+
+    def state(self) -> dict:
+        """All that the rest of the run depends on: plain tensors, numbers and dicts."""
+        return {"iteration": self.iteration, "vae": self.vae.state_dict(), "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "noise": self.noise.get_state(), "sums": self.sums,
+                "counted": self.counted, "best": self.best, "log_bytes": self.log_bytes, "faint": self.faint,
+                "seconds": self.seconds}
+
+    def restore(self, state: dict) -> None:
+        """Continue from a `state`. Raises ValueError if it is not one of this run."""
+        try:
+            self.vae.load_state_dict(state["vae"])
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.noise.set_state(state["noise"])
+            self.sums = state["sums"].to(self.device)
+            for name in ("iteration", "counted", "best", "log_bytes", "faint", "seconds"):
+                setattr(self, name, state[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
+                             f"({brief(error)})") from None
+
+    def step(self) -> None:
+        """One iteration; nothing in it waits for the device."""
+        x = self.dataset.batch(self.batches(self.iteration))
+        noise = torch.randn(len(x), self.config.latents, generator=self.noise, device=self.device)
+        logits, mu, logvar = self.vae(x, noise)
+        terms = self.objective(logits, x, mu, logvar)                         # loss, rec, kl
+        self.optimizer.zero_grad()
+        terms[0].backward()
+        for group, rates in zip(self.optimizer.param_groups, self.rates, strict=False):
+            group["lr"].copy_(rates[self.iteration])
+        self.optimizer.step()
+        self.sums += torch.stack(terms).detach()
+        self.iteration += 1
+        self.counted += 1
+
+    @property
+    def interval(self) -> int:
+        """Iterations between evaluations: 10,000 (Fig. 3), and at least ten evaluations in a run."""
+        return max(min(10_000, self.config.iterations // 10), 1)
+
+    def due(self) -> bool:
+        """Whether this iteration is evaluated; the first look, at most 1,000 in, takes no part in the selection."""
+        return self.iteration % self.interval == 0 or self.iteration in (min(1000, self.interval),
+                                                                         self.config.iterations)
+
+    def train(self, stop: Event | None = None) -> bool:
+        """Train to the end, or until `stop` is set; whether the end was reached.
+
+        Raises FloatingPointError when the loss is not finite; the last checkpoint is from before then.
+        """
+        self.truncate_log()
+        progress = Progress(self.folder.name, self.config.iterations, self.iteration)
+        began, saved, drawn = time.monotonic() - self.seconds, time.monotonic(), -math.inf
+        while self.iteration < self.config.iterations and not (stop and stop.is_set()):
+            self.step()
+            due = self.due()
+            if due or self.iteration % LOG_EVERY == 0:
+                record = self.record()
+                if due:
+                    record["validation"], codes = self.validate()
+                    progress.validation(self.iteration, record["validation"])
+                self.write_log(record)
+                progress.show(record)
+                self.seconds = time.monotonic() - began
+                if due and time.monotonic() - drawn > DRAW_SECONDS:
+                    self.draw(self.validation, codes)
+                    drawn = time.monotonic()
+            if due or time.monotonic() - saved > SAVE_SECONDS:
+                save(self.folder / "last.pt", self.state())
+                saved = time.monotonic()
+        progress.close()
+        self.seconds = time.monotonic() - began
+        if self.iteration < self.config.iterations:
+            save(self.folder / "last.pt", self.state())
+        return self.iteration == self.config.iterations
+
+    def record(self) -> dict:
+        """One line of the log: means since the line before, and the weights at this moment."""
+        loss, rec, kl = (self.sums / self.counted).tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"{self.folder}: the loss is not finite between iterations {self.iteration - self.counted + 1} and "
+                f"{self.iteration} (rec {rec:g}, kl {kl:g}, beta {self.objective.beta().item():g}); the last "
+                "checkpoint is from before; try another --seed or a longer --schedule")
+        self.faint = self.faint + self.counted if kl < COLLAPSED else 0
+        sigmas = [*self.objective.sigmas().tolist(), None, None]
+        self.sums.zero_()
+        self.counted = 0
+        return {"step": self.iteration, "loss": loss, "rec": rec, "kl": kl, "beta": self.objective.beta().item(),
+                "sigma_0": sigmas[0], "sigma_1": sigmas[1],
+                "lr": self.optimizer.param_groups[0]["lr"].item(), "collapsed": self.faint >= 1000}
+
+    def validate(self) -> tuple[dict[str, float], np.ndarray]:
+        """Scores on the validation images and their codes; keeps the network if none was better (Sec. 6.5)."""
+        scores, codes = evaluate(self.vae, self.dataset, self.validation)
+        # NaN and the first look never win; the earliest of equal scores does. Without factors the last one is taken.
+        score = scores.get("beta_vae", self.iteration)
+        if (self.iteration % self.interval == 0 or self.iteration == self.config.iterations) and score > self.best["score"]:
+            self.best = {"iteration": self.iteration, "score": score}
+            save(self.folder / "best.pt", {"network": self.vae.settings, "vae": self.vae.state_dict(),
+                                           "beta": self.objective.beta().item(), **self.best})
+        return scores, codes
+
+    def truncate_log(self) -> None:
+        """Drop the lines that a killed process wrote after its last checkpoint; they will be written again."""
+        with open(self.folder / "log.jsonl", "ab") as log:
+            log.truncate(self.log_bytes)
+
+    def write_log(self, record: dict) -> None:
+        with open(self.folder / "log.jsonl", "ab") as log:
+            log.write(json.dumps(record).encode() + b"\n")
+            log.flush()
+            self.log_bytes = log.tell()
+
+    def draw(self, index: np.ndarray, codes: np.ndarray) -> None:
+        from lvae_min import plots      # matplotlib takes half a second to import
+        plots.draw(self.folder, self.vae, self.dataset, index, codes)
+
+    def finish(self) -> dict:
+        """Score the selected network on the test images, draw it, and write results.json."""
+        best = load_checkpoint(self.folder / "best.pt")
+        self.vae.load_state_dict(best["vae"])
+        scores, codes = evaluate(self.vae, self.dataset, self.test)
+        self.draw(self.test, codes)
+        rec_mean = scores.pop("rec_mean")
+        lines = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        results = {
+            "scores": {"rec": scores.pop("rec"), "kl": scores.pop("kl"), "beta": best["beta"], **scores},
+            "rec_mean": rec_mean, "bins": 10, "images": len(self.test),
+            "selected": {"iteration": best["iteration"], "by": "validation beta_vae", "score": best["score"]},
+            "equilibrium": self.equilibrium(lines), "collapsed": any(line["collapsed"] for line in lines),
+            "settings": dataclasses.asdict(self.config), "elbo": self.elbo, "dataset": self.dataset.source,
+            "seconds": self.seconds, "threads": self.threads, **machine(self.device),
+        }
+        write_whole(self.folder / "results.json", json.dumps(results, indent=1).encode())
+        return results
+
+    def equilibrium(self, lines: list[dict]) -> dict:
+        """Residuals s_i^4 / L_i - 1 at the end of training, L_i the mean over the last 1,000 iterations."""
+        steps = np.array([line["step"] for line in lines])
+        weights = np.diff(steps, prepend=0) * (steps > self.config.iterations - 1000)
+        rec, kl = (float(np.average([line[term] for line in lines], weights=weights)) for term in ("rec", "kl"))
+        residuals = self.objective.equilibrium(rec, kl)
+        return {"rec": rec, "kl": kl, "residuals": residuals,
+                "transient": self.config.iterations < self.config.schedule} if residuals else {}

@@ -1,0 +1,103 @@
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from lvae_min import data, render
+
+ARCHIVE_SIZES = (3, 2, 5, 4, 4)
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch, sprites):
+    """A file in the layout of the published npz with 480 images, in a folder of its own, and the rows in it."""
+    monkeypatch.setattr(render, "DSPRITES_SIZES", ARCHIVE_SIZES)
+    rows = np.ascontiguousarray(sprites.reshape(3, 6, 40, 32, 32, 64)[:, ::3, ::8, ::8, ::8]).reshape(-1, 64)
+    file = tmp_path / data.DSPRITES_FILE
+    np.savez_compressed(file, imgs=render.unpack(rows), latents_classes=np.zeros((480, 6), np.int64),
+                        metadata=np.array({"pickled": True}, dtype=object))
+    return file, rows
+
+
+def test_batch_is_the_images_of_the_index(small, small_images):
+    index = torch.tensor([5, 1919, 0, 5])
+    expected = render.unpack(small_images.view(np.uint64)[index.numpy()])
+    assert small.batch(index).dtype == torch.uint8 and small.batch(index).shape == (4, 1, 64, 64)
+    assert (small.batch(index)[:, 0].numpy() == expected).all()
+
+
+def test_factors_follow_from_the_index_with_the_last_one_fastest(small):
+    assert small.factors([0, 1, 8, 64, 320, 640, 1919]).tolist() == [
+        [0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0], [0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [1, 0, 0, 0, 0],
+        [2, 1, 4, 7, 7]]
+
+
+def test_split_is_85_to_two_times_7_point_5_and_always_the_same():
+    split, again = data.Split.of(737_280), data.Split.of(737_280)
+    assert [len(part) for part in (split.training, split.validation, split.test)] == [626_688, 55_296, 55_296]
+    assert (split.test == again.test).all()
+    assert len(np.unique(np.concatenate([split.training, split.validation, split.test]))) == 737_280
+
+
+def test_an_epoch_shows_each_training_image_once_and_the_next_in_another_order():
+    training = np.arange(100, 164)
+    batches = data.Batches(training, 16, seed=3)
+    epochs = [torch.cat([batches(iteration) for iteration in range(first, first + 4)]) for first in (0, 4)]
+    assert all(sorted(epoch.tolist()) == training.tolist() for epoch in epochs)
+    assert not torch.equal(*epochs)
+
+
+def test_batches_depend_on_seed_and_iteration_alone():
+    training = np.arange(1000)
+    straight, jumped = data.Batches(training, 16, seed=3), data.Batches(training, 16, seed=3)
+    for iteration in range(150):
+        last = straight(iteration)
+    assert torch.equal(jumped(149), last) and not torch.equal(data.Batches(training, 16, seed=4)(149), last)
+
+
+def test_a_batch_larger_than_the_training_set_is_refused():
+    with pytest.raises(ValueError, match="batch size 65: the training set has 64"):
+        data.Batches(np.arange(64), 65, seed=0)
+
+
+def test_the_published_archive_is_read_instead_of_drawing(archive):
+    file, rows = archive
+    dataset = data.load("dsprites", file.parent)
+    assert dataset.source == str(file) and (dataset.octets.numpy().view(np.uint64) == rows).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not a zip", "wrong count", "wrong dtype", "grey", "no images", "pickle"])
+def test_a_damaged_archive_is_refused_in_one_line(archive, damage):
+    file, rows = archive
+    images = render.unpack(rows)
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-len(file.read_bytes()) // 2])
+    elif damage == "not a zip":
+        file.write_bytes(b"<html>quota exceeded</html>")
+    elif damage == "pickle":
+        np.savez(file, imgs=np.array([{"evil": 1}] * 3, dtype=object))
+    elif damage == "no images":
+        np.savez(file, pictures=images)
+    else:
+        np.savez(file, imgs={"wrong count": images[:-1], "wrong dtype": images.astype(np.int16), "grey": images * 255}[damage])
+    with pytest.raises(ValueError, match="not the published dSprites archive, or damaged") as error:
+        data.load("dsprites", file.parent)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_archive_with_a_flipped_byte_is_refused(archive):
+    file, rows = archive
+    np.savez(file, imgs=render.unpack(rows))                                # stored, so that the checksum must tell
+    with zipfile.ZipFile(file) as whole:
+        offset = whole.getinfo("imgs.npy").header_offset + 5000
+    content = bytearray(file.read_bytes())
+    content[offset] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="CRC"):
+        data.load("dsprites", file.parent)
+
+
+def test_an_unknown_data_set_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'dsprite': expected dsprites"):
+        data.load("dsprite")

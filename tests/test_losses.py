@@ -1,0 +1,145 @@
+import math
+
+import pytest
+import torch
+
+from lvae_min import losses
+from lvae_min.losses import OBJECTIVES, ControlVAE, DynamicVAE, SigmaVAE, elbo_terms, lvae_loss
+
+STEERED = [0, 0.2, 1, 5, 20, 20, 3, 0.1, 18, 18]        # nats; betas below: the authors' controllers on these
+CONTROL = [1.003275, 1.003456, 1.005925, 1.01409, 1.0337, 1.0532, 1.054941, 1.049313, 1.0728, 1.0903]
+DYNAMIC = [149.996275, 149.99407, 149.993254, 149.99937, 150.026213, 150.069998, 150.116499, 150.162099, 150.2207,
+           150.2773]
+
+
+def batch(n=4, c=1, size=8, latents=3, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(0)
+    logits, x = (torch.randn(n, c, size, size, generator=draw, dtype=dtype) for _ in range(2))
+    mu, logvar = (torch.randn(n, latents, generator=draw, dtype=dtype) for _ in range(2))
+    return logits.requires_grad_(), x.sigmoid(), mu.requires_grad_(), logvar.requires_grad_()
+
+
+def test_kl_of_a_shifted_gaussian_is_half_its_squared_distance():
+    _, kl = elbo_terms(torch.zeros(2, 4), torch.zeros(2, 4), torch.ones(2, 6), torch.zeros(2, 6))
+    assert kl == 3
+
+
+def test_kl_of_a_wider_gaussian_is_known():
+    _, kl = elbo_terms(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 1), torch.full((1, 1), math.log(4.0)))
+    assert kl == pytest.approx((4 - 1 - math.log(4)) / 2)
+
+
+def test_kl_stays_exact_and_positive_near_a_collapse():
+    tiny = torch.full((1, 5), 1e-5)
+    _, kl = elbo_terms(torch.zeros(1, 4), torch.zeros(1, 4), tiny, tiny)
+    assert kl.item() == pytest.approx(5 * (0.5e-10 + 0.25e-10), rel=1e-2)
+
+
+def test_rec_is_summed_over_pixels_and_averaged_over_images():
+    small, _ = elbo_terms(torch.zeros(3, 1, 4, 4), torch.ones(3, 1, 4, 4), torch.zeros(3, 1), torch.zeros(3, 1))
+    large, _ = elbo_terms(torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8), torch.zeros(3, 1), torch.zeros(3, 1))
+    assert (small, large) == (0.25 * 16, 0.25 * 64)
+
+
+def test_bytes_are_scaled_and_floats_are_not():
+    x = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
+    for image, scale in ((x, None), (x // 255, 1.0), (x / 255.0, None)):
+        assert elbo_terms(torch.full((1, 1, 2, 2), 50.0), image, torch.zeros(1, 1), torch.zeros(1, 1), scale)[0] < 1e-9
+
+
+def test_lvae_loss_is_equation_5():
+    logits, x, mu, logvar = batch()
+    sigma = torch.tensor([1.2, 0.9], dtype=torch.float64, requires_grad=True)
+    loss, rec, kl = lvae_loss(logits, x, mu, logvar, sigma)
+    assert loss.item() == pytest.approx((rec / 1.44 + kl / 0.81 + 1.44 + 0.81).item())
+    loss.backward()
+    assert sigma.grad.tolist() == pytest.approx([(-2 * rec / 1.2**3 + 2.4).item(), (-2 * kl / 0.9**3 + 1.8).item()])
+
+
+def test_the_weights_of_lvae_are_bounded():
+    logits, x, mu, logvar = batch()
+    sigma = torch.tensor([1e-9, 0.0], dtype=torch.float64)
+    loss, rec, kl = lvae_loss(logits, x, mu, logvar, sigma)
+    assert loss.item() == pytest.approx((100 * rec + 100 * kl).item())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradient_weighs_kl_by_beta_relative_to_rec(name):
+    logits, x, mu, logvar = batch()
+    objective = OBJECTIVES[name](beta=3.0).double()
+    objective.train()
+    with torch.no_grad():
+        for number, parameter in enumerate(objective.parameters()):
+            parameter += torch.linspace(0.3, 0.7, max(parameter.numel(), 1)).view_as(parameter) + number
+    loss, rec, kl = objective(logits, x, mu, logvar)
+    rec_only = torch.autograd.grad(elbo_terms(logits, x, mu, logvar)[0], logits)[0]
+    kl_only = torch.autograd.grad(elbo_terms(logits, x, mu, logvar)[1], mu)[0]
+    d_logits, d_mu = torch.autograd.grad(loss, (logits, mu))
+    beta = (d_mu / kl_only).mean() / (d_logits / rec_only).mean()
+    assert beta.item() == pytest.approx(objective.beta().item(), rel=1e-5)
+    assert torch.equal(torch.stack(elbo_terms(logits, x, mu, logvar)), torch.stack((rec, kl)))
+
+
+@pytest.mark.parametrize("cls, expected", [(ControlVAE, CONTROL), (DynamicVAE, DYNAMIC)])
+def test_controllers_follow_those_of_their_authors(cls, expected):
+    objective, betas = cls(), []
+    for kl in STEERED:
+        objective.weigh(torch.tensor(1.0), torch.tensor(float(kl)), 1)
+        betas.append(objective.beta().item())
+    assert betas == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("cls, at, nats", [
+    (ControlVAE, 4999, 0.5), (ControlVAE, 5000, 0.65), (ControlVAE, 300_000, 9.5), (ControlVAE, 600_000, 18),
+    (DynamicVAE, 5999, 0.5), (DynamicVAE, 6499, 0.575), (DynamicVAE, 6999, 0.65), (DynamicVAE, 11_999, 0.65),
+    (DynamicVAE, 300_000, 7.85015), (DynamicVAE, 702_667, 18)])
+def test_set_points_rise_as_published_and_stretch_with_the_schedule(cls, at, nats):
+    for stretch in (1, 2):
+        objective = cls(schedule=losses.PAPER_ITERATIONS * stretch)
+        objective.step.fill_(at * stretch)
+        assert objective.set_point().item() == pytest.approx(nats, abs=1e-3)
+
+
+def test_controllers_rest_outside_training():
+    for cls in (ControlVAE, DynamicVAE):
+        objective = cls().eval()
+        objective.weigh(torch.tensor(1.0), torch.tensor(9.0), 1)
+        assert objective.step == 0 and objective.beta() == cls().beta()
+
+
+def test_control_vae_stops_integrating_below_its_floor():
+    objective = ControlVAE()
+    objective.step.fill_(600_000)                       # a set-point of 18 nats from the start
+    for _ in range(100):
+        objective.weigh(torch.tensor(1.0), torch.tensor(0.5), 1)
+    frozen = objective.integral.item()
+    objective.weigh(torch.tensor(1.0), torch.tensor(60.0), 1)
+    assert objective.integral.item() == frozen < -0.01 and objective.beta() == 1
+
+
+def test_sigma_vae_is_the_negative_log_likelihood_of_a_gaussian():
+    objective = SigmaVAE()
+    objective.log_sigma.data.fill_(-1.5)
+    loss = objective.weigh(torch.tensor(25.0), torch.tensor(0.0), 4096)
+    loss.backward()
+    assert loss.item() == pytest.approx(-2089.1934) and objective.log_sigma.grad.item() == pytest.approx(3565.2288)
+    assert objective.sigmas().item() == pytest.approx(math.exp(-1.488952))
+
+
+def test_lvae_sigma_settles_at_the_fourth_root_of_each_term():
+    sigma = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.Adam([sigma], lr=0.01)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        weight = 1 / sigma.square()
+        (20 * weight[0] + 11 * weight[1] + sigma.square().sum()).backward()
+        optimizer.step()
+    objective = losses.LVAE()
+    objective.sigma.data.copy_(sigma)
+    assert objective.beta().item() == pytest.approx(math.sqrt(20 / 11), rel=1e-3)
+    assert list(objective.equilibrium(20.0, 11.0).values()) == pytest.approx([0, 0], abs=1e-3)
+
+
+def test_all_six_methods_are_there():
+    assert list(OBJECTIVES) == ["vae", "beta-vae", "control-vae", "dynamic-vae", "sigma-vae", "lvae"]
+    assert [name for name, cls in OBJECTIVES.items() if cls.has_beta] == ["beta-vae"]

@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from lvae_min.model import VAE, PixelLinear
+
+
+def weights(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("latents, encoder, total", [(5, 6_369_610, 12_737_306), (7, 6_374_414, 12_744_510),
+                                                     (9, 6_379_218, 12_751_714)])
+def test_mlp_has_the_weights_of_table_1(latents, encoder, total):
+    vae = VAE((1, 64, 64), latents, "mlp", binary=True)
+    assert (weights(vae.encoder), weights(vae)) == (encoder, total)
+
+
+@pytest.mark.parametrize("size, latents, encoder, total", [
+    (64, 5, 149_546, 529_645), (64, 7, 149_678, 530_289), (64, 9, 149_810, 530_933),
+    (128, 9, 163_634, 298_997), (128, 10, 165_236, 300_855), (128, 32, 200_480, 341_731)])
+def test_cnn_has_the_weights_of_table_1(size, latents, encoder, total):
+    vae = VAE((3, size, size), latents)
+    assert (weights(vae.encoder), weights(vae)) == (encoder, total)
+
+
+@pytest.mark.parametrize("network, shape", [("mlp", (1, 64, 64)), ("cnn", (3, 64, 64)), ("cnn", (3, 128, 128))])
+def test_logits_have_the_shape_of_the_images(network, shape):
+    logits, mu, logvar = VAE(shape, 6, network)(torch.rand(2, *shape), torch.zeros(2, 6))
+    assert logits.shape == (2, *shape) and mu.shape == logvar.shape == (2, 6)
+
+
+def test_no_layer_but_the_hidden_ones_is_rectified():
+    for vae in (VAE((1, 64, 64), 5, "mlp"), VAE((3, 64, 64), 5)):
+        logits, mu, _ = vae(torch.rand(8, *vae.shape), torch.randn(8, 5))
+        assert logits.min() < 0 < logits.max() and mu.min() < 0 < mu.max()
+
+
+def test_first_layer_on_bits_equals_the_matrix_product_in_value_and_gradient():
+    x = (torch.rand(7, 300, generator=torch.Generator().manual_seed(0)) < 0.1).byte()
+    x[3] = 0                                                                 # an image without a white pixel
+    layer = PixelLinear(300, 11).double()
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    sparse, dense = layer(x), x.double() @ layer.weight + layer.bias
+    weigh = torch.randn(7, 11, dtype=torch.float64)
+    assert torch.allclose(sparse, dense)
+    for one, other in zip(torch.autograd.grad((sparse * weigh).sum(), (layer.weight, layer.bias)),
+                          torch.autograd.grad((dense * weigh).sum(), (layer.weight, layer.bias)), strict=True):
+        assert torch.allclose(one, other)
+
+
+def test_weights_follow_from_their_generator_and_leave_the_global_one_alone():
+    state = torch.random.get_rng_state()
+    one, other = VAE((3, 64, 64), 5), VAE((3, 64, 64), 5)
+    other.reset(torch.Generator().manual_seed(1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.equal(one.encoder[0].weight, other.encoder[0].weight)
+    other.reset(torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("network, shape", [("mlp", (1, 64, 64)), ("cnn", (3, 64, 64))])
+def test_weights_are_spread_as_pytorch_spreads_them(network, shape):
+    ours = VAE(shape, 5, network)
+    for layer in ours.modules():
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
+            spread = layer.weight.std()
+            layer.reset_parameters()
+            assert abs(layer.weight.std() / spread - 1) < 0.1
+
+
+def test_noise_is_scaled_by_the_standard_deviation():
+    vae = VAE((1, 64, 64), 2, "mlp")
+    x, noise = torch.rand(3, 1, 64, 64), torch.randn(3, 2)
+    logits, mu, logvar = vae(x, noise)
+    assert torch.allclose(logits.sigmoid(), vae.decode(mu + torch.sqrt(logvar.exp()) * noise), atol=1e-6)
+
+
+def test_encode_reads_bytes_and_floats_alike():
+    bytes_ = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    vae = VAE((3, 64, 64), 4)
+    assert torch.allclose(vae.encode(bytes_)[0], vae.encode(bytes_ / 255)[0], atol=1e-6)
+    bits, vae = (bytes_[:, :1] > 200).byte(), VAE((1, 64, 64), 4, "mlp", binary=True)
+    assert torch.allclose(vae.encode(bits)[0], vae.encode(bits.float())[0], atol=1e-6)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="shape .3, 65, 65."):
+        VAE((3, 65, 65), 5)
+    with pytest.raises(ValueError, match="'rnn': expected mlp or cnn"):
+        VAE((3, 64, 64), 5, "rnn")
+    vae = VAE((1, 64, 64), 5, "mlp", binary=True)
+    with pytest.raises(ValueError, match=r"expected \(N, 1, 64, 64\)"):
+        vae.encode(torch.zeros(1, 64, 64))
+    with pytest.raises(ValueError, match="from 0 to 255: expected 0 to 1"):
+        vae.encode(torch.full((1, 1, 64, 64), 255, dtype=torch.uint8).tril())
+    with pytest.raises(ValueError, match=r"expected \(N, 5\)"):
+        vae.decode(torch.zeros(1, 4))

@@ -1,0 +1,262 @@
+import json
+import math
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+
+import lvae_min
+from lvae_min import metrics, train
+from lvae_min.config import Config
+from lvae_min.files import load_checkpoint, write_whole
+from lvae_min.losses import OBJECTIVES
+from lvae_min.train import Run
+
+METHODS = list(OBJECTIVES)
+SCORES = ["rec", "kl", "beta", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No pictures and, where a test does not look at them, no real scores."""
+    monkeypatch.setattr(Run, "draw", lambda *_: None)
+    monkeypatch.setattr(metrics, "score", lambda factors, codes: {"beta_vae": float(codes.std())})
+
+
+class StopAt(Event):
+    """A stop that comes when a run has done so many iterations."""
+
+    def __init__(self, run, iteration):
+        super().__init__()
+        self.run, self.iteration = run, iteration
+
+    def is_set(self):
+        return self.run.iteration >= self.iteration
+
+
+def same(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one if key != "seconds")
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def config(model="lvae", **settings):
+    return Config(**{"model": model, "iterations": 230, "batch_size": 8, "threads": 1, **settings})
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_a_stopped_and_continued_run_equals_an_uninterrupted_one(model, small, tmp_path):
+    whole = Run(config(model), tmp_path / "whole", small)
+    start = whole.state()["objective"]
+    moving = {name: value.clone() for name, value in start.items()}
+    assert whole.train()
+    for stop in (37, 151):                              # off the log's beat, and off the evaluations'
+        part = Run(config(model), tmp_path / "part", small)
+        assert not part.train(StopAt(part, stop)) and part.iteration == stop
+        part.close()
+    part = Run(config(model), tmp_path / "part", small)
+    assert part.iteration == 151 and part.train()
+    assert same(whole.state(), part.state())
+    assert (tmp_path / "whole/log.jsonl").read_bytes() == (tmp_path / "part/log.jsonl").read_bytes()
+    assert same(load_checkpoint(tmp_path / "whole/best.pt"), load_checkpoint(tmp_path / "part/best.pt"))
+    assert not moving or not same(moving, whole.state()["objective"])       # the method's own state took part
+
+
+def test_lines_written_after_the_last_checkpoint_are_written_again(small, tmp_path):
+    run = Run(config(), tmp_path, small)
+    run.train(StopAt(run, 100))
+    run.close()
+    kept = (tmp_path / "log.jsonl").read_bytes()
+    with open(tmp_path / "log.jsonl", "ab") as log:
+        log.write(b'{"step": 110, "loss": 1.0}\n{"step": 12')
+    assert Run(config(), tmp_path, small).train()
+    lines = (tmp_path / "log.jsonl").read_bytes()
+    assert lines.startswith(kept) and [json.loads(line)["step"] for line in lines.splitlines()].count(115) == 1
+
+
+def test_seeds_differ_and_repeat(small, tmp_path):
+    runs = [Run(config(seed=seed, iterations=5), tmp_path / str(number), small) for number, seed in enumerate((1, 1, 2))]
+    for run in runs:
+        run.train()
+    assert same(runs[0].state()["vae"], runs[1].state()["vae"])
+    assert not same(runs[0].state()["vae"], runs[2].state()["vae"])
+
+
+def test_global_random_numbers_are_neither_used_nor_changed(small, tmp_path):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    Run(config(iterations=20), tmp_path, small).train()
+    assert torch.equal(before[0], torch.random.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+
+
+def test_adam_has_the_settings_of_section_6_3_and_follows_the_schedule(small, tmp_path):
+    run = Run(config(schedule=300_000, iterations=100), tmp_path, small)
+    run.step()
+    groups = run.optimizer.param_groups
+    assert [(group["betas"], group["eps"], group["weight_decay"]) for group in groups] == [((0.9, 0.999), 1e-8, 0)] * 2
+    assert [group["lr"].item() for group in groups] == pytest.approx([1e-5, 1e-5])
+    assert groups[1]["params"][0] is run.objective.sigma
+
+
+def test_sigma_stays_at_one_while_frozen_and_then_moves(small, tmp_path):
+    run = Run(config(iterations=100, sigma_freeze=0.5), tmp_path, small)
+    run.train(StopAt(run, 50))
+    assert run.objective.sigma.tolist() == [1, 1]
+    run.close()
+    run = Run(config(iterations=100, sigma_freeze=0.5), tmp_path, small)
+    run.train(StopAt(run, 51))
+    assert (run.objective.sigma != 1).all()
+
+
+def test_the_log_holds_means_over_its_lines(small, tmp_path, monkeypatch):
+    run, seen = Run(config(iterations=40), tmp_path, small), []
+    forward = run.objective.forward
+    monkeypatch.setattr(run.objective, "forward", lambda *batch: seen.append(forward(*batch)) or seen[-1])
+    run.train()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(4, 41, 4))
+    assert lines[3]["kl"] == pytest.approx(np.mean([terms[2].item() for terms in seen[12:16]]))
+    assert set(lines[0]) >= {"step", "loss", "rec", "kl", "beta", "sigma_0", "sigma_1", "lr", "validation"}
+
+
+@pytest.mark.parametrize("iterations, looks", [
+    (300_000, [1000, *range(10_000, 300_001, 10_000)]), (20_000, [1000, *range(2000, 20_001, 2000)]),
+    (500, range(50, 501, 50)), (3, [1, 2, 3]), (25, [*range(2, 25, 2), 25])])
+def test_a_run_is_looked_at_early_every_10000_iterations_and_at_least_ten_times(iterations, looks):
+    run = Run.__new__(Run)
+    run.config, due = Config(iterations=iterations), []
+    for run.iteration in range(1, iterations + 1):
+        if run.due():
+            due.append(run.iteration)
+    assert due == list(looks)
+
+
+@pytest.mark.parametrize("scores, selected", [
+    ([0.1, 0.5, 0.5, 0.2], 2), ([math.nan, 0.3, math.nan, 0.2], 2), ([0.4, 0.1, 0.1, 0.1], 1)])
+def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(small, tmp_path, monkeypatch, scores, selected):
+    given = iter(scores * 10)
+    monkeypatch.setattr(train, "evaluate", lambda *_: ({"rec": 1.0, "kl": 1.0, "beta_vae": next(given)}, None))
+    run = Run(config(iterations=10), tmp_path, small)
+    run.train(StopAt(run, 4))
+    assert run.best["iteration"] == load_checkpoint(tmp_path / "best.pt")["iteration"] == selected
+
+
+def test_without_factors_the_last_network_is_selected(small, tmp_path):
+    small.factor_names, small.factor_sizes = [], ()
+    run = Run(config(iterations=12), tmp_path, small)
+    run.train()
+    results = run.finish()
+    assert results["selected"]["iteration"] == 12 and results["settings"]["latents"] == 10
+    assert list(results["scores"]) == ["rec", "kl", "beta"]
+
+
+def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, monkeypatch):
+    monkeypatch.undo()                                                       # the real scores
+    monkeypatch.setattr("lvae_min.model.HIDDEN", 32)
+    monkeypatch.setattr(Run, "draw", lambda *_: None)
+    run = Run(config(iterations=30), tmp_path, small)
+    run.train()
+    results = run.finish()
+    vae = lvae_min.load(tmp_path)
+    scores, codes = train.evaluate(vae, small, run.test)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored == json.loads(json.dumps(results)) and list(stored["scores"]) == SCORES
+    assert stored["scores"]["mig"] == pytest.approx(scores["mig"]) and stored["scores"]["rec"] == pytest.approx(scores["rec"])
+    assert codes == pytest.approx(vae.encode(small.batch(torch.from_numpy(run.test)))[0].numpy(), abs=1e-6)
+    assert stored["rec_mean"] == pytest.approx(
+        (vae.decode(torch.from_numpy(codes).float()) - small.batch(torch.from_numpy(run.test)).float())
+        .square().flatten(1).sum(1).mean().item(), rel=1e-5)
+    assert {"commit", "versions", "device", "seconds", "settings", "elbo"} <= set(stored)
+
+
+def test_residuals_are_those_of_the_last_thousand_iterations(small, tmp_path):
+    run = Run(config(iterations=3000, schedule=4000), tmp_path, small)
+    run.objective.sigma.data = torch.tensor([2.0, 1.5])
+    lines = [{"step": step, "rec": 100.0, "kl": 50.0} for step in (500, 1000, 2000)]
+    lines += [{"step": 2500, "rec": 15.0, "kl": 4.0}, {"step": 3000, "rec": 17.0, "kl": 6.0}]
+    found = run.equilibrium(lines)
+    assert (found["rec"], found["kl"], found["transient"]) == (16, 5, True)
+    assert found["residuals"] == pytest.approx({"sigma_0": 0, "sigma_1": 1.5**4 / 5 - 1})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_its_next_checkpoint(small, tmp_path):
+    run = Run(config(), tmp_path, small)
+    run.train(StopAt(run, 23))
+    run.close()
+    run = Run(config(), tmp_path, small)
+    run.vae.decoder[0].bias.data[0] = math.nan
+    with pytest.raises(FloatingPointError, match="not finite between iterations 24 and 46 .rec nan"):
+        run.train()
+    assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 23
+
+
+def test_a_collapse_is_flagged_after_a_thousand_iterations(small, tmp_path):
+    run = Run(config(), tmp_path, small)
+    for number in range(1, 12):
+        run.sums += 5
+        run.sums[2] = 0.05 * 100
+        run.counted = 100
+        assert run.record()["collapsed"] == (number >= 10)
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(small, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="holds thesis.tex and no config.json"):
+        Run(config(), tmp_path, small)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_with_other_settings_is_refused_by_the_setting(small, tmp_path):
+    Run(config(), tmp_path, small).close()
+    with pytest.raises(ValueError, match="was made with seed 0, not 1"):
+        Run(config(seed=1), tmp_path, small)
+
+
+def test_a_second_process_on_a_run_is_refused(small, tmp_path):
+    first = Run(config(), tmp_path, small)
+    with pytest.raises(ValueError, match="another process"):
+        Run(config(), tmp_path, small)
+    first.close()
+    Run(config(), tmp_path, small)
+
+
+@pytest.mark.parametrize("name, content", [("last.pt", b"PK\x03\x04 half"), ("last.pt", b""), ("config.json", b"{")])
+def test_a_damaged_file_is_refused_in_one_line_and_left_alone(small, tmp_path, name, content):
+    run = Run(config(), tmp_path, small)
+    run.train(StopAt(run, 3))
+    run.close()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="damaged") as error:
+        Run(config(), tmp_path, small)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(small, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "hacked"), "w"))
+
+    Run(config(), tmp_path, small).close()
+    torch.save({"iteration": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="damaged, or not a checkpoint"):
+        Run(config(), tmp_path, small)
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "last.pt"
+    write_whole(file, b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_whole(file, b"new and longer")
+    assert file.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_load_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="best.pt: not there"):
+        lvae_min.load(tmp_path)
