@@ -102,9 +102,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command(arguments: list[str]) -> int:
+    """`main` with a user's mistakes told in one line; the exit code is 2 then."""
     try:
-        sys.exit(main(sys.argv[1:]))
+        return main(arguments)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"run.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1:]))

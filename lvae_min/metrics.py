@@ -17,6 +17,7 @@ Reference: Carbonneau et al. 2022, "Measuring disentanglement: a review of metri
 import argparse
 import functools
 import sys
+import warnings
 import zipfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -161,10 +162,10 @@ def sap(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
     factors, codes = checked(factors, codes)
     if discrete:
         return gap(tree_accuracy(factors, codes))
-    factors, codes = factors - factors.mean(0), codes - codes.mean(0)
+    varied = np.ptp(codes, axis=0) > 0                                          # a variance of 0 may round to more
+    factors, codes = factors - factors.mean(0), (codes - codes.mean(0)) * varied
     spread = np.outer((factors**2).sum(0), (codes**2).sum(0))                   # (K, L)
-    varied = spread > 0
-    return gap(np.where(varied, (factors.T @ codes) ** 2 / np.where(varied, spread, 1), 0))
+    return gap((factors.T @ codes) ** 2 / np.where(spread > 0, spread, 1))
 
 
 def tree_accuracy(factors: np.ndarray, codes: np.ndarray, folds: int = 10, depths: int = 9) -> np.ndarray:
@@ -180,7 +181,9 @@ def tree_accuracy(factors: np.ndarray, codes: np.ndarray, folds: int = 10, depth
         fewest = np.bincount(labels).max()
         if fewest < folds:
             raise ValueError(f"factors: no value of factor {k} has {folds} rows, which cross-validation needs")
-        splits = list(StratifiedKFold(folds).split(labels, labels))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # of values with fewer rows than folds
+            splits = list(StratifiedKFold(folds).split(labels, labels))
         for latent, code in enumerate(scaled.T):
             held_out = np.array([accuracy_by_depth(code[a], labels[a], code[b], labels[b], depths) for a, b in splits])
             # numpy's mean of one fold after the other: ties between depths are decided in the last bit.
@@ -213,7 +216,7 @@ def irs(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
     Not invariant to the scale of a code; not 0 by chance, and larger with few samples. All codes constant: 0.
     """
     groups, codes = prepared(factors, codes, discrete)
-    codes = np.ascontiguousarray(codes[:, codes.var(0) > 0].T)                  # (L, M)
+    codes = np.ascontiguousarray(codes[:, np.ptp(codes, axis=0) > 0].T)         # (L, M)
     if not len(codes):
         return 0.0
     whole = np.abs(codes - codes.mean(1, keepdims=True)).max(1)                 # (L,)
@@ -355,7 +358,8 @@ def beta_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, seed:
     label = random.integers(len(groups), size=training + test)
     features = np.empty((training + test, codes.shape[1]))
     single = (codes - codes.mean(0)).astype(np.float32)
-    with one_thread():
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")         # where codes differ too much in scale, scikit-learn says it takes lbfgs
         for k, factor in enumerate(groups):
             mine = np.flatnonzero(label == k)
             features[mine] = mean_differences(single, factor, usable[k], len(mine), random)
