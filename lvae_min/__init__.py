@@ -1,7 +1,7 @@
 """L-VAE and the five methods it is compared with (arXiv 2507.02619).
 
-`VAE` is the network of Table 1, `load` gives the trained one of a run back; `losses`, `metrics`, `data`, `render`
-and `train` are the parts a run is made of.
+`VAE` is the network of Table 1, `load` gives the trained one of a run back; `losses`, `metrics`, `data`,
+`render` and `train` are the parts a run is made of.
 """
 
 from pathlib import Path

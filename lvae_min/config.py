@@ -76,10 +76,12 @@ class Config:
 
 
 def one_cycle(schedule: int, iterations: int) -> np.ndarray:
-    """Learning rate of each iteration (Sec. 6.3): 1e-5 up to 1e-4 halfway, then down to 1e-6, both along a cosine.
+    """Learning rate of each iteration (Sec. 6.3): 1e-5 up to 1e-4 halfway, then down to 1e-6, both along a
+    cosine.
 
-    Equals torch's OneCycleLR(max_lr=1e-4, total_steps=schedule, pct_start=0.5, div_factor=10, final_div_factor=10,
-    cycle_momentum=False). Its default for the last one would cycle Adam's beta_1, which Sec. 6.3 gives as 0.9.
+    Equals torch's OneCycleLR(max_lr=1e-4, total_steps=schedule, pct_start=0.5, div_factor=10,
+    final_div_factor=10, cycle_momentum=False). Its default for the last one would cycle Adam's beta_1, which
+    Sec. 6.3 gives as 0.9.
     """
     step, top = np.arange(iterations), max(schedule / 2 - 1, 1e-9)
     up = MAX_RATE + (START_RATE - MAX_RATE) / 2 * (np.cos(np.pi * step / top) + 1)
@@ -90,8 +92,8 @@ def one_cycle(schedule: int, iterations: int) -> np.ndarray:
 def learning_rates(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Learning rates of the network and of the loss's own learned scales, one of each an iteration."""
     rates = one_cycle(config.schedule, config.iterations)
-    # Differs from the paper, which trains all with one rate: sigma's travel is the sum of its rates, and a shorter
-    # schedule would not let it reach its optimum. At the paper's 300,000 iterations the factor is 1.
+    # Differs from the paper, which trains all with one rate: sigma's travel is the sum of its rates, and a
+    # shorter schedule would not let it reach its optimum. At the paper's 300,000 iterations the factor is 1.
     factor = min(PAPER_ITERATIONS / config.schedule, MAX_SIGMA_RATE / MAX_RATE)
     moving = np.arange(config.iterations) >= config.sigma_freeze * config.schedule
     return rates, rates * factor * moving

@@ -1,8 +1,8 @@
 """Every data set as one thing: images that stay whole and compact, factors, a split, and batches (Sec. 6.1).
 
-A set is drawn or read once and never copied into floats: a batch is uint8, and becomes float inside the network
-and the loss. Labels are not stored either: the sets are complete grids in row-major order, so that an image's
-factors follow from its index.
+A set is drawn or read once and never copied into floats: a batch is uint8, and becomes float inside the
+network and the loss. Labels are not stored either: the sets are complete grids in row-major order, so that an
+image's factors follow from its index.
 """
 
 import zipfile
@@ -52,7 +52,7 @@ class Dataset:
         self.factor_names, self.factor_sizes = list(spec.factors), tuple(spec.factors.values())
         self.octets = octets                                                   # (M, bytes of an image) uint8
         eight = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        self.bits = torch.from_numpy(eight.view(np.int64)[:, 0].copy())        # (256,) eight 0/1 pixels of a byte
+        self.bits = torch.from_numpy(eight.view(np.int64)[:, 0].copy())    # (256,) eight 0/1 pixels of a byte
 
     def __len__(self) -> int:
         return len(self.octets)

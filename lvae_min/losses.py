@@ -1,4 +1,5 @@
-"""The loss of every method of the paper: two terms (Eq. 1-3), and six ways to weigh them (Eq. 1, 3, 5, Sec. 6.2).
+"""The loss of every method of the paper: two terms (Eq. 1-3), and six ways to weigh them (Eq. 1, 3, 5, Sec.
+6.2).
 
 `elbo_terms` and `lvae_loss` are the definitions in plain PyTorch; `lvae_min.fused` has the same two functions
 in C++ and CUDA. An `Objective` is a method: it gets `(logits, x, mu, logvar)`, asks for the terms and weighs
@@ -28,7 +29,7 @@ def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: flo
     """
     if scale is None:
         scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
-    wide = torch.promote_types(logits.dtype, torch.float32)                          # sums never run in half precision
+    wide = torch.promote_types(logits.dtype, torch.float32)                 # sums never run in half precision
     logits, x, mu, logvar = logits.to(wide), x.to(wide), mu.to(wide), logvar.to(wide)
     rec = (logits.sigmoid() - scale * x).square().flatten(1).sum(1)                  # (N,)
     kl = 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0).sum(1)         # (N,), expm1: exact near a collapse
@@ -112,11 +113,13 @@ class ControlVAE(Objective):
         e = C(t) - kl,   P = Kp / (1 + exp(e)) + 1,   I += Ki e,   beta = max(P + I, 1)
 
     I stands still while the last P + I was below 1. C rises from 0.5 by 0.15 every 5,000 iterations up to 18.
-    This is the variant of the authors' repository for disentangling (P_PID.py). Sec. 6.3 gives Kp, Ki and 18 nats.
+    This is the variant of the authors' repository for disentangling (P_PID.py). Sec. 6.3 gives Kp, Ki and 18
+    nats.
     """
 
-    # Differs from the paper: it names no ramp. With C = 18 from the start, I falls below -Kp in the first step,
-    # stands still for ever, and beta is 1 throughout. On this ramp C is 9.5 nats after 300,000 iterations.
+    # Differs from the paper: it names no ramp. With C = 18 from the start, I falls below -Kp in the first
+    # step, stands still for ever, and beta is 1 throughout. On this ramp C is 9.5 nats after 300,000
+    # iterations.
     KP, KI, TARGET, START, RISE, PERIOD = 0.01, -0.001, 18.0, 0.5, 0.15, 5000
 
     def __init__(self, **settings):
@@ -152,9 +155,9 @@ class DynamicVAE(Objective):
         e = C(t) - mean of the last 5 kl,   f(e) = 1 / (1 + exp(e))
         beta += Kp (f(e) - f(e of the step before)) + Ki e,   held above 0.1
 
-    The Ki term is left out while the sum was below 0.1. C starts at 0.5 and rises by 0.15 during the first 1,000
-    of every 6,000 iterations, after the first 6,000, up to 18 (the authors' I_PID.py and solver_dynamic.py).
-    Sec. 6.3 gives Kp, Ki, 18 nats and 150.
+    The Ki term is left out while the sum was below 0.1. C starts at 0.5 and rises by 0.15 during the first
+    1,000 of every 6,000 iterations, after the first 6,000, up to 18 (the authors' I_PID.py and
+    solver_dynamic.py). Sec. 6.3 gives Kp, Ki, 18 nats and 150.
     """
 
     # Differs from the paper: it names no ramp; on this one C is 7.85 nats after 300,000 iterations.

@@ -1,12 +1,13 @@
 """The six disentanglement scores of Sec. 6.4, equal to those of the implementation that the paper used.
 
-Factors are (M, K) ground-truth values and codes (M, L) posterior means, a row an image. By default each factor is
-binned into 10 bins, as that implementation does; `discrete=True` takes its values as they are. All six are
-`f(factors, codes, discrete) -> float`, 1 is best, and chance is near 0 except for IRS and Explicitness.
+Factors are (M, K) ground-truth values and codes (M, L) posterior means, a row an image. By default each
+factor is binned into 10 bins, as that implementation does; `discrete=True` takes its values as they are. All
+six are `f(factors, codes, discrete) -> float`, 1 is best, and chance is near 0 except for IRS and
+Explicitness.
 
-Where the reference gives NaN or fails, this file decides: a constant factor is left out, a constant code carries
-no information, one latent has its own value as its gap. Values that are not finite, shapes that do not match, and
-factors that are all constant raise ValueError.
+Where the reference gives NaN or fails, this file decides: a constant factor is left out, a constant code
+carries no information, one latent has its own value as its gap. Values that are not finite, shapes that do
+not match, and factors that are all constant raise ValueError.
 
 Reference: Carbonneau et al. 2022, "Measuring disentanglement: a review of metrics", and their code
 (ubisoft-laforge-DisentanglementMetrics, commit 05d5667), here called the reference.
@@ -27,6 +28,7 @@ from numpy.typing import ArrayLike
 
 BINS = 10               # of the reference
 BATCH = 200             # samples a vote of the beta-VAE and FactorVAE scores
+CHUNK = 64              # votes drawn at once, so that they stay in the cache
 TITLES = {"beta_vae": "beta-VAE", "factor_vae": "FactorVAE", "explicitness": "Explicitness",
           "irs": "IRS", "mig": "MIG", "sap": "SAP"}                          # in the order of Table 2
 
@@ -42,7 +44,11 @@ class Groups:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Groups":
-        labels = np.unique(values, return_inverse=True)[1].reshape(-1)
+        whole = values.astype(np.int64) if 0 <= values.min() and values.max() < 4 * len(values) else None
+        if whole is not None and (whole == values).all():                       # no need to sort
+            labels = (np.cumsum(np.bincount(whole) > 0) - 1).take(whole)
+        else:
+            labels = np.unique(values, return_inverse=True)[1].reshape(-1)
         count = np.bincount(labels)
         order = np.argsort(labels.astype(np.uint16) if len(count) < 2**16 else labels, kind="stable")
         return cls(labels, order, count, np.cumsum(count) - count)
@@ -78,7 +84,8 @@ def checked(factors: ArrayLike, codes: ArrayLike) -> tuple[np.ndarray, np.ndarra
 def min_max(x: np.ndarray) -> np.ndarray:
     """Columns scaled to [0, 1]; a constant one becomes 0.
 
-    x * s - min * s in this order, as the reference: (x - min) / (max - min) puts values on other sides of bin edges.
+    x * s - min * s in this order, as the reference: (x - min) / (max - min) puts values on other sides of bin
+    edges.
     """
     low, span = x.min(0), np.ptp(x, axis=0)
     slope = 1 / np.where(span < 10 * np.finfo(float).eps, 1.0, span)
@@ -101,7 +108,7 @@ def prepared(factors: ArrayLike, codes: ArrayLike, discrete: bool) -> tuple[list
 
 def gap(matrix: np.ndarray) -> float:
     """Mean over factors of the largest less the second largest of a row (K, L); of one latent, its value."""
-    best = np.sort(np.pad(matrix, ((0, 0), (1, 0))), axis=1)                    # a latent of value 0 beside them
+    best = np.sort(np.pad(matrix, ((0, 0), (1, 0))), axis=1)                 # a latent of value 0 beside them
     return float((best[:, -1] - best[:, -2]).mean())
 
 
@@ -144,8 +151,8 @@ def mig(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, bins: int 
 
         1/K sum_k (I(k; best code) / H(best code) - I(k; second) / H(second))
 
-    The reference divides by the entropy of the binned code; Chen et al. and most libraries divide by that of the
-    factor, so that their numbers are others. A constant code counts as 0 (the reference: NaN).
+    The reference divides by the entropy of the binned code; Chen et al. and most libraries divide by that of
+    the factor, so that their numbers are others. A constant code counts as 0 (the reference: NaN).
     """
     return gap(mutual_information(factors, codes, discrete, bins))
 
@@ -155,21 +162,23 @@ def sap(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
 
         1/K sum_k (S[k, best code] - S[k, second]),   S = cov(factor, code)^2 / (var(factor) var(code))
 
-    S is the R^2 of a line through the factor over the code, on the values as they are (nothing is binned): the
-    reference's regression form. `discrete=True` is its classification form: S is the accuracy of a decision tree,
-    depth chosen by cross-validation (seconds to minutes). A constant code has S = 0 in the first form.
+    S is the R^2 of a line through the factor over the code, on the values as they are (nothing is binned):
+    the reference's regression form. `discrete=True` is its classification form: S is the accuracy of a
+    decision tree, depth chosen by cross-validation (seconds to minutes). A constant code has S = 0 in the
+    first form.
     """
     factors, codes = checked(factors, codes)
     if discrete:
         return gap(tree_accuracy(factors, codes))
-    varied = np.ptp(codes, axis=0) > 0                                          # a variance of 0 may round to more
+    varied = np.ptp(codes, axis=0) > 0                                     # a variance of 0 may round to more
     factors, codes = factors - factors.mean(0), (codes - codes.mean(0)) * varied
     spread = np.outer((factors**2).sum(0), (codes**2).sum(0))                   # (K, L)
     return gap((factors.T @ codes) ** 2 / np.where(spread > 0, spread, 1))
 
 
 def tree_accuracy(factors: np.ndarray, codes: np.ndarray, folds: int = 10, depths: int = 9) -> np.ndarray:
-    """Accuracy (K, L) of a tree that reads a factor from one code, of the depth with the best cross-validation.
+    """Accuracy (K, L) of a tree that reads a factor from one code, of the depth with the best
+    cross-validation.
 
     On one feature a tree of depth d is the deeper tree cut at d, so that one fit serves all depths.
     """
@@ -212,8 +221,9 @@ def irs(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
 
         R_l = max_k (1 - mean over values v of D[l, k = v] / D[l]),   IRS = sum_l D[l] R_l / sum_l D[l]
 
-    D[l] is the largest deviation of code l from its mean, D[l, k = v] that among the samples with factor k at v.
-    Not invariant to the scale of a code; not 0 by chance, and larger with few samples. All codes constant: 0.
+    D[l] is the largest deviation of code l from its mean, D[l, k = v] that among the samples with factor k at
+    v. Not invariant to the scale of a code; not 0 by chance, and larger with few samples. All codes constant:
+    0.
     """
     groups, codes = prepared(factors, codes, discrete)
     codes = np.ascontiguousarray(codes[:, np.ptp(codes, axis=0) > 0].T)         # (L, M)
@@ -230,12 +240,21 @@ def irs(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
     return float(np.average(robust.max(0), weights=whole))
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), in the memory of x."""
+    np.exp(np.negative(x, out=x), out=x)
+    x += 1
+    return np.reciprocal(x, out=x)
+
+
 def fit_one_vs_rest(x: np.ndarray, factor: Groups, tolerance: float = 1e-9) -> np.ndarray:
-    """Weights (V, L + 1), intercept last, of a logistic regression for each value of a factor against the others.
+    """Weights (V, L + 1), intercept last, of a logistic regression for each value of a factor against the
+    others.
 
         sum_i s_i logloss_i + |w|^2 / 2,   s_i = M / (2 rows on i's side): both sides weigh the same
 
-    Newton's method for all values at once, to convergence. A value whose gradient grew takes half its last step back.
+    Newton's method for all values at once, to convergence. A value whose gradient grew takes half its last
+    step back.
     """
     samples, values = len(x), len(factor.count)
     design = np.vstack([x.T, np.ones(samples)])                                 # (L + 1, M)
@@ -250,10 +269,11 @@ def fit_one_vs_rest(x: np.ndarray, factor: Groups, tolerance: float = 1e-9) -> n
     for _ in range(100):
         own = np.full(values, -1)
         own[active] = np.arange(len(active))
-        rows = np.flatnonzero(own[factor.labels] >= 0)                          # samples whose own value is active
+        rows = np.flatnonzero(own[factor.labels] >= 0)                     # samples whose own value is active
         cell = own[factor.labels[rows]], rows
-        p = 1 / (1 + np.exp(-(weights[active] @ design)))                       # (active, M)
-        curve = p * (1 - p)
+        p = sigmoid(weights[active] @ design)                                   # (active, M)
+        curve = p * p
+        np.subtract(p, curve, out=curve)                                        # p (1 - p)
         ratio = (inside / outside)[factor.labels[rows]]
         p[cell] *= ratio
         curve[cell] *= ratio
@@ -287,21 +307,23 @@ def mean_auc(scores: np.ndarray, factor: Groups) -> float:
 
 
 def explicitness(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
-    """Explicitness (Ridgeway and Mozer 2018), 1 at best: how well a linear model reads each value from all codes.
+    """Explicitness (Ridgeway and Mozer 2018), 1 at best: how well a linear model reads each value from all
+    codes.
 
         2 (AUC - 1/2), AUC the mean over factors and values of the one-vs-rest area under the ROC curve
 
-    One logistic regression a value on codes scaled to [0, 1], probabilities divided by their sum, scored on the
-    samples it was fitted to: above 0 by chance, and more so with few samples. The reference stops its solver early
-    and is within 1e-5 of this optimum (with scikit-learn 1.4 and newer within 1.3e-4).
+    One logistic regression a value on codes scaled to [0, 1], probabilities divided by their sum, scored on
+    the samples it was fitted to: above 0 by chance, and more so with few samples. The reference stops its
+    solver early and is within 1e-5 of this optimum (with scikit-learn 1.4 and newer within 1.3e-4).
     """
     groups, codes = prepared(factors, codes, discrete)
     x, total = min_max(codes), 0.0
     with one_thread():
         for factor in groups:
             weights = fit_one_vs_rest(x, factor)
-            p = 1 / (1 + np.exp(-(weights[:, :-1] @ x.T + weights[:, -1:])))    # (V, M)
-            total += mean_auc(p / p.sum(0), factor)
+            p = sigmoid(weights[:, :-1] @ x.T + weights[:, -1:])                # (V, M)
+            p /= p.sum(0)
+            total += mean_auc(p, factor)
     return 2 * (total / len(groups) - 0.5)
 
 
@@ -318,36 +340,36 @@ def usable_values(groups: list[Groups]) -> list[np.ndarray]:
 def mean_differences(codes: np.ndarray, factor: Groups, values: np.ndarray, votes: int,
                      random: np.random.Generator) -> np.ndarray:
     """Mean |difference| (votes, L) over 200 pairs of distinct samples that share a value, drawn anew for each pair."""
-    grouped = codes[factor.order]                                               # near in memory: half the time
+    grouped = codes.take(factor.order, axis=0)              # samples that share a value stay near in memory
     start, count = factor.start[values], factor.count[values].astype(np.float32)
-    means = np.empty((votes, codes.shape[1]))
-    for first in range(0, votes, 512):
-        size = min(512, votes - first) * BATCH
-        value = random.integers(len(values), size=size, dtype=np.int32)
-        many = count[value] * np.float32(1 - 1e-6)                              # so that no product rounds up to it
+    count *= np.float32(1 - 1e-6)                           # so that no product below rounds up to it
+    means, ones = np.empty((votes, codes.shape[1]), np.float32), np.ones(BATCH, np.float32)
+    for first in range(0, votes, CHUNK):
+        size = min(CHUNK, votes - first) * BATCH
+        value = random.integers(len(values), size=size)
+        many, here = count.take(value), start.take(value)
         one = (random.random(size, np.float32) * many).astype(np.int64)
         other = (random.random(size, np.float32) * (many - 1)).astype(np.int64)
-        other += other >= one                                                   # uniform over the others
-        here = start[value]
+        other += other >= one                               # uniform over the others
         apart = grouped.take(here + one, axis=0)
         apart -= grouped.take(here + other, axis=0)
-        apart = np.abs(apart, out=apart).reshape(-1, BATCH, codes.shape[1])
-        means[first:first + 512] = np.ones(BATCH, np.float32) @ apart / BATCH
-    return means
+        np.abs(apart, out=apart)
+        means[first:first + CHUNK] = ones @ apart.reshape(-1, BATCH, codes.shape[1])
+    return means / BATCH
 
 
 def beta_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, seed: int = 0,
              training: int = 10_000, test: int = 5_000) -> float:
     """beta-VAE score (Higgins et al. 2017; the reference's Z-diff), near 0 by chance and 1 at best.
 
-    A vote draws a factor, and 200 pairs of samples that share a value of it; its features are the mean absolute
-    differences of the codes, its label the factor. A multinomial logistic regression (L2, C = 1), solved to
-    convergence, is fitted to 10,000 votes and tested on 5,000:
+    A vote draws a factor, and 200 pairs of samples that share a value of it; its features are the mean
+    absolute differences of the codes, its label the factor. A multinomial logistic regression (L2, C = 1),
+    solved to convergence, is fitted to 10,000 votes and tested on 5,000:
 
         (accuracy - 1/K) / (1 - 1/K)
 
-    It is a sampled number (`seed`). With one factor there is nothing to tell apart: 0. Raises ValueError if no two
-    samples share a value of a factor.
+    It is a sampled number (`seed`). With one factor there is nothing to tell apart: 0. Raises ValueError if
+    no two samples share a value of a factor.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -380,13 +402,13 @@ def factor_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, see
                std_threshold: float = 0.05, training: int = 800, test: int = 800) -> float:
     """FactorVAE score (Kim and Mnih 2018; the reference's Z-min variance), near 0 by chance and 1 at best.
 
-    A vote draws a factor, a value of it and 200 samples with that value; it goes to the code whose variance, divided
-    by that over all samples, is smallest. Each code stands for the factor that most of its 800 training votes came
-    from; the accuracy of that on 800 test votes is scaled as the beta-VAE score.
+    A vote draws a factor, a value of it and 200 samples with that value; it goes to the code whose variance,
+    divided by that over all samples, is smallest. Each code stands for the factor that most of its 800
+    training votes came from; the accuracy of that on 800 test votes is scaled as the beta-VAE score.
 
-    Codes with a standard deviation below `std_threshold` take no part; if that are all, the score is 0. A sampled
-    number (`seed`). With one factor there is nothing to tell apart: 0. Raises ValueError if no two samples share a
-    value of a factor.
+    Codes with a standard deviation below `std_threshold` take no part; if that are all, the score is 0. A
+    sampled number (`seed`). With one factor there is nothing to tell apart: 0. Raises ValueError if no two
+    samples share a value of a factor.
     """
     groups, codes = prepared(factors, codes, discrete)
     usable, random = usable_values(groups), np.random.default_rng(seed)
@@ -398,7 +420,7 @@ def factor_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, see
     if not active.any():
         return 0.0
     scaled = np.ascontiguousarray(((codes - codes.mean(0))[:, active] / std[active]).T)
-    ballots = np.zeros((2, len(scaled), len(groups)), np.int64)                 # training and test votes, code, factor
+    ballots = np.zeros((2, len(scaled), len(groups)), np.int64)        # training and test votes, code, factor
     drawn = [np.bincount(random.integers(len(groups), size=votes), minlength=len(groups)) for votes in (training, test)]
     for k, (factor, values) in enumerate(zip(groups, usable, strict=True)):
         share = [np.bincount(random.integers(len(values), size=votes[k]), minlength=len(values)) for votes in drawn]

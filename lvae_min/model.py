@@ -28,7 +28,7 @@ class PixelLinear(nn.Module):
         if x.dtype != torch.uint8 or not x.is_cpu:
             return torch.addmm(self.bias, x.to(self.weight.dtype), self.weight)
         rows, pixels = x.nonzero(as_tuple=True)
-        first = torch.searchsorted(rows, torch.arange(len(x)))                # where each image's pixels begin
+        first = torch.searchsorted(rows, torch.arange(len(x)))               # where each image's pixels begin
         return F.embedding_bag(pixels, self.weight, first, mode="sum") + self.bias
 
 
@@ -46,9 +46,9 @@ def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Mod
 def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of Table 1, lower half, for images of 64 x 64 or 128 x 128.
 
-    Differs from the paper, which gives neither padding nor the decoder's first shape: padding is 1, but 0 in the
-    encoder's last convolution. The decoder's FC(256) is 256 x 1 x 1 for 64 x 64 (first padding 0, as in the public
-    beta-VAE and ControlVAE code) and 16 x 4 x 4 for 128 x 128.
+    Differs from the paper, which gives neither padding nor the decoder's first shape: padding is 1, but 0 in
+    the encoder's last convolution. The decoder's FC(256) is 256 x 1 x 1 for 64 x 64 (first padding 0, as in
+    the public beta-VAE and ControlVAE code) and 16 x 4 x 4 for 128 x 128.
     """
     channels, height, _ = shape
     side = 1 if height == 64 else height // 32                                # of the decoder's first map
@@ -84,7 +84,7 @@ class VAE(nn.Module):
             raise ValueError(f"latents {latents}: at least 1")
         self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
         self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
-        with torch.device("meta"):                                            # shapes alone: no random numbers yet
+        with torch.device("meta"):                                       # shapes alone: no random numbers yet
             self.encoder, self.decoder = mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
         self.to_empty(device="cpu")
         self.reset(torch.Generator().manual_seed(0))

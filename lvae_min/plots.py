@@ -17,7 +17,7 @@ from lvae_min import metrics
 from lvae_min.data import Dataset
 from lvae_min.model import VAE
 
-SPAN, STEPS = 2.5, 11           # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
+SPAN, STEPS = 2.5, 11       # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **grid):
@@ -106,7 +106,7 @@ def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None
         axes[0, step].set_title(f"{value:+.1f}", fontsize=8)
     figure.suptitle(f"{folder.name}: each row moves one latent, z from {-SPAN} to {SPAN}", fontsize=9)
     figure.savefig(folder / "traversal.png", dpi=100)
-    frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()    # (STEPS, H, L * W, C)
+    frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()   # (STEPS, H, L * W, C)
     frames = [Image.fromarray(frame.squeeze(-1).numpy()) for frame in frames.repeat_interleave(2, 2).repeat_interleave(2, 1)]
     there_and_back = frames + frames[-2:0:-1]
     there_and_back[0].save(folder / "traversal.gif", save_all=True, append_images=there_and_back[1:], duration=120, loop=0)

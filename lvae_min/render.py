@@ -1,8 +1,8 @@
 """Data sets drawn from their geometry, so that the study runs without a download.
 
-`dsprites()` draws the 737,280 binary images of dSprites (Sec. 6.1, Matthey et al. 2017) as published. A row of
-64 pixels is one uint64: bit j is column j. All arithmetic is float64 and integers, so that the images do not
-depend on the machine. Coordinates are pixels, x to the right, y down.
+`dsprites()` draws the 737,280 binary images of dSprites (Sec. 6.1, Matthey et al. 2017) as published. A row
+of 64 pixels is one uint64: bit j is column j. All arithmetic is float64 and integers, so that the images do
+not depend on the machine. Coordinates are pixels, x to the right, y down.
 """
 
 import os
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-DSPRITES_SIZES = (3, 6, 40, 32, 32)             # shape, scale, orientation, position x, position y: slowest first
+DSPRITES_SIZES = (3, 6, 40, 32, 32)         # shape, scale, orientation, position x, position y: slowest first
 GRID = 256                                      # vertices are rounded to 1/256 pixel, as a GPU does
 FULL_ROW = np.uint64(2**64 - 1)
 
@@ -36,13 +36,14 @@ def outline(shape: int) -> np.ndarray:
 
 
 def fill_edges(rows: np.ndarray, xa: np.ndarray, ya: np.ndarray, xb: np.ndarray, yb: np.ndarray) -> None:
-    """Turn over all pixels to the right of an edge; done for every edge, the inside of the polygon is left on.
+    """Turn over all pixels to the right of an edge; done for every edge, the inside of the polygon is left
+    on.
 
     rows    (orientation, x, y, 64) uint64, changed in place
     xa, xb  (orientation, x)  ends of the edge in 1/256 pixel, for every position of the sprite
     ya, yb  (orientation, y)
     """
-    half = GRID // 2                                                          # a pixel is on if its centre is inside
+    half = GRID // 2                                                   # a pixel is on if its centre is inside
     first = np.floor((np.minimum(ya, yb) - half) / GRID).astype(int) + 1      # a centre on the edge: the lower row
     crossed = np.floor((np.maximum(ya, yb) - half) / GRID).astype(int) + 1 - first
     for k in range(crossed.max()):
@@ -50,7 +51,7 @@ def fill_edges(rows: np.ndarray, xa: np.ndarray, ya: np.ndarray, xb: np.ndarray,
         row = first[orientation, position] + k
         start, height = ya[orientation, position], (yb - ya)[orientation, position]
         x = xa[orientation] + (GRID * row + half - start)[:, None] * (xb - xa)[orientation] / height[:, None]
-        column = np.ceil((x - half) / GRID).astype(np.uint64)                 # first pixel centre at or right of it
+        column = np.ceil((x - half) / GRID).astype(np.uint64)           # first pixel centre at or right of it
         rows[orientation, :, position, row] ^= FULL_ROW << column
 
 
@@ -68,8 +69,8 @@ def draw_sprites(rows: np.ndarray, shape: int, scale: int) -> None:
 def dsprites() -> np.ndarray:
     """All dSprites images in the published order, packed: (737280, 64) uint64, bit j of a word is column j.
 
-    Checked against 409 published images without one wrong pixel; the whole set has 2 white pixels more than the
-    published mean implies, of 128 million.
+    Checked against 409 published images without one wrong pixel; the whole set has 2 white pixels more than
+    the published mean implies, of 128 million.
     """
     rows = np.zeros((*DSPRITES_SIZES, 64), np.uint64)
     sprites = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]   # the slow ones first

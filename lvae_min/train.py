@@ -1,8 +1,9 @@
-"""One run: its settings, the training loop of Sec. 6.3, checkpoints, evaluation and the selection of Sec. 6.5.
+"""One run: its settings, the training loop of Sec. 6.3, checkpoints, evaluation and the selection of Sec.
+6.5.
 
-A run is a folder. It holds `config.json`, `log.jsonl`, `last.pt` (to continue from), `best.pt` (the network that
-the validation score selected), `results.json` once it is finished, and pictures. Everything random in it comes
-from its seed, so that a run that was stopped and continued equals one that never was, to the bit.
+A run is a folder. It holds `config.json`, `log.jsonl`, `last.pt` (to continue from), `best.pt` (the network
+that the validation score selected), `results.json` once it is finished, and pictures. Everything random in it
+comes from its seed, so that a run that was stopped and continued equals one that never was, to the bit.
 """
 
 import ctypes
@@ -75,8 +76,8 @@ def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray) -> tuple[dict[str, f
 class Run:
     """A run in `folder`: new, or continued from its last checkpoint.
 
-    Raises ValueError for settings that the data set does not allow, for a folder that holds something else or a run
-    with other settings, and for a damaged checkpoint; nothing in the folder is changed then.
+    Raises ValueError for settings that the data set does not allow, for a folder that holds something else or
+    a run with other settings, and for a damaged checkpoint; nothing in the folder is changed then.
     """
 
     def __init__(self, config: Config, folder: Path | str, dataset: Dataset):
@@ -243,7 +244,8 @@ class Run:
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores on the validation images and their codes; keeps the network if none was better (Sec. 6.5)."""
         scores, codes = evaluate(self.vae, self.dataset, self.validation)
-        # NaN and the first look never win; the earliest of equal scores does. Without factors the last one is taken.
+        # NaN and the first look never win; the earliest of equal scores does. Without factors the last one is
+        # taken.
         score = scores.get("beta_vae", self.iteration)
         if (self.iteration % self.interval == 0 or self.iteration == self.config.iterations) and score > self.best["score"]:
             self.best = {"iteration": self.iteration, "score": score}

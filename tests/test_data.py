@@ -88,7 +88,7 @@ def test_a_damaged_archive_is_refused_in_one_line(archive, damage):
 
 def test_an_archive_with_a_flipped_byte_is_refused(archive):
     file, rows = archive
-    np.savez(file, imgs=render.unpack(rows))                                # stored, so that the checksum must tell
+    np.savez(file, imgs=render.unpack(rows))                          # stored, so that the checksum must tell
     with zipfile.ZipFile(file) as whole:
         offset = whole.getinfo("imgs.npy").header_offset + 5000
     content = bytearray(file.read_bytes())

@@ -13,7 +13,7 @@ from lvae_min import metrics
 GOLDEN = json.loads((Path(__file__).parent / "golden_scores.json").read_text())["scores"]
 SIZES = {"ds": (3, 6, 40, 32, 32), "mpi": (6, 6, 2, 3, 3, 40, 40), "edge": (11, 21, 5), "small": (3, 6, 40, 32, 32)}
 DRAWN = {"ds_perfect": (101, 10_000), "ds_noisy": (104, 10_000), "ds_rotation": (103, 10_000), "mpi_rotation": (202, 10_000),
-         "mpi_random": (204, 5000), "edge_grid": (301, 5000), "small_n": (302, 300)}             # seed, samples
+         "mpi_random": (204, 5000), "edge_grid": (301, 5000), "small_n": (302, 300)}           # seed, samples
 SCORES = (metrics.beta_vae, metrics.factor_vae, metrics.explicitness, metrics.irs, metrics.mig, metrics.sap)
 
 
@@ -123,7 +123,7 @@ def test_a_collapsed_encoder_scores_zero_in_all():
 
 def test_dead_latents_take_no_part_in_factor_vae():
     factors, codes = drawn("small_n")
-    dead = codes[:, :1] * 0 + 0.01 * factors[:, :1]                          # follows factor 0, but below the threshold
+    dead = codes[:, :1] * 0 + 0.01 * factors[:, :1]                # follows factor 0, but below the threshold
     live = metrics.factor_vae(factors, codes[:, 1:])
     assert metrics.factor_vae(factors, np.hstack([dead, codes[:, 1:]])) == live
     assert metrics.factor_vae(factors, np.hstack([dead, codes[:, 1:]]), std_threshold=0.001) > live
