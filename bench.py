@@ -27,9 +27,9 @@ from lvae_min.train import Run, pick_device
 
 
 def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
-    """Seconds a call of each function, the least over `rounds`; they take turns, so that a slow moment hits all."""
+    """Seconds a call of each function, the least over `rounds`; they take turns: a slow moment hits all."""
     best = dict.fromkeys(functions, float("inf"))
-    for _ in range(rounds + 1):                         # the first round warms up, and is as good as the others
+    for _ in range(rounds + 1):  # the first round warms up, and is as good as the others
         for name, function in functions.items():
             start = time.perf_counter()
             for _ in range(calls):
@@ -39,13 +39,21 @@ def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 
 
 
 def stock_step(dataset: Dataset, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """A training step as tutorials write it: DataLoader, nn.Linear, torch.optim.Adam, the loss of Eq. 1 term by term."""
+    """A training step as tutorials write it: DataLoader, nn.Linear, Adam, the loss of Eq. 1 term by term."""
     images = dataset.batch(torch.arange(0, len(dataset), 40, device=device)).cpu()
     loader = DataLoader(TensorDataset(images), batch_size, shuffle=True, drop_last=True)
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(4096, 1200), nn.ReLU(), nn.Linear(1200, 1200), nn.ReLU(),
-                            nn.Linear(1200, 10)).to(device)
-    decoder = nn.Sequential(nn.Linear(5, 1200), nn.ReLU(), nn.Linear(1200, 1200), nn.ReLU(), nn.Linear(1200, 4096),
-                            nn.Sigmoid(), nn.Unflatten(1, (1, 64, 64))).to(device)
+    encoder = nn.Sequential(
+        nn.Flatten(), nn.Linear(4096, 1200), nn.ReLU(), nn.Linear(1200, 1200), nn.ReLU(), nn.Linear(1200, 10)
+    ).to(device)
+    decoder = nn.Sequential(
+        nn.Linear(5, 1200),
+        nn.ReLU(),
+        nn.Linear(1200, 1200),
+        nn.ReLU(),
+        nn.Linear(1200, 4096),
+        nn.Sigmoid(),
+        nn.Unflatten(1, (1, 64, 64)),
+    ).to(device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-4)
     batches = iter(loader)
 
@@ -73,10 +81,19 @@ def bench_step(device: torch.device) -> list[dict]:
     for batch_size in (32, 64, 128, 256):
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Config(batch_size=batch_size, device=str(device)), Path(folder) / "run", dataset)
-            seconds = least({"ours": run.step, "stock": stock_step(dataset, batch_size, device)}, rounds=4, calls=8)
+            seconds = least(
+                {"ours": run.step, "stock": stock_step(dataset, batch_size, device)}, rounds=4, calls=8
+            )
             run.close()
-        rows.append({"batch": batch_size, "ours, ms": 1e3 * seconds["ours"], "stock, ms": 1e3 * seconds["stock"],
-                     "images/s": batch_size / seconds["ours"], "stock / ours": seconds["stock"] / seconds["ours"]})
+        rows.append(
+            {
+                "batch": batch_size,
+                "ours, ms": 1e3 * seconds["ours"],
+                "stock, ms": 1e3 * seconds["stock"],
+                "images/s": batch_size / seconds["ours"],
+                "stock / ours": seconds["stock"] / seconds["ours"],
+            }
+        )
     return rows
 
 
@@ -86,16 +103,24 @@ def bench_scores(_: torch.device) -> list[dict]:
     for samples in (10_000, 50_000):
         random = np.random.default_rng(0)
         factors = np.stack([random.integers(size, size=samples) for size in (3, 6, 40, 32, 32)], 1)
-        codes = (factors - factors.mean(0)) / factors.std(0) @ (np.eye(5) + 0.3 * random.standard_normal((5, 5)))
+        codes = (
+            (factors - factors.mean(0)) / factors.std(0) @ (np.eye(5) + 0.3 * random.standard_normal((5, 5)))
+        )
         for discrete in (True, False):
+
             def timed(name, discrete=discrete, factors=factors, codes=codes):
                 extra = () if name == "sap" else (discrete,)
                 return lambda: getattr(metrics, name)(factors, codes, *extra)
 
             seconds = least({name: timed(name) for name in metrics.TITLES}, rounds=2)
-            rows.append({"codes": samples, "factors": "as they are" if discrete else "10 bins",
-                         **{f"{name}, ms": 1e3 * value for name, value in seconds.items()},
-                         "all six, ms": 1e3 * sum(seconds.values())})
+            rows.append(
+                {
+                    "codes": samples,
+                    "factors": "as they are" if discrete else "10 bins",
+                    **{f"{name}, ms": 1e3 * value for name, value in seconds.items()},
+                    "all six, ms": 1e3 * sum(seconds.values()),
+                }
+            )
     return rows
 
 
@@ -104,8 +129,11 @@ BENCHES = {"step": bench_step, "scores": bench_scores}
 
 def show(title: str, rows: list[dict]) -> None:
     """A Markdown table of rows that have the same keys."""
+
     def cell(value) -> str:
-        return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+        return (
+            value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+        )
 
     print(f"\n{title}\n\n| " + " | ".join(rows[0]) + " |\n|" + "--:|" * len(rows[0]))
     for row in rows:
@@ -113,8 +141,9 @@ def show(title: str, rows: list[dict]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="bench.py", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bench", nargs="*", help=f"which: {', '.join(BENCHES)} (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
@@ -124,7 +153,10 @@ def main(arguments: list[str]) -> int:
         parser.error(f"{unknown.pop()}: expected {', '.join(BENCHES)}")
     device = pick_device(given.device)
     results = {**report.machine(device), "threads": torch.get_num_threads()}
-    print(f"{results['device']}, {results['threads']} threads, torch {torch.__version__}, commit {results['commit']}")
+    print(
+        f"{results['device']}, {results['threads']} threads, torch {torch.__version__}, "
+        f"commit {results['commit']}"
+    )
     for name in given.bench or BENCHES:
         results[name] = BENCHES[name](device)
         show(BENCHES[name].__doc__.splitlines()[0], results[name])

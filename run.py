@@ -36,16 +36,18 @@ def parse(arguments: list[str]) -> tuple[list[Config], Path, Path]:
     parser = Parser(prog="run.py", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in dataclasses.fields(Config):
-        kind = {"int": int, "float": float}.get(str(getattr(field.type, "__name__", field.type)).split(" ")[0], str)
+        kind = next((kind for kind in (int, float) if field.type in (kind, kind | None)), str)
         default = "" if field.default is None else f" (default: {field.default})"
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, nargs="+", default=[field.default],
-                            metavar=field.name.upper(), help=(field.metadata["help"] + default).replace("%", "%%"))
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of archives and prepared sets "
-                                                                        "(default: data)")
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, nargs="+", default=[field.default],
+                            metavar=field.name.upper(), help=field.metadata["help"] + default)
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--data", type=Path, default=Path("data"),
+                        help="folder of archives and prepared sets (default: data)")
     given = vars(parser.parse_args(arguments))
     out, folder = given.pop("out"), given.pop("data")
-    configs = [Config(**dict(zip(given, values, strict=True))) for values in itertools.product(*given.values())]
+    configs = [Config(**dict(zip(given, values, strict=True)))
+               for values in itertools.product(*given.values())]
     return list({config.name: config for config in configs}.values()), out, folder
 
 
@@ -65,15 +67,16 @@ def summary(results: dict) -> str:
     """What a finished run found, as a few lines."""
     selected, settled = results["selected"], results["equilibrium"]
     lines = [report.table(results["scores"]),
-             f"test scores (10 bins) of iteration {selected['iteration']}, selected by the validation beta-VAE score; "
-             f"rec from mu: {results['rec_mean']:.2f}; {results['seconds'] / 60:.1f} min"]
+             f"test scores (10 bins) of iteration {selected['iteration']}, selected by the validation "
+             f"beta-VAE score; rec from mu: {results['rec_mean']:.2f}; {results['seconds'] / 60:.1f} min"]
     if settled:
         residuals = ", ".join(f"{name}^4 / {term} - 1 = {value:+.3f}" for term, (name, value)
                               in zip(("rec", "kl"), settled["residuals"].items(), strict=True))
         lines.append(f"fixed point of Eq. 5: {residuals}"
                      + (" (the schedule was cut short: a transient)" if settled["transient"] else ""))
     if results["collapsed"]:
-        lines.append("COLLAPSED: kl stayed below 0.1 nats for 1,000 iterations; try --sigma-freeze 0.1 or another seed")
+        lines.append("COLLAPSED: kl stayed below 0.1 nats for 1,000 iterations; "
+                     "try --sigma-freeze 0.1 or another seed")
     return "\n".join(lines)
 
 
@@ -94,8 +97,9 @@ def main(arguments: list[str]) -> int:
             results = json.loads((folder / "results.json").read_text())
         else:
             if config.dataset not in datasets:
-                datasets[config.dataset] = data.load(config.dataset, data_folder).to(pick_device(config.device))
-            results = carry_out(config, folder, datasets[config.dataset], stop)
+                datasets[config.dataset] = data.load(config.dataset, data_folder)
+            dataset = datasets[config.dataset].to(pick_device(config.device))
+            results = carry_out(config, folder, dataset, stop)
         if results is None:
             print(f"{folder}: stopped; continue with\n    python run.py {shlex.join(arguments)}")
             return 130

@@ -33,7 +33,7 @@ class Config:
     seed: int = setting(0, "seed of weights, batches and noise")
     beta: float = setting(2.0, "weight of the KL term, for beta-vae (Sec. 6.3: 2 or 4)")
     latents: int | None = setting(None, "dimensions of z (default: the number of factors, Sec. 6.3)")
-    sigma_freeze: float | None = setting(None, "fraction of the schedule during which the learned scales stay at 1 "
+    sigma_freeze: float | None = setting(None, "fraction of the schedule in which learned scales stay at 1 "
                                                "(default: 0 at a schedule of 300,000, 0.05 at a shorter one)")
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
     device: str = setting("auto", "cpu, cuda, cuda:1, ..., or auto")
@@ -64,7 +64,7 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The run's folder: data set, method, and the settings that differ from what they would be by themselves."""
+        """The run's folder: data set, method, and settings that are not what they would be by themselves."""
         usual = dataclasses.asdict(Config(self.dataset, self.model, self.iterations, self.schedule))
         usual |= {"iterations": PAPER_ITERATIONS, "schedule": self.iterations}
         parts = [self.dataset, self.model]
@@ -85,7 +85,8 @@ def one_cycle(schedule: int, iterations: int) -> np.ndarray:
     """
     step, top = np.arange(iterations), max(schedule / 2 - 1, 1e-9)
     up = MAX_RATE + (START_RATE - MAX_RATE) / 2 * (np.cos(np.pi * step / top) + 1)
-    down = END_RATE + (MAX_RATE - END_RATE) / 2 * (np.cos(np.pi * (step - top) / max(schedule - 1 - top, 1e-9)) + 1)
+    fall = (step - top) / max(schedule - 1 - top, 1e-9)
+    down = END_RATE + (MAX_RATE - END_RATE) / 2 * (np.cos(np.pi * fall) + 1)
     return np.where(step <= top, up, down)
 
 

@@ -35,7 +35,7 @@ def save(file: Path, state: dict) -> None:
 
 
 def load_checkpoint(file: Path) -> dict:
-    """What `save` wrote, on the CPU. Raises ValueError if it cannot be read; nothing but tensors is unpickled."""
+    """What `save` wrote, on the CPU; nothing but tensors is unpickled. Raises ValueError if it is damaged."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -56,7 +56,8 @@ class Claim:
             folder.mkdir(parents=True, exist_ok=True)
             self.lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise ValueError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
+            raise ValueError(f"{folder}: cannot be written ({error.strerror}); "
+                             "name another folder with --out") from None
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

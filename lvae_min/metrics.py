@@ -58,7 +58,7 @@ class Groups:
 
 
 def checked(factors: ArrayLike, codes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Factors that are not constant (M, K) and codes (M, L), both float64; ValueError if they are no such arrays."""
+    """Factors that are not constant (M, K) and codes (M, L), float64. Raises ValueError for anything else."""
     arrays = []
     for name, given in (("factors", factors), ("codes", codes)):
         try:
@@ -66,18 +66,19 @@ def checked(factors: ArrayLike, codes: ArrayLike) -> tuple[np.ndarray, np.ndarra
         except (TypeError, ValueError):
             raise ValueError(f"{name}: expected numbers, got {np.asarray(given).dtype}") from None
         if array.ndim != 2 or 0 in array.shape:
-            raise ValueError(f"{name} of shape {array.shape}: expected (samples, {name}), at least one of each")
-        broken = np.flatnonzero(~np.isfinite(array).all(0))
-        if len(broken):
-            raise ValueError(f"{name}: column {broken[0]} is not finite in {(~np.isfinite(array[:, broken[0]])).sum()} "
-                             f"of {len(array)} rows")
+            raise ValueError(f"{name} of shape {array.shape}: expected (samples, {name}), neither of them 0")
+        broken = (~np.isfinite(array)).sum(0)
+        if broken.any():
+            column = broken.argmax()
+            raise ValueError(f"{name}: column {column} is not finite in {broken[column]} of {len(array)} "
+                             "rows")
         arrays.append(array)
     factors, codes = arrays
     if len(factors) != len(codes):
         raise ValueError(f"{len(factors)} rows of factors and {len(codes)} of codes: expected equally many")
     varied = factors.min(0) < factors.max(0)
     if not varied.any():
-        raise ValueError(f"factors: all {len(varied)} columns are constant, so that there is nothing to score")
+        raise ValueError(f"factors: all {len(varied)} columns are constant: there is nothing to score")
     return factors[:, varied], codes
 
 
@@ -93,7 +94,7 @@ def min_max(x: np.ndarray) -> np.ndarray:
 
 
 def binned(x: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Bin of each value, 0 to bins - 1, in `bins` equal bins over the range of its column; an edge is in the upper one."""
+    """Bin of each value, 0 to bins - 1, of `bins` equal ones over the column's range; edges go up."""
     scaled, index = min_max(x), np.zeros(x.shape, np.int64)
     for edge in np.linspace(0, 1, bins + 1)[1:-1]:
         index += scaled >= edge
@@ -113,7 +114,7 @@ def gap(matrix: np.ndarray) -> float:
 
 
 def one_thread() -> AbstractContextManager:
-    """NumPy's BLAS on one thread: these products are small, and threads that wait for each other cost more."""
+    """NumPy's BLAS on one thread: these products are small, and threads that wait cost more than they do."""
     return blas_controller().limit(limits=1)
 
 
@@ -130,7 +131,8 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def mutual_information(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, bins: int = BINS) -> np.ndarray:
+def mutual_information(factors: ArrayLike, codes: ArrayLike, discrete: bool = False,
+                       bins: int = BINS) -> np.ndarray:
     """I(factor; code) / H(code) for each pair, (K, L) in [0, 1], from histograms; codes are in `bins` bins.
 
     A constant code has 0 for all factors. Rows are the factors that are not constant.
@@ -187,21 +189,22 @@ def tree_accuracy(factors: np.ndarray, codes: np.ndarray, folds: int = 10, depth
     scaled, matrix = min_max(codes), np.empty((factors.shape[1], codes.shape[1]))
     for k, values in enumerate(factors.T):
         labels = Groups.of(values).labels
-        fewest = np.bincount(labels).max()
-        if fewest < folds:
-            raise ValueError(f"factors: no value of factor {k} has {folds} rows, which cross-validation needs")
+        if np.bincount(labels).max() < folds:
+            raise ValueError(f"factors: no value of factor {k} has the {folds} rows for cross-validation")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # of values with fewer rows than folds
             splits = list(StratifiedKFold(folds).split(labels, labels))
         for latent, code in enumerate(scaled.T):
-            held_out = np.array([accuracy_by_depth(code[a], labels[a], code[b], labels[b], depths) for a, b in splits])
+            held_out = np.array([accuracy_by_depth(code[a], labels[a], code[b], labels[b], depths)
+                                 for a, b in splits])
             # numpy's mean of one fold after the other: ties between depths are decided in the last bit.
             best = np.argmax([np.ascontiguousarray(column).mean() for column in held_out.T])
             matrix[k, latent] = accuracy_by_depth(code, labels, code, labels, depths)[best]
     return matrix
 
 
-def accuracy_by_depth(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, depths: int) -> np.ndarray:
+def accuracy_by_depth(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray,
+                      depths: int) -> np.ndarray:
     """Test accuracy (depths,) of trees of depth 1, 2, ... on one feature."""
     from sklearn.tree import DecisionTreeClassifier
 
@@ -264,8 +267,8 @@ def fit_one_vs_rest(x: np.ndarray, factor: Groups, tolerance: float = 1e-9) -> n
     inside, outside = samples / (2 * factor.count), samples / (2 * (samples - factor.count))
     pull = np.add.reduceat(design_t[factor.order], factor.start, axis=0) * inside[:, None]
     ridge = np.append(np.ones(len(design) - 1), 0)                              # the intercept is free
-    weights, step, before = np.zeros((values, len(design))), np.zeros((values, len(design))), np.full(values, np.inf)
-    active = np.arange(values)
+    weights, step = np.zeros((2, values, len(design)))
+    before, active = np.full(values, np.inf), np.arange(values)
     for _ in range(100):
         own = np.full(values, -1)
         own[active] = np.arange(len(active))
@@ -297,7 +300,7 @@ def fit_one_vs_rest(x: np.ndarray, factor: Groups, tolerance: float = 1e-9) -> n
 
 
 def mean_auc(scores: np.ndarray, factor: Groups) -> float:
-    """Mean over the values of a factor of the area under the ROC curve of its row of scores (V, M); ties count half."""
+    """Mean over the values of a factor of the area under the ROC curve of its row (V, M); ties count half."""
     total = 0.0
     for value, own in enumerate(factor.count):
         ranked, mine = np.sort(scores[value]), np.sort(scores[value, factor.rows(value)])
@@ -332,14 +335,14 @@ def usable_values(groups: list[Groups]) -> list[np.ndarray]:
     usable = [np.flatnonzero(factor.count > 1) for factor in groups]
     for k, values in enumerate(usable):
         if not len(values):
-            raise ValueError(f"factors: no two of the {len(groups[k].labels)} samples share a value of factor {k}; "
-                             "this score compares samples that do")
+            raise ValueError(f"factors: no two of the {len(groups[k].labels)} samples share a value of "
+                             f"factor {k}; this score compares samples that do")
     return usable
 
 
 def mean_differences(codes: np.ndarray, factor: Groups, values: np.ndarray, votes: int,
                      random: np.random.Generator) -> np.ndarray:
-    """Mean |difference| (votes, L) over 200 pairs of distinct samples that share a value, drawn anew for each pair."""
+    """Mean |difference| (votes, L) over 200 pairs of samples that share a value, which each pair draws."""
     grouped = codes.take(factor.order, axis=0)              # samples that share a value stay near in memory
     start, count = factor.start[values], factor.count[values].astype(np.float32)
     count *= np.float32(1 - 1e-6)                           # so that no product below rounds up to it
@@ -381,11 +384,12 @@ def beta_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, seed:
     features = np.empty((training + test, codes.shape[1]))
     single = (codes - codes.mean(0)).astype(np.float32)
     with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")         # where codes differ too much in scale, scikit-learn says it takes lbfgs
+        warnings.simplefilter("ignore")     # of scales that differ too much, where scikit-learn takes lbfgs
         for k, factor in enumerate(groups):
             mine = np.flatnonzero(label == k)
             features[mine] = mean_differences(single, factor, usable[k], len(mine), random)
-        model = LogisticRegression(solver="newton-cholesky", max_iter=10_000).fit(features[:training], label[:training])
+        model = LogisticRegression(solver="newton-cholesky", max_iter=10_000)
+        model.fit(features[:training], label[:training])
         accuracy = (model.predict(features[training:]) == label[training:]).mean()
     return float((accuracy - 1 / len(groups)) / (1 - 1 / len(groups)))
 
@@ -421,9 +425,11 @@ def factor_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, see
         return 0.0
     scaled = np.ascontiguousarray(((codes - codes.mean(0))[:, active] / std[active]).T)
     ballots = np.zeros((2, len(scaled), len(groups)), np.int64)        # training and test votes, code, factor
-    drawn = [np.bincount(random.integers(len(groups), size=votes), minlength=len(groups)) for votes in (training, test)]
+    drawn = [np.bincount(random.integers(len(groups), size=votes), minlength=len(groups))
+             for votes in (training, test)]
     for k, (factor, values) in enumerate(zip(groups, usable, strict=True)):
-        share = [np.bincount(random.integers(len(values), size=votes[k]), minlength=len(values)) for votes in drawn]
+        share = [np.bincount(random.integers(len(values), size=votes[k]), minlength=len(values))
+                 for votes in drawn]
         for value, first, second in zip(values, *share, strict=True):
             if first + second:
                 winners = least_varied(scaled, factor.rows(value), first + second, random)
@@ -436,27 +442,32 @@ def factor_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, see
 
 def score(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, seed: int = 0) -> dict[str, float]:
     """All six scores, in the order of Table 2; SAP is in its regression form whatever `discrete` is."""
-    return {"beta_vae": beta_vae(factors, codes, discrete, seed), "factor_vae": factor_vae(factors, codes, discrete, seed),
+    return {"beta_vae": beta_vae(factors, codes, discrete, seed),
+            "factor_vae": factor_vae(factors, codes, discrete, seed),
             "explicitness": explicitness(factors, codes, discrete), "irs": irs(factors, codes, discrete),
             "mig": mig(factors, codes, discrete), "sap": sap(factors, codes)}
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lvae_min.metrics", description="Six disentanglement scores of codes.")
+    parser = argparse.ArgumentParser(prog="python -m lvae_min.metrics",
+                                     description="Six disentanglement scores of codes.")
     parser.add_argument("file", help="an npz with arrays factors (M, K) and codes (M, L)")
-    parser.add_argument("--discrete", action="store_true", help="take the factors as they are, not in 10 bins")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampled scores, beta-VAE and FactorVAE (default: 0)")
+    parser.add_argument("--discrete", action="store_true", help="factors as they are, not in 10 bins")
+    parser.add_argument("--seed", type=int, default=0, help="of the two sampled scores (default: 0)")
     given = parser.parse_args(arguments)
     try:
         with np.load(given.file, allow_pickle=False) as archive:
             factors, codes = archive["factors"], archive["codes"]
         scores = score(factors, codes, given.discrete, given.seed)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile,
+            zipfile.zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].strip("'\"")
-        print(f"{given.file}: {reason}; expected an npz with arrays factors (M, K) and codes (M, L)", file=sys.stderr)
+        print(f"{given.file}: {reason}; expected an npz with arrays factors (M, K) and codes (M, L)",
+              file=sys.stderr)
         return 2
-    print(f"{len(codes)} samples, {factors.shape[1]} factors {'as they are' if given.discrete else 'in 10 bins'}, "
-          f"{codes.shape[1]} latents, seed {given.seed}")
+    variant = "as they are" if given.discrete else "in 10 bins"
+    print(f"{len(codes)} samples, {factors.shape[1]} factors {variant}, {codes.shape[1]} latents, "
+          f"seed {given.seed}")
     for name, value in scores.items():
         print(f"{TITLES[name]:>12}  {value:.4f}")
     return 0

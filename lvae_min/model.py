@@ -56,7 +56,8 @@ def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Module, nn.Module
     encoder, decoder = [], [nn.Linear(latents, 256), nn.ReLU(), nn.Unflatten(1, (widths[0], side, side))]
     for wide_in, wide_out in zip((channels, 32, 32, 64), (32, 32, 64, 64), strict=True):
         encoder += [nn.Conv2d(wide_in, wide_out, 4, 2, 1), nn.ReLU()]
-    encoder += [nn.Conv2d(64, 32, 4, 1, 0), nn.ReLU(), nn.Flatten(), nn.Linear(32 * (height // 16 - 3) ** 2, 2 * latents)]
+    encoder += [nn.Conv2d(64, 32, 4, 1, 0), nn.ReLU(), nn.Flatten(),
+                nn.Linear(32 * (height // 16 - 3) ** 2, 2 * latents)]
     for layer, (wide_in, wide_out) in enumerate(zip(widths, widths[1:], strict=False)):
         padding = 0 if side == 1 and layer == 0 else 1
         decoder += [nn.ConvTranspose2d(wide_in, wide_out, 4, 2, padding), nn.ReLU()]
@@ -85,13 +86,14 @@ class VAE(nn.Module):
         self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
         self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
         with torch.device("meta"):                                       # shapes alone: no random numbers yet
-            self.encoder, self.decoder = mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
+            networks = mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
+        self.encoder, self.decoder = networks
         self.to_empty(device="cpu")
         self.reset(torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Draw all weights as PyTorch does by default, from U(-b, b) with b = 1/sqrt(fan in), out of `generator`."""
+        """Draw all weights as PyTorch does by default, from U(-b, b) with b = 1 / sqrt(fan in)."""
         for layer in self.modules():
             if hasattr(layer, "weight"):
                 transposed = isinstance(layer, PixelLinear)
@@ -120,10 +122,12 @@ class VAE(nn.Module):
         Raises ValueError for another shape or for values out of range.
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
-            raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {', '.join(map(str, self.shape))})")
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {expected})")
         top = round(1 / self.scale) if images.dtype == torch.uint8 else 1
         if images.numel() and not (images.min() >= 0 and images.max() <= top):
-            raise ValueError(f"images from {images.min().item():g} to {images.max().item():g}: expected 0 to {top}")
+            low, high = images.min().item(), images.max().item()
+            raise ValueError(f"images from {low:g} to {high:g}: expected 0 to {top}")
         return self.posterior(images.to(next(self.parameters()).device))
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ def show_image(axes, image: Tensor) -> None:
 
 
 def curves(folder: Path) -> None:
-    """curves.png: the terms, the learned scales, beta and the validation score over iterations (Fig. 1 and 3)."""
+    """curves.png: terms, learned scales, beta and the validation score over iterations (Fig. 1 and 3)."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines]
     looks = [line for line in lines if "validation" in line]
@@ -47,11 +47,13 @@ def curves(folder: Path) -> None:
     for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)")):
         if lines and lines[0][name] is not None:
             scales.plot(steps, [line[name] for line in lines], label=title)
-    scales.set(ylabel="learned scale", title="sigma (Fig. 3)" if scales.lines else "sigma: none in this method")
-    weight.plot(steps, [line["beta"] for line in lines], "C2", label="beta_hat" if len(scales.lines) == 2 else "beta")
+    scales.set(ylabel="learned scale", title="sigma (Fig. 3)" if scales.lines else "sigma: none")
+    learned = "beta_hat" if len(scales.lines) == 2 else "beta"
+    weight.plot(steps, [line["beta"] for line in lines], "C2", label=learned)
     weight.set(xlabel="iterations", ylabel="weight of kl relative to rec", title="beta")
     if looks and "beta_vae" in looks[0]["validation"]:
-        score.plot([line["step"] for line in looks], [line["validation"]["beta_vae"] for line in looks], "C3.-")
+        found = [line["validation"]["beta_vae"] for line in looks]
+        score.plot([line["step"] for line in looks], found, "C3.-")
     score.set(xlabel="iterations", ylabel="beta-VAE score", title="validation (Fig. 3)", ylim=(-0.05, 1.05))
     for axes in (terms, scales, weight):
         if axes.lines:
@@ -63,7 +65,8 @@ def curves(folder: Path) -> None:
 def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float) -> None:
     """reconstructions.png: images (N, C, H, W) above their reconstructions from z = mu."""
     figure, axes = new_figure(len(images) * 0.9, 2.2, 2, len(images))
-    for column, (image, again) in enumerate(zip(images * scale, vae.decode(vae.encode(images)[0]), strict=True)):
+    pairs = zip(images * scale, vae.decode(vae.encode(images)[0]), strict=True)
+    for column, (image, again) in enumerate(pairs):
         show_image(axes[0, column], image)
         show_image(axes[1, column], again)
     axes[0, 0].set_ylabel("image")
@@ -73,20 +76,20 @@ def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float) -> Non
 
 
 def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> list[str]:
-    """For each latent its KL in nats, a mean over some images, and the factor it has most information about."""
+    """For each latent its KL in nats, a mean over some images, and the factor it knows most about."""
     mu, logvar = vae.encode(dataset.batch(torch.from_numpy(index[:2000]).to(dataset.octets.device)))
     kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0)
     titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]
     if dataset.factor_names:
         shared = metrics.mutual_information(dataset.factors(index), codes)               # (K, L)
-        most = shared.argmax(0)
-        titles = [f"{title}\n{dataset.factor_names[factor]}" if shared[factor, latent] > 0.01 else f"{title}\n-"
-                  for latent, (title, factor) in enumerate(zip(titles, most, strict=True))]
+        names = [dataset.factor_names[factor] if shared[factor, latent] > 0.01 else "-"
+                 for latent, factor in enumerate(shared.argmax(0))]
+        titles = [f"{title}\n{name}" for title, name in zip(titles, names, strict=True)]
     return titles
 
 
 def traversal(vae: VAE, image: Tensor) -> Tensor:
-    """Decoded images (L, STEPS, C, H, W): the code of `image` (1, C, H, W), one latent at a time moved over SPAN."""
+    """Decoded images (L, STEPS, C, H, W): the code of `image` (1, C, H, W), one latent at a time moved."""
     mu, _ = vae.encode(image)
     z = mu.expand(vae.latents, STEPS, -1).clone()                                        # (L, STEPS, L)
     for latent in range(vae.latents):
@@ -107,9 +110,10 @@ def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None
     figure.suptitle(f"{folder.name}: each row moves one latent, z from {-SPAN} to {SPAN}", fontsize=9)
     figure.savefig(folder / "traversal.png", dpi=100)
     frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()   # (STEPS, H, L * W, C)
-    frames = [Image.fromarray(frame.squeeze(-1).numpy()) for frame in frames.repeat_interleave(2, 2).repeat_interleave(2, 1)]
-    there_and_back = frames + frames[-2:0:-1]
-    there_and_back[0].save(folder / "traversal.gif", save_all=True, append_images=there_and_back[1:], duration=120, loop=0)
+    larger = frames.repeat_interleave(2, 2).repeat_interleave(2, 1)
+    frames = [Image.fromarray(frame.squeeze(-1).numpy()) for frame in larger]
+    frames[0].save(folder / "traversal.gif", save_all=True, append_images=frames[1:] + frames[-2:0:-1],
+                   duration=120, loop=0)
 
 
 def draw(folder: Path, vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> None:

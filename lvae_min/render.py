@@ -44,7 +44,7 @@ def fill_edges(rows: np.ndarray, xa: np.ndarray, ya: np.ndarray, xb: np.ndarray,
     ya, yb  (orientation, y)
     """
     half = GRID // 2                                                   # a pixel is on if its centre is inside
-    first = np.floor((np.minimum(ya, yb) - half) / GRID).astype(int) + 1      # a centre on the edge: the lower row
+    first = np.floor((np.minimum(ya, yb) - half) / GRID).astype(int) + 1    # a centre on the edge: lower row
     crossed = np.floor((np.maximum(ya, yb) - half) / GRID).astype(int) + 1 - first
     for k in range(crossed.max()):
         orientation, position = np.nonzero(crossed > k)
@@ -81,7 +81,8 @@ def dsprites() -> np.ndarray:
 
 def pack(images: np.ndarray) -> np.ndarray:
     """0/1 images (..., 64, 64) as rows of bits (..., 64) uint64."""
-    return np.packbits(np.asarray(images, bool), axis=-1, bitorder="little").view("<u8")[..., 0].astype(np.uint64)
+    octets = np.packbits(np.asarray(images, bool), axis=-1, bitorder="little")
+    return octets.view("<u8")[..., 0].astype(np.uint64)
 
 
 def unpack(rows: np.ndarray) -> np.ndarray:

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from lvae_min.metrics import TITLES as SCORES
+
+TERMS = {"rec": "rec", "kl": "kl", "beta": "beta"}
 PRINT_EVERY = 1000      # iterations between lines where there is no terminal
-SCORES = {"beta_vae": "beta-VAE", "factor_vae": "FactorVAE", "explicitness": "Explicitness",
-          "irs": "IRS", "mig": "MIG", "sap": "SAP"}                            # as Table 2 heads them
 
 
 def numbers(values: dict[str, float], names: dict[str, str]) -> str:
@@ -37,16 +38,16 @@ class Progress:
         """Bring a line of the log before the reader."""
         step = record["step"]
         if self.bar is not None:
-            self.bar.set_postfix_str(numbers(record, {name: name for name in ("rec", "kl", "beta")}), refresh=False)
+            self.bar.set_postfix_str(numbers(record, TERMS), refresh=False)
             self.bar.update(step - self.bar.n)
         elif step % PRINT_EVERY == 0 or step == self.total:
             rate = (step - self.start) / (time.monotonic() - self.began)
             left = time.strftime("%H:%M:%S", time.gmtime((self.total - step) / rate))
-            self.say(f"{self.name}  step {step}  {numbers(record, {n: n for n in ('loss', 'rec', 'kl', 'beta')})}  "
-                     f"{rate:.1f} it/s  {left} left" + ("  COLLAPSED (kl < 0.1)" if record["collapsed"] else ""))
+            self.say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
+                     f"{rate:.1f} it/s  {left} left{'  COLLAPSED (kl < 0.1)' * record['collapsed']}")
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
-        self.say(f"{self.name}  validation at {step}: {numbers(scores, {'rec': 'rec', 'kl': 'kl', **SCORES})}")
+        self.say(f"{self.name}  validation at {step}: {numbers(scores, TERMS | SCORES)}")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -55,7 +56,7 @@ class Progress:
 
 def table(scores: dict[str, float]) -> str:
     """The scores of a finished run as two lines, in the order of Table 2."""
-    names = {"rec": "rec", "kl": "kl", "beta": "beta", **SCORES}
+    names = TERMS | SCORES
     cells = [(title, f"{scores[name]:.2f}" if name in ("rec", "kl") else f"{scores[name]:.3f}")
              for name, title in names.items() if name in scores]
     widths = [max(map(len, cell)) for cell in cells]
@@ -68,7 +69,8 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:

@@ -34,15 +34,15 @@ COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a 
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the 20 MB gradients that each iteration frees, not return them: 2,500 page faults less a step."""
+    """Let glibc keep the 20 MB gradients that each iteration frees: 2,500 page faults less an iteration."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):   # mmap threshold, trim threshold, top pad
+        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):   # mmap, trim threshold; top pad
             libc.mallopt(option, value)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; auto is the first GPU, or else the CPU. Raises ValueError if it is not there."""
+    """The device called `name`; auto is the first GPU, or else the CPU. Raises ValueError without one."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)
@@ -118,7 +118,8 @@ class Run:
         self.optimizer = torch.optim.Adam(                                    # Sec. 6.3: betas and eps
             [{"params": group, "lr": torch.tensor(0.0, device=self.device)} for group in groups if group],
             betas=(0.9, 0.999), eps=1e-8, fused=True)
-        self.rates = [torch.tensor(rates, dtype=torch.float32, device=self.device) for rates in learning_rates(config)]
+        self.rates = [torch.tensor(rates, dtype=torch.float32, device=self.device)
+                      for rates in learning_rates(config)]
         self.noise = torch.Generator(self.device).manual_seed(config.seed + 1)
 
     def check_folder(self) -> None:
@@ -133,11 +134,12 @@ class Run:
         """Write the settings down in a new run, compare them in one that is there."""
         settings, file = dataclasses.asdict(self.config), self.folder / "config.json"
         if not file.exists():
-            content = {"settings": settings, "elbo": self.elbo, "threads": self.threads, **machine(self.device)}
-            return write_whole(file, json.dumps(content, indent=1).encode())
+            where = {"elbo": self.elbo, "threads": self.threads, **machine(self.device)}
+            return write_whole(file, json.dumps({"settings": settings, **where}, indent=1).encode())
         try:
             stored = json.loads(file.read_text())["settings"]
-            other = {key: stored[key] for key in settings if key not in MOVABLE and stored[key] != settings[key]}
+            other = {key: stored[key] for key in settings
+                     if key not in MOVABLE and stored[key] != settings[key]}
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: damaged; remove the folder {self.folder} to start again") from None
         for key, value in other.items():
@@ -150,7 +152,8 @@ class Run:
 
     def state(self) -> dict:
         """All that the rest of the run depends on: plain tensors, numbers and dicts."""
-        return {"iteration": self.iteration, "vae": self.vae.state_dict(), "objective": self.objective.state_dict(),
+        return {"iteration": self.iteration, "vae": self.vae.state_dict(),
+                "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "noise": self.noise.get_state(), "sums": self.sums,
                 "counted": self.counted, "best": self.best, "log_bytes": self.log_bytes, "faint": self.faint,
                 "seconds": self.seconds}
@@ -190,14 +193,14 @@ class Run:
         return max(min(10_000, self.config.iterations // 10), 1)
 
     def due(self) -> bool:
-        """Whether this iteration is evaluated; the first look, at most 1,000 in, takes no part in the selection."""
+        """Whether this iteration is evaluated: at each interval, at the end, and for a first look."""
         return self.iteration % self.interval == 0 or self.iteration in (min(1000, self.interval),
                                                                          self.config.iterations)
 
     def train(self, stop: Event | None = None) -> bool:
         """Train to the end, or until `stop` is set; whether the end was reached.
 
-        Raises FloatingPointError when the loss is not finite; the last checkpoint is from before then.
+        Raises FloatingPointError when the loss is not finite; no checkpoint is written from then on.
         """
         self.truncate_log()
         progress = Progress(self.folder.name, self.config.iterations, self.iteration)
@@ -216,45 +219,52 @@ class Run:
                 if due and time.monotonic() - drawn > DRAW_SECONDS:
                     self.draw(self.validation, codes)
                     drawn = time.monotonic()
-            if due or time.monotonic() - saved > SAVE_SECONDS:
+            if due or (self.counted == 0 and time.monotonic() - saved > SAVE_SECONDS):
                 save(self.folder / "last.pt", self.state())
                 saved = time.monotonic()
         progress.close()
         self.seconds = time.monotonic() - began
         if self.iteration < self.config.iterations:
+            self.means()                                  # a network that is not finite is not kept
             save(self.folder / "last.pt", self.state())
         return self.iteration == self.config.iterations
 
-    def record(self) -> dict:
-        """One line of the log: means since the line before, and the weights at this moment."""
-        loss, rec, kl = (self.sums / self.counted).tolist()
+    def means(self) -> list[float]:
+        """loss, rec and kl since the last line of the log. Raises FloatingPointError if the loss is not finite."""
+        loss, rec, kl = (self.sums / max(self.counted, 1)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"{self.folder}: the loss is not finite between iterations {self.iteration - self.counted + 1} and "
-                f"{self.iteration} (rec {rec:g}, kl {kl:g}, beta {self.objective.beta().item():g}); the last "
+                f"{self.folder}: the loss is not finite between iterations {self.iteration - self.counted + 1} "
+                f"and {self.iteration} (rec {rec:g}, kl {kl:g}, beta {self.objective.beta().item():g}); the last "
                 "checkpoint is from before; try another --seed or a longer --schedule")
+        return [loss, rec, kl]
+
+    def record(self) -> dict:
+        """One line of the log: means since the line before, and the weights at this moment."""
+        loss, rec, kl = self.means()
         self.faint = self.faint + self.counted if kl < COLLAPSED else 0
         sigmas = [*self.objective.sigmas().tolist(), None, None]
         self.sums.zero_()
         self.counted = 0
-        return {"step": self.iteration, "loss": loss, "rec": rec, "kl": kl, "beta": self.objective.beta().item(),
-                "sigma_0": sigmas[0], "sigma_1": sigmas[1],
+        return {"step": self.iteration, "loss": loss, "rec": rec, "kl": kl,
+                "beta": self.objective.beta().item(), "sigma_0": sigmas[0], "sigma_1": sigmas[1],
                 "lr": self.optimizer.param_groups[0]["lr"].item(), "collapsed": self.faint >= 1000}
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
-        """Scores on the validation images and their codes; keeps the network if none was better (Sec. 6.5)."""
+        """Scores and codes of the validation images; keeps the network if none was better (Sec. 6.5)."""
         scores, codes = evaluate(self.vae, self.dataset, self.validation)
         # NaN and the first look never win; the earliest of equal scores does. Without factors the last one is
         # taken.
         score = scores.get("beta_vae", self.iteration)
-        if (self.iteration % self.interval == 0 or self.iteration == self.config.iterations) and score > self.best["score"]:
+        first_look = self.iteration % self.interval and self.iteration < self.config.iterations
+        if not first_look and score > self.best["score"]:
             self.best = {"iteration": self.iteration, "score": score}
             save(self.folder / "best.pt", {"network": self.vae.settings, "vae": self.vae.state_dict(),
                                            "beta": self.objective.beta().item(), **self.best})
         return scores, codes
 
     def truncate_log(self) -> None:
-        """Drop the lines that a killed process wrote after its last checkpoint; they will be written again."""
+        """Drop the lines that a killed process wrote after its last checkpoint: they come again."""
         with open(self.folder / "log.jsonl", "ab") as log:
             log.truncate(self.log_bytes)
 
@@ -265,7 +275,7 @@ class Run:
             self.log_bytes = log.tell()
 
     def draw(self, index: np.ndarray, codes: np.ndarray) -> None:
-        from lvae_min import plots      # matplotlib takes half a second to import
+        from lvae_min import plots  # matplotlib takes half a second to import
         plots.draw(self.folder, self.vae, self.dataset, index, codes)
 
     def finish(self) -> dict:
@@ -291,7 +301,8 @@ class Run:
         """Residuals s_i^4 / L_i - 1 at the end of training, L_i the mean over the last 1,000 iterations."""
         steps = np.array([line["step"] for line in lines])
         weights = np.diff(steps, prepend=0) * (steps > self.config.iterations - 1000)
-        rec, kl = (float(np.average([line[term] for line in lines], weights=weights)) for term in ("rec", "kl"))
+        rec, kl = (float(np.average([line[term] for line in lines], weights=weights))
+                   for term in ("rec", "kl"))
         residuals = self.objective.equilibrium(rec, kl)
         return {"rec": rec, "kl": kl, "residuals": residuals,
                 "transient": self.config.iterations < self.config.schedule} if residuals else {}

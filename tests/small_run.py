@@ -1,4 +1,4 @@
-"""run.py on 1,920 images of dSprites and a network of 32 hidden units: for tests that need a process of its own."""
+"""run.py on 1,920 images of dSprites and a net of 32 hidden units, for tests in a process of their own."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,9 @@ def small_dsprites(*_):
     grid = render.dsprites().reshape(*render.DSPRITES_SIZES, 64)[:, ::3, ::8, ::4, ::4]
     sizes = {"shape": 3, "scale": 2, "orientation": 5, "position x": 8, "position y": 8}
     octets = torch.from_numpy(np.ascontiguousarray(grid).reshape(-1, 64).view(np.uint8))
-    return data.Dataset("dsprites", "drawn", data.Spec((1, 64, 64), sizes, network="mlp", binary=True), octets)
+    return data.Dataset(
+        "dsprites", "drawn", data.Spec((1, 64, 64), sizes, network="mlp", binary=True), octets
+    )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,15 @@ from lvae_min.config import Config, learning_rates, one_cycle
 def torch_one_cycle(schedule):
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1e-4, total_steps=schedule, pct_start=0.5, anneal_strategy="cos", cycle_momentum=False,
-        div_factor=10, final_div_factor=10)
+        optimizer,
+        max_lr=1e-4,
+        total_steps=schedule,
+        pct_start=0.5,
+        anneal_strategy="cos",
+        cycle_momentum=False,
+        div_factor=10,
+        final_div_factor=10,
+    )
     rates = []
     for _ in range(schedule):
         rates.append(cycle.get_last_lr()[0])
@@ -45,24 +52,39 @@ def test_sigma_learns_faster_in_a_shorter_schedule_but_not_beyond_one_per_cent()
     assert learning_rates(Config(iterations=1000))[1].max() == pytest.approx(1e-2, rel=1e-3)
 
 
-@pytest.mark.parametrize("settings, name", [
-    ({}, "dsprites-lvae"), ({"model": "vae", "seed": 2}, "dsprites-vae-seed2"),
-    ({"iterations": 20_000}, "dsprites-lvae-iterations20000"),
-    ({"iterations": 20_000, "schedule": 20_000, "sigma_freeze": 0.05}, "dsprites-lvae-iterations20000"),
-    ({"iterations": 50_000, "schedule": 300_000}, "dsprites-lvae-iterations50000-schedule300000"),
-    ({"model": "beta-vae", "beta": 4.0}, "dsprites-beta-vae-beta4"), ({"model": "vae", "beta": 4.0}, "dsprites-vae"),
-    ({"device": "cuda:1", "batch_size": 32}, "dsprites-lvae-batch-size32-devicecuda1")])
+@pytest.mark.parametrize(
+    "settings, name",
+    [
+        ({}, "dsprites-lvae"),
+        ({"model": "vae", "seed": 2}, "dsprites-vae-seed2"),
+        ({"iterations": 20_000}, "dsprites-lvae-iterations20000"),
+        ({"iterations": 20_000, "schedule": 20_000, "sigma_freeze": 0.05}, "dsprites-lvae-iterations20000"),
+        ({"iterations": 50_000, "schedule": 300_000}, "dsprites-lvae-iterations50000-schedule300000"),
+        ({"model": "beta-vae", "beta": 4.0}, "dsprites-beta-vae-beta4"),
+        ({"model": "vae", "beta": 4.0}, "dsprites-vae"),
+        ({"device": "cuda:1", "batch_size": 32}, "dsprites-lvae-batch-size32-devicecuda1"),
+    ],
+)
 def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
     assert Config(**settings).name == name
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"dataset": "mnist"}, "--dataset mnist: expected dsprites"), ({"model": "gan"}, "--model gan: expected vae or beta-vae"),
-    ({"iterations": 0}, "--iterations 0: expected at least 1"), ({"batch_size": -1}, "--batch-size -1"),
-    ({"iterations": 10, "schedule": 5}, "--schedule 5: expected at least the 10 iterations"),
-    ({"beta": float("nan")}, "--beta nan"), ({"sigma_freeze": 1.5}, "--sigma-freeze 1.5: expected 0 to 1"),
-    ({"seed": -1}, "--seed -1"), ({"latents": 0}, "--latents 0"), ({"loss": "fast"}, "--loss fast"),
-    ({"threads": 0}, "--threads 0")])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dataset": "mnist"}, "--dataset mnist: expected dsprites"),
+        ({"model": "gan"}, "--model gan: expected vae or beta-vae"),
+        ({"iterations": 0}, "--iterations 0: expected at least 1"),
+        ({"batch_size": -1}, "--batch-size -1"),
+        ({"iterations": 10, "schedule": 5}, "--schedule 5: expected at least the 10 iterations"),
+        ({"beta": float("nan")}, "--beta nan"),
+        ({"sigma_freeze": 1.5}, "--sigma-freeze 1.5: expected 0 to 1"),
+        ({"seed": -1}, "--seed -1"),
+        ({"latents": 0}, "--latents 0"),
+        ({"loss": "fast"}, "--loss fast"),
+        ({"threads": 0}, "--threads 0"),
+    ],
+)
 def test_impossible_settings_are_named_with_what_is_expected(settings, message):
     with pytest.raises(ValueError, match=message):
         Config(**settings)

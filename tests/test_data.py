@@ -15,8 +15,12 @@ def archive(tmp_path, monkeypatch, sprites):
     monkeypatch.setattr(render, "DSPRITES_SIZES", ARCHIVE_SIZES)
     rows = np.ascontiguousarray(sprites.reshape(3, 6, 40, 32, 32, 64)[:, ::3, ::8, ::8, ::8]).reshape(-1, 64)
     file = tmp_path / data.DSPRITES_FILE
-    np.savez_compressed(file, imgs=render.unpack(rows), latents_classes=np.zeros((480, 6), np.int64),
-                        metadata=np.array({"pickled": True}, dtype=object))
+    np.savez_compressed(
+        file,
+        imgs=render.unpack(rows),
+        latents_classes=np.zeros((480, 6), np.int64),
+        metadata=np.array({"pickled": True}, dtype=object),
+    )
     return file, rows
 
 
@@ -29,8 +33,14 @@ def test_batch_is_the_images_of_the_index(small, small_images):
 
 def test_factors_follow_from_the_index_with_the_last_one_fastest(small):
     assert small.factors([0, 1, 8, 64, 320, 640, 1919]).tolist() == [
-        [0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0], [0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [1, 0, 0, 0, 0],
-        [2, 1, 4, 7, 7]]
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1],
+        [0, 0, 0, 1, 0],
+        [0, 0, 1, 0, 0],
+        [0, 1, 0, 0, 0],
+        [1, 0, 0, 0, 0],
+        [2, 1, 4, 7, 7],
+    ]
 
 
 def test_split_is_85_to_two_times_7_point_5_and_always_the_same():
@@ -67,12 +77,14 @@ def test_the_published_archive_is_read_instead_of_drawing(archive):
     assert dataset.source == str(file) and (dataset.octets.numpy().view(np.uint64) == rows).all()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "not a zip", "wrong count", "wrong dtype", "grey", "no images", "pickle"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "not a zip", "wrong count", "wrong dtype", "grey", "no images", "pickle"]
+)
 def test_a_damaged_archive_is_refused_in_one_line(archive, damage):
     file, rows = archive
     images = render.unpack(rows)
     if damage == "truncated":
-        file.write_bytes(file.read_bytes()[:-len(file.read_bytes()) // 2])
+        file.write_bytes(file.read_bytes()[: -len(file.read_bytes()) // 2])
     elif damage == "not a zip":
         file.write_bytes(b"<html>quota exceeded</html>")
     elif damage == "pickle":
@@ -80,7 +92,12 @@ def test_a_damaged_archive_is_refused_in_one_line(archive, damage):
     elif damage == "no images":
         np.savez(file, pictures=images)
     else:
-        np.savez(file, imgs={"wrong count": images[:-1], "wrong dtype": images.astype(np.int16), "grey": images * 255}[damage])
+        np.savez(
+            file,
+            imgs={"wrong count": images[:-1], "wrong dtype": images.astype(np.int16), "grey": images * 255}[
+                damage
+            ],
+        )
     with pytest.raises(ValueError, match="not the published dSprites archive, or damaged") as error:
         data.load("dsprites", file.parent)
     assert str(file) in str(error.value) and "\n" not in str(error.value)
@@ -88,7 +105,7 @@ def test_a_damaged_archive_is_refused_in_one_line(archive, damage):
 
 def test_an_archive_with_a_flipped_byte_is_refused(archive):
     file, rows = archive
-    np.savez(file, imgs=render.unpack(rows))                          # stored, so that the checksum must tell
+    np.savez(file, imgs=render.unpack(rows))  # stored, so that the checksum must tell
     with zipfile.ZipFile(file) as whole:
         offset = whole.getinfo("imgs.npy").header_offset + 5000
     content = bytearray(file.read_bytes())

@@ -6,10 +6,20 @@ import torch
 from lvae_min import losses
 from lvae_min.losses import OBJECTIVES, ControlVAE, DynamicVAE, SigmaVAE, elbo_terms, lvae_loss
 
-STEERED = [0, 0.2, 1, 5, 20, 20, 3, 0.1, 18, 18]        # nats; betas below: the authors' controllers on these
+STEERED = [0, 0.2, 1, 5, 20, 20, 3, 0.1, 18, 18]  # nats; betas below: the authors' controllers on these
 CONTROL = [1.003275, 1.003456, 1.005925, 1.01409, 1.0337, 1.0532, 1.054941, 1.049313, 1.0728, 1.0903]
-DYNAMIC = [149.996275, 149.99407, 149.993254, 149.99937, 150.026213, 150.069998, 150.116499, 150.162099, 150.2207,
-           150.2773]
+DYNAMIC = [
+    149.996275,
+    149.99407,
+    149.993254,
+    149.99937,
+    150.026213,
+    150.069998,
+    150.116499,
+    150.162099,
+    150.2207,
+    150.2773,
+]
 
 
 def batch(n=4, c=1, size=8, latents=3, dtype=torch.float64):
@@ -25,7 +35,9 @@ def test_kl_of_a_shifted_gaussian_is_half_its_squared_distance():
 
 
 def test_kl_of_a_wider_gaussian_is_known():
-    _, kl = elbo_terms(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 1), torch.full((1, 1), math.log(4.0)))
+    _, kl = elbo_terms(
+        torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 1), torch.full((1, 1), math.log(4.0))
+    )
     assert kl == pytest.approx((4 - 1 - math.log(4)) / 2)
 
 
@@ -36,15 +48,22 @@ def test_kl_stays_exact_and_positive_near_a_collapse():
 
 
 def test_rec_is_summed_over_pixels_and_averaged_over_images():
-    small, _ = elbo_terms(torch.zeros(3, 1, 4, 4), torch.ones(3, 1, 4, 4), torch.zeros(3, 1), torch.zeros(3, 1))
-    large, _ = elbo_terms(torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8), torch.zeros(3, 1), torch.zeros(3, 1))
+    small, _ = elbo_terms(
+        torch.zeros(3, 1, 4, 4), torch.ones(3, 1, 4, 4), torch.zeros(3, 1), torch.zeros(3, 1)
+    )
+    large, _ = elbo_terms(
+        torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8), torch.zeros(3, 1), torch.zeros(3, 1)
+    )
     assert (small, large) == (0.25 * 16, 0.25 * 64)
 
 
 def test_bytes_are_scaled_and_floats_are_not():
     x = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
     for image, scale in ((x, None), (x // 255, 1.0), (x / 255.0, None)):
-        assert elbo_terms(torch.full((1, 1, 2, 2), 50.0), image, torch.zeros(1, 1), torch.zeros(1, 1), scale)[0] < 1e-9
+        assert (
+            elbo_terms(torch.full((1, 1, 2, 2), 50.0), image, torch.zeros(1, 1), torch.zeros(1, 1), scale)[0]
+            < 1e-9
+        )
 
 
 def test_lvae_loss_is_equation_5():
@@ -53,7 +72,9 @@ def test_lvae_loss_is_equation_5():
     loss, rec, kl = lvae_loss(logits, x, mu, logvar, sigma)
     assert loss.item() == pytest.approx((rec / 1.44 + kl / 0.81 + 1.44 + 0.81).item())
     loss.backward()
-    assert sigma.grad.tolist() == pytest.approx([(-2 * rec / 1.2**3 + 2.4).item(), (-2 * kl / 0.9**3 + 1.8).item()])
+    assert sigma.grad.tolist() == pytest.approx(
+        [(-2 * rec / 1.2**3 + 2.4).item(), (-2 * kl / 0.9**3 + 1.8).item()]
+    )
 
 
 def test_the_weights_of_lvae_are_bounded():
@@ -89,10 +110,21 @@ def test_controllers_follow_those_of_their_authors(cls, expected):
     assert betas == pytest.approx(expected, abs=2e-6)
 
 
-@pytest.mark.parametrize("cls, at, nats", [
-    (ControlVAE, 4999, 0.5), (ControlVAE, 5000, 0.65), (ControlVAE, 300_000, 9.5), (ControlVAE, 600_000, 18),
-    (DynamicVAE, 5999, 0.5), (DynamicVAE, 6499, 0.575), (DynamicVAE, 6999, 0.65), (DynamicVAE, 11_999, 0.65),
-    (DynamicVAE, 300_000, 7.85015), (DynamicVAE, 702_667, 18)])
+@pytest.mark.parametrize(
+    "cls, at, nats",
+    [
+        (ControlVAE, 4999, 0.5),
+        (ControlVAE, 5000, 0.65),
+        (ControlVAE, 300_000, 9.5),
+        (ControlVAE, 600_000, 18),
+        (DynamicVAE, 5999, 0.5),
+        (DynamicVAE, 6499, 0.575),
+        (DynamicVAE, 6999, 0.65),
+        (DynamicVAE, 11_999, 0.65),
+        (DynamicVAE, 300_000, 7.85015),
+        (DynamicVAE, 702_667, 18),
+    ],
+)
 def test_set_points_rise_as_published_and_stretch_with_the_schedule(cls, at, nats):
     for stretch in (1, 2):
         objective = cls(schedule=losses.PAPER_ITERATIONS * stretch)
@@ -109,7 +141,7 @@ def test_controllers_rest_outside_training():
 
 def test_control_vae_stops_integrating_below_its_floor():
     objective = ControlVAE()
-    objective.step.fill_(600_000)                       # a set-point of 18 nats from the start
+    objective.step.fill_(600_000)  # a set-point of 18 nats from the start
     for _ in range(100):
         objective.weigh(torch.tensor(1.0), torch.tensor(0.5), 1)
     frozen = objective.integral.item()
@@ -122,7 +154,9 @@ def test_sigma_vae_is_the_negative_log_likelihood_of_a_gaussian():
     objective.log_sigma.data.fill_(-1.5)
     loss = objective.weigh(torch.tensor(25.0), torch.tensor(0.0), 4096)
     loss.backward()
-    assert loss.item() == pytest.approx(-2089.1934) and objective.log_sigma.grad.item() == pytest.approx(3565.2288)
+    assert loss.item() == pytest.approx(-2089.1934) and objective.log_sigma.grad.item() == pytest.approx(
+        3565.2288
+    )
     assert objective.sigmas().item() == pytest.approx(math.exp(-1.488952))
 
 

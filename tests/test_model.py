@@ -8,22 +8,34 @@ def weights(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("latents, encoder, total", [(5, 6_369_610, 12_737_306), (7, 6_374_414, 12_744_510),
-                                                     (9, 6_379_218, 12_751_714)])
+@pytest.mark.parametrize(
+    "latents, encoder, total",
+    [(5, 6_369_610, 12_737_306), (7, 6_374_414, 12_744_510), (9, 6_379_218, 12_751_714)],
+)
 def test_mlp_has_the_weights_of_table_1(latents, encoder, total):
     vae = VAE((1, 64, 64), latents, "mlp", binary=True)
     assert (weights(vae.encoder), weights(vae)) == (encoder, total)
 
 
-@pytest.mark.parametrize("size, latents, encoder, total", [
-    (64, 5, 149_546, 529_645), (64, 7, 149_678, 530_289), (64, 9, 149_810, 530_933),
-    (128, 9, 163_634, 298_997), (128, 10, 165_236, 300_855), (128, 32, 200_480, 341_731)])
+@pytest.mark.parametrize(
+    "size, latents, encoder, total",
+    [
+        (64, 5, 149_546, 529_645),
+        (64, 7, 149_678, 530_289),
+        (64, 9, 149_810, 530_933),
+        (128, 9, 163_634, 298_997),
+        (128, 10, 165_236, 300_855),
+        (128, 32, 200_480, 341_731),
+    ],
+)
 def test_cnn_has_the_weights_of_table_1(size, latents, encoder, total):
     vae = VAE((3, size, size), latents)
     assert (weights(vae.encoder), weights(vae)) == (encoder, total)
 
 
-@pytest.mark.parametrize("network, shape", [("mlp", (1, 64, 64)), ("cnn", (3, 64, 64)), ("cnn", (3, 128, 128))])
+@pytest.mark.parametrize(
+    "network, shape", [("mlp", (1, 64, 64)), ("cnn", (3, 64, 64)), ("cnn", (3, 128, 128))]
+)
 def test_logits_have_the_shape_of_the_images(network, shape):
     logits, mu, logvar = VAE(shape, 6, network)(torch.rand(2, *shape), torch.zeros(2, 6))
     assert logits.shape == (2, *shape) and mu.shape == logvar.shape == (2, 6)
@@ -37,15 +49,18 @@ def test_no_layer_but_the_hidden_ones_is_rectified():
 
 def test_first_layer_on_bits_equals_the_matrix_product_in_value_and_gradient():
     x = (torch.rand(7, 300, generator=torch.Generator().manual_seed(0)) < 0.1).byte()
-    x[3] = 0                                                                 # an image without a white pixel
+    x[3] = 0  # an image without a white pixel
     layer = PixelLinear(300, 11).double()
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.normal_(layer.bias)
     sparse, dense = layer(x), x.double() @ layer.weight + layer.bias
     weigh = torch.randn(7, 11, dtype=torch.float64)
     assert torch.allclose(sparse, dense)
-    for one, other in zip(torch.autograd.grad((sparse * weigh).sum(), (layer.weight, layer.bias)),
-                          torch.autograd.grad((dense * weigh).sum(), (layer.weight, layer.bias)), strict=True):
+    for one, other in zip(
+        torch.autograd.grad((sparse * weigh).sum(), (layer.weight, layer.bias)),
+        torch.autograd.grad((dense * weigh).sum(), (layer.weight, layer.bias)),
+        strict=True,
+    ):
         assert torch.allclose(one, other)
 
 

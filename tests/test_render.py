@@ -6,7 +6,7 @@ from lvae_min import render
 
 # Of the array that matched 409 published images without a wrong pixel.
 SHA256 = "faaf9cf5fa6256819224cb831e7fe802f7e166a63fda58f12c5f1c6eec3f5ea0"
-PUBLISHED_WHITE = 128_328_862           # the published mean x 4096 x 737,280
+PUBLISHED_WHITE = 128_328_862  # the published mean x 4096 x 737,280
 
 
 def test_dsprites_is_the_set_that_was_compared_with_the_published_images(sprites):
@@ -15,16 +15,21 @@ def test_dsprites_is_the_set_that_was_compared_with_the_published_images(sprites
 
 
 def test_white_pixels_are_within_two_of_the_published_mean(sprites):
-    assert abs(sum(int(render.unpack(part).sum()) for part in np.array_split(sprites, 60)) - PUBLISHED_WHITE) == 2
+    assert (
+        abs(sum(int(render.unpack(part).sum()) for part in np.array_split(sprites, 60)) - PUBLISHED_WHITE)
+        == 2
+    )
 
 
 def test_factors_describe_the_images(sprites):
     grid = render.unpack(sprites.reshape(*render.DSPRITES_SIZES, 64)[:, :, 0, ::31, ::31])
-    area = grid.sum((-2, -1)).mean((2, 3))                                   # (shape, scale)
+    area = grid.sum((-2, -1)).mean((2, 3))  # (shape, scale)
     assert (np.diff(area, axis=1) > 0).all()
-    x = (grid.sum(-2) * np.arange(64)).sum(-1) / grid.sum((-2, -1))          # centroid, (shape, scale, x, y)
+    x = (grid.sum(-2) * np.arange(64)).sum(-1) / grid.sum((-2, -1))  # centroid, (shape, scale, x, y)
     y = (grid.sum(-1) * np.arange(64)).sum(-1) / grid.sum((-2, -1))
-    assert np.allclose(x[:, :, 1] - x[:, :, 0], 32, atol=0.5) and np.allclose(y[..., 1] - y[..., 0], 32, atol=0.5)
+    assert np.allclose(x[:, :, 1] - x[:, :, 0], 32, atol=0.5) and np.allclose(
+        y[..., 1] - y[..., 0], 32, atol=0.5
+    )
 
 
 def test_first_and_last_orientation_look_alike(sprites):
@@ -35,4 +40,4 @@ def test_first_and_last_orientation_look_alike(sprites):
 def test_packing_and_unpacking_are_inverse():
     images = np.random.default_rng(0).integers(0, 2, (5, 64, 64), np.uint8)
     assert (render.unpack(render.pack(images)) == images).all()
-    assert render.pack(np.eye(64, dtype=np.uint8))[3] == 8                   # bit j is column j
+    assert render.pack(np.eye(64, dtype=np.uint8))[3] == 8  # bit j is column j

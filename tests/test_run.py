@@ -20,7 +20,9 @@ PICTURES = {"curves.png", "reconstructions.png", "traversal.png", "traversal.gif
 
 
 def small_run(out, *arguments):
-    return subprocess.run([*SMALL, "--out", str(out), *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [*SMALL, "--out", str(out), *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +39,18 @@ def test_a_grid_trains_scores_and_draws_each_run(finished):
     assert folders == {f"dsprites-{model}-iterations60-batch-size8-threads1" for model in ("lvae", "vae")}
     for folder in out.iterdir():
         assert {path.name for path in folder.iterdir()} == PICTURES | {
-            "config.json", "log.jsonl", "last.pt", "best.pt", "results.json", "lock"}
+            "config.json",
+            "log.jsonl",
+            "last.pt",
+            "best.pt",
+            "results.json",
+            "lock",
+        }
         scores = json.loads((folder / "results.json").read_text())["scores"]
         assert f"{scores['rec']:.2f}" in done.stdout and f"{scores['sap']:.3f}" in done.stdout
-    assert done.stdout.count("beta-VAE") >= 22 and "fixed point of Eq. 5: sigma_0^4 / rec - 1 = " in done.stdout
+    assert (
+        done.stdout.count("beta-VAE") >= 22 and "fixed point of Eq. 5: sigma_0^4 / rec - 1 = " in done.stdout
+    )
 
 
 def test_pictures_show_something(finished):
@@ -82,8 +92,12 @@ def wait_for_step(process, folder, step):
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(finished, tmp_path, kill):
-    process = subprocess.Popen([*SMALL, "--iterations", "60", "--out", tmp_path], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*SMALL, "--iterations", "60", "--out", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     folder = tmp_path / "dsprites-lvae-iterations60-batch-size8-threads1"
     wait_for_step(process, folder, 18)
     process.send_signal(kill)
@@ -91,7 +105,10 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(finished, tmp_pa
     assert not (folder / "results.json").exists()
     if kill != signal.SIGKILL:
         assert process.returncode == 130 and error == ""
-        assert f"continue with\n    python run.py --threads 1 --batch-size 8 --iterations 60 --out {tmp_path}" in said
+        assert (
+            f"continue with\n    python run.py --threads 1 --batch-size 8 --iterations 60 --out {tmp_path}"
+            in said
+        )
     assert "continued at iteration" in small_run(tmp_path, "--iterations", 60).stdout
     whole = finished[0] / folder.name
     assert (folder / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
@@ -101,18 +118,27 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(finished, tmp_pa
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--model", "lave"], "--model lave: expected vae or beta-vae or control-vae"), (["--dataset", "cats"], "--dataset cats"),
-    (["--iterations", "many"], "argument --iterations: invalid int value: 'many'"), (["--speed", "9"], "--speed 9"),
-    (["--iterations", "0"], "--iterations 0: expected at least 1"), (["--device", "tpu9"], "--device tpu9"),
-    (["--batch-size", "10000"], "batch size 10000: the training set has 1632 images")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "lave"], "--model lave: expected vae or beta-vae or control-vae"),
+        (["--dataset", "cats"], "--dataset cats"),
+        (["--iterations", "many"], "argument --iterations: invalid int value: 'many'"),
+        (["--speed", "9"], "--speed 9"),
+        (["--iterations", "0"], "--iterations 0: expected at least 1"),
+        (["--device", "tpu9"], "--device tpu9"),
+        (["--batch-size", "10000"], "batch size 10000: the training set has 1632 images"),
+    ],
+)
 def test_a_mistake_is_told_in_one_line(tmp_path, arguments, message):
     done = small_run(tmp_path, *arguments)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs /proc to have a folder nobody writes")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs /proc to have a folder nobody writes"
+)
 def test_a_folder_that_cannot_be_written_is_told_in_one_line():
     done = small_run("/proc/self", "--iterations", 10)
     assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1
@@ -122,15 +148,36 @@ def test_help_lists_every_setting_with_its_default(capsys):
     with pytest.raises(SystemExit):
         run.parse(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for flag in ("--dataset", "--model", "--iterations", "--schedule", "--batch-size", "--seed", "--beta", "--latents",
-                 "--sigma-freeze", "--loss", "--device", "--threads", "--out", "--data"):
+    for flag in (
+        "--dataset",
+        "--model",
+        "--iterations",
+        "--schedule",
+        "--batch-size",
+        "--seed",
+        "--beta",
+        "--latents",
+        "--sigma-freeze",
+        "--loss",
+        "--device",
+        "--threads",
+        "--out",
+        "--data",
+    ):
         assert flag + " " in text
     assert "(default: 300000)" in text and "0.05 at a shorter one" in text
 
 
 def test_a_grid_is_the_product_of_its_values_without_what_a_method_ignores():
     configs, out, folder = run.parse("--model vae beta-vae --beta 2 4 --seed 0 1 --out o --data d".split())
-    assert sorted(config.name for config in configs) == sorted([
-        "dsprites-vae", "dsprites-vae-seed1", "dsprites-beta-vae", "dsprites-beta-vae-seed1", "dsprites-beta-vae-beta4",
-        "dsprites-beta-vae-seed1-beta4"])
+    assert sorted(config.name for config in configs) == sorted(
+        [
+            "dsprites-vae",
+            "dsprites-vae-seed1",
+            "dsprites-beta-vae",
+            "dsprites-beta-vae-seed1",
+            "dsprites-beta-vae-beta4",
+            "dsprites-beta-vae-seed1-beta4",
+        ]
+    )
     assert (out, folder) == (Path("o"), Path("d"))

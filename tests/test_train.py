@@ -37,7 +37,9 @@ class StopAt(Event):
 
 def same(one, other):
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one if key != "seconds")
+        return one.keys() == other.keys() and all(
+            same(one[key], other[key]) for key in one if key != "seconds"
+        )
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
@@ -53,7 +55,7 @@ def test_a_stopped_and_continued_run_equals_an_uninterrupted_one(model, small, t
     start = whole.state()["objective"]
     moving = {name: value.clone() for name, value in start.items()}
     assert whole.train()
-    for stop in (37, 151):                              # off the log's beat, and off the evaluations'
+    for stop in (37, 151):  # off the log's beat, and off the evaluations'
         part = Run(config(model), tmp_path / "part", small)
         assert not part.train(StopAt(part, stop)) and part.iteration == stop
         part.close()
@@ -62,7 +64,7 @@ def test_a_stopped_and_continued_run_equals_an_uninterrupted_one(model, small, t
     assert same(whole.state(), part.state())
     assert (tmp_path / "whole/log.jsonl").read_bytes() == (tmp_path / "part/log.jsonl").read_bytes()
     assert same(load_checkpoint(tmp_path / "whole/best.pt"), load_checkpoint(tmp_path / "part/best.pt"))
-    assert not moving or not same(moving, whole.state()["objective"])       # the method's own state took part
+    assert not moving or not same(moving, whole.state()["objective"])  # the method's own state took part
 
 
 def test_lines_written_after_the_last_checkpoint_are_written_again(small, tmp_path):
@@ -74,11 +76,16 @@ def test_lines_written_after_the_last_checkpoint_are_written_again(small, tmp_pa
         log.write(b'{"step": 110, "loss": 1.0}\n{"step": 12')
     assert Run(config(), tmp_path, small).train()
     lines = (tmp_path / "log.jsonl").read_bytes()
-    assert lines.startswith(kept) and [json.loads(line)["step"] for line in lines.splitlines()].count(115) == 1
+    assert (
+        lines.startswith(kept) and [json.loads(line)["step"] for line in lines.splitlines()].count(115) == 1
+    )
 
 
 def test_seeds_differ_and_repeat(small, tmp_path):
-    runs = [Run(config(seed=seed, iterations=5), tmp_path / str(number), small) for number, seed in enumerate((1, 1, 2))]
+    runs = [
+        Run(config(seed=seed, iterations=5), tmp_path / str(number), small)
+        for number, seed in enumerate((1, 1, 2))
+    ]
     for run in runs:
         run.train()
     assert same(runs[0].state()["vae"], runs[1].state()["vae"])
@@ -90,14 +97,18 @@ def test_global_random_numbers_are_neither_used_nor_changed(small, tmp_path):
     np.random.seed(5)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     Run(config(iterations=20), tmp_path, small).train()
-    assert torch.equal(before[0], torch.random.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+    assert (
+        torch.equal(before[0], torch.random.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+    )
 
 
 def test_adam_has_the_settings_of_section_6_3_and_follows_the_schedule(small, tmp_path):
     run = Run(config(schedule=300_000, iterations=100), tmp_path, small)
     run.step()
     groups = run.optimizer.param_groups
-    assert [(group["betas"], group["eps"], group["weight_decay"]) for group in groups] == [((0.9, 0.999), 1e-8, 0)] * 2
+    assert [(group["betas"], group["eps"], group["weight_decay"]) for group in groups] == [
+        ((0.9, 0.999), 1e-8, 0)
+    ] * 2
     assert [group["lr"].item() for group in groups] == pytest.approx([1e-5, 1e-5])
     assert groups[1]["params"][0] is run.objective.sigma
 
@@ -123,9 +134,16 @@ def test_the_log_holds_means_over_its_lines(small, tmp_path, monkeypatch):
     assert set(lines[0]) >= {"step", "loss", "rec", "kl", "beta", "sigma_0", "sigma_1", "lr", "validation"}
 
 
-@pytest.mark.parametrize("iterations, looks", [
-    (300_000, [1000, *range(10_000, 300_001, 10_000)]), (20_000, [1000, *range(2000, 20_001, 2000)]),
-    (500, range(50, 501, 50)), (3, [1, 2, 3]), (25, [*range(2, 25, 2), 25])])
+@pytest.mark.parametrize(
+    "iterations, looks",
+    [
+        (300_000, [1000, *range(10_000, 300_001, 10_000)]),
+        (20_000, [1000, *range(2000, 20_001, 2000)]),
+        (500, range(50, 501, 50)),
+        (3, [1, 2, 3]),
+        (25, [*range(2, 25, 2), 25]),
+    ],
+)
 def test_a_run_is_looked_at_early_every_10000_iterations_and_at_least_ten_times(iterations, looks):
     run = Run.__new__(Run)
     run.config, due = Config(iterations=iterations), []
@@ -135,11 +153,17 @@ def test_a_run_is_looked_at_early_every_10000_iterations_and_at_least_ten_times(
     assert due == list(looks)
 
 
-@pytest.mark.parametrize("scores, selected", [
-    ([0.1, 0.5, 0.5, 0.2], 2), ([math.nan, 0.3, math.nan, 0.2], 2), ([0.4, 0.1, 0.1, 0.1], 1)])
-def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(small, tmp_path, monkeypatch, scores, selected):
+@pytest.mark.parametrize(
+    "scores, selected",
+    [([0.1, 0.5, 0.5, 0.2], 2), ([math.nan, 0.3, math.nan, 0.2], 2), ([0.4, 0.1, 0.1, 0.1], 1)],
+)
+def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(
+    small, tmp_path, monkeypatch, scores, selected
+):
     given = iter(scores * 10)
-    monkeypatch.setattr(train, "evaluate", lambda *_: ({"rec": 1.0, "kl": 1.0, "beta_vae": next(given)}, None))
+    monkeypatch.setattr(
+        train, "evaluate", lambda *_: ({"rec": 1.0, "kl": 1.0, "beta_vae": next(given)}, None)
+    )
     run = Run(config(iterations=10), tmp_path, small)
     run.train(StopAt(run, 4))
     assert run.best["iteration"] == load_checkpoint(tmp_path / "best.pt")["iteration"] == selected
@@ -155,7 +179,7 @@ def test_without_factors_the_last_network_is_selected(small, tmp_path):
 
 
 def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, monkeypatch):
-    monkeypatch.undo()                                                       # the real scores
+    monkeypatch.undo()  # the real scores
     monkeypatch.setattr("lvae_min.model.HIDDEN", 32)
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     run = Run(config(iterations=30), tmp_path, small)
@@ -165,11 +189,19 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
     scores, codes = train.evaluate(vae, small, run.test)
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored == json.loads(json.dumps(results)) and list(stored["scores"]) == SCORES
-    assert stored["scores"]["mig"] == pytest.approx(scores["mig"]) and stored["scores"]["rec"] == pytest.approx(scores["rec"])
+    assert stored["scores"]["mig"] == pytest.approx(scores["mig"]) and stored["scores"][
+        "rec"
+    ] == pytest.approx(scores["rec"])
     assert codes == pytest.approx(vae.encode(small.batch(torch.from_numpy(run.test)))[0].numpy(), abs=1e-6)
     assert stored["rec_mean"] == pytest.approx(
         (vae.decode(torch.from_numpy(codes).float()) - small.batch(torch.from_numpy(run.test)).float())
-        .square().flatten(1).sum(1).mean().item(), rel=1e-5)
+        .square()
+        .flatten(1)
+        .sum(1)
+        .mean()
+        .item(),
+        rel=1e-5,
+    )
     assert {"commit", "versions", "device", "seconds", "settings", "elbo"} <= set(stored)
 
 
@@ -192,6 +224,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_next_checkpoint(smal
     with pytest.raises(FloatingPointError, match="not finite between iterations 24 and 46 .rec nan"):
         run.train()
     assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 23
+
+
+def test_a_run_that_is_stopped_keeps_no_network_that_is_not_finite(small, tmp_path):
+    run = Run(config(), tmp_path, small)
+    run.vae.decoder[0].bias.data[0] = math.nan
+    with pytest.raises(FloatingPointError, match="iterations 1 and 3"):
+        run.train(StopAt(run, 3))
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_a_collapse_is_flagged_after_a_thousand_iterations(small, tmp_path):
@@ -224,7 +264,9 @@ def test_a_second_process_on_a_run_is_refused(small, tmp_path):
     Run(config(), tmp_path, small)
 
 
-@pytest.mark.parametrize("name, content", [("last.pt", b"PK\x03\x04 half"), ("last.pt", b""), ("config.json", b"{")])
+@pytest.mark.parametrize(
+    "name, content", [("last.pt", b"PK\x03\x04 half"), ("last.pt", b""), ("config.json", b"{")]
+)
 def test_a_damaged_file_is_refused_in_one_line_and_left_alone(small, tmp_path, name, content):
     run = Run(config(), tmp_path, small)
     run.train(StopAt(run, 3))
