@@ -84,6 +84,12 @@ def test_weights_are_spread_as_pytorch_spreads_them(network, shape):
             assert abs(layer.weight.std() / spread - 1) < 0.1
 
 
+def test_weights_of_the_first_layer_are_spread_over_its_pixels():
+    layer = VAE((1, 64, 64), 5, "mlp", binary=True).encoder[1]
+    for weights in (layer.weight, layer.bias):
+        assert 0.9 / 64 < weights.abs().max() <= 1 / 64
+
+
 def test_noise_is_scaled_by_the_standard_deviation():
     vae = VAE((1, 64, 64), 2, "mlp")
     x, noise = torch.rand(3, 1, 64, 64), torch.randn(3, 2)

@@ -290,10 +290,14 @@ def test_a_checkpoint_with_code_in_it_is_not_run(small, tmp_path):
     assert not (tmp_path / "hacked").exists()
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, step):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
     file = tmp_path / "last.pt"
     write_whole(file, b"old")
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(step, full_disk)
     with pytest.raises(OSError, match="No space"):
         write_whole(file, b"new and longer")
     assert file.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["last.pt"]
