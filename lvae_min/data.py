@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvae_min import render
+from lvae_min import arm3d, render
+from lvae_min.stores import Bits, Painted, Pixels
 
 SCORED = 10_000         # images of a split that are scored, always the same ones
 TEST_SHARE = 0.075      # Sec. 6.1: around 85 % for training, the rest equally split
@@ -28,11 +29,13 @@ class Spec:
     factors: dict[str, int]                     # name: number of values
     network: str = "cnn"                        # Sec. 6.3: an MLP for dSprites, a CNN for the others
     binary: bool = False                        # images are 0/1, kept as bits
+    latents: int | None = None                  # dimensions of z, where not one a factor
 
 
 SPECS = {
     "dsprites": Spec((1, 64, 64), {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "position y": 32},
                      network="mlp", binary=True),
+    "arm3d": Spec((3, 64, 64), arm3d.FACTORS),
 }
 DSPRITES_FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 
@@ -41,36 +44,42 @@ class Dataset:
     """Images (M, C, H, W) and their factors (M, K), by index.
 
     name, source    what it is called, and where its images came from
+    store           the images: one of stores.py
+    labels          (M, K) int64, the factors where they are not the complete grid of their values
     shape           (C, H, W)
     binary          images are 0/1, not 0 to 255; `scale` times an image is in [0, 1]
     factor_names, factor_sizes      empty where there are none
     """
 
-    def __init__(self, name: str, source: str, spec: Spec, octets: Tensor):
+    def __init__(self, name: str, source: str, spec: Spec, store: Bits | Pixels | Painted,
+                 labels: np.ndarray | None = None):
         self.name, self.source, self.shape, self.network = name, source, spec.shape, spec.network
         self.binary, self.scale = spec.binary, 1.0 if spec.binary else 1 / 255
         self.factor_names, self.factor_sizes = list(spec.factors), tuple(spec.factors.values())
-        self.octets = octets                                                   # (M, bytes of an image) uint8
-        eight = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        self.bits = torch.from_numpy(eight.view(np.int64)[:, 0].copy())        # (256,) eight 0/1 pixels of a byte
+        self.latents = spec.latents or len(self.factor_names) or 10            # Sec. 6.3, if no other number is asked for
+        self.store, self.labels = store, labels
 
     def __len__(self) -> int:
-        return len(self.octets)
+        return len(self.store)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made."""
+        return self.store.device
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Move the images to a device, where batches are then made."""
-        self.octets, self.bits = self.octets.to(device), self.bits.to(device)
+        self.store.to(device)
         return self
 
     def batch(self, index: Tensor) -> Tensor:
         """Images (N, C, H, W) uint8 of `index` (N,) int64, on the device of the set."""
-        octets = self.octets.index_select(0, index)
-        if self.binary:
-            octets = self.bits.index_select(0, octets.flatten().int()).view(torch.uint8)
-        return octets.view(-1, *self.shape)
+        return self.store.batch(index)
 
     def factors(self, index: Sequence[int]) -> np.ndarray:
-        """Factor values (N, K) int64 of images `index`, from the index alone."""
+        """Factor values (N, K) int64 of images `index`."""
+        if self.labels is not None:
+            return self.labels[np.asarray(index)]
         return np.stack(np.unravel_index(np.asarray(index), self.factor_sizes), 1)
 
 
@@ -139,15 +148,31 @@ def read_dsprites(file: Path) -> np.ndarray:
     return rows
 
 
+def load_dsprites(folder: Path) -> Dataset:
+    """dSprites from its archive, or drawn if that is not there (1 s)."""
+    file = folder / DSPRITES_FILE
+    # Drawing takes as long as reading the drawn images from a disk (1 s): they are not kept.
+    rows = read_dsprites(file) if file.exists() else render.dsprites()
+    octets = torch.from_numpy(rows.astype("<u8", copy=False).view(np.uint8))
+    spec = SPECS["dsprites"]
+    return Dataset("dsprites", str(file) if file.exists() else "drawn", spec, Bits(octets, spec.shape))
+
+
+def load_arm3d(_: Path) -> Dataset:
+    """The robot arm's scene, drawn (5 s); 160 MB."""
+    sizes = tuple(arm3d.FACTORS.values())
+    store = Painted(torch.from_numpy(arm3d.views()), arm3d.palettes(), sizes, geometry=(1, 2, 3, 5, 6), colors=(0, 4))
+    return Dataset("arm3d", "drawn", SPECS["arm3d"], store)
+
+
+LOADERS = {"dsprites": load_dsprites, "arm3d": load_arm3d}
+
+
 def load(name: str, folder: Path | str = "data") -> Dataset:
-    """The data set `name`; `folder` holds archives. dSprites is drawn if its archive is not there (1 s).
+    """The data set `name`; `folder` holds archives and prepared sets.
 
     Raises ValueError for an unknown name or a damaged archive.
     """
     if name not in SPECS:
         raise ValueError(f"dataset {name!r}: expected {' or '.join(SPECS)}")
-    file = Path(folder) / DSPRITES_FILE
-    # Drawing takes as long as reading the drawn images from a disk (1 s): they are not kept.
-    rows = read_dsprites(file) if file.exists() else render.dsprites()
-    octets = torch.from_numpy(rows.astype("<u8", copy=False).view(np.uint8))
-    return Dataset(name, str(file) if file.exists() else "drawn", SPECS[name], octets)
+    return LOADERS[name](Path(folder))
