@@ -213,13 +213,13 @@ def load_own(path: Path, folder: Path) -> Dataset:
     """Images of the user's own, prepared under `folder` the first time."""
     images, labels, about = open_set(own.prepared(path, folder))
     values = [] if labels is None else (labels.max(0) + 1).tolist()
-    spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(about["names"], values, strict=True)))
-    return Dataset(own_name(str(path)), about["source"], spec, Pixels(images), labels)
+    spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(about.get("names", []), values, strict=True)))
+    return Dataset(own_name(str(path)), about.get("source", str(path)), spec, Pixels(images), labels)
 
 
 def is_path(name: str) -> bool:
     """Whether a name that is given for a data set means files of the user's own."""
-    return name not in SPECS and bool(os.sep in name or Path(name).suffix or Path(name).exists())
+    return name not in SPECS and name != "" and bool(os.sep in name or Path(name).suffix or Path(name).exists())
 
 
 def own_name(path: str) -> str:

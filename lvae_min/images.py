@@ -7,6 +7,7 @@ the factors do not follow from the index. It is written beside its place and mov
 import fcntl
 import io
 import json
+import math
 import os
 import shutil
 import stat
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from lvae_min.files import brief
 
@@ -49,7 +51,7 @@ def read_npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
 
 def read_npy_chunks(stream, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
     """The rest of an open .npy file, CHUNK rows at a time. Raises ValueError if it is cut short."""
-    row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    row = math.prod(shape[1:]) * dtype.itemsize
     for start in range(0, shape[0], CHUNK):
         count = min(CHUNK, shape[0] - start)
         content = stream.read(count * row)
@@ -122,7 +124,7 @@ def write_set(folder: Path, shape: tuple[int, int, int, int], chunks: Iterable[n
 
     Raises ValueError if the chunks do not add up to that, if the disk is too small, or if another process is at it.
     """
-    part, size = folder.with_name(folder.name + ".part"), int(np.prod(shape, dtype=np.int64))
+    part, size = folder.with_name(folder.name + ".part"), math.prod(shape)
     part.mkdir(parents=True, exist_ok=True)
     lock = os.open(part, os.O_RDONLY)
     try:
@@ -130,6 +132,8 @@ def write_set(folder: Path, shape: tuple[int, int, int, int], chunks: Iterable[n
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"{folder}: another process prepares it; wait for that") from None
+        for left in part.iterdir():                # by a process that was killed
+            left.unlink()
         if shutil.disk_usage(part).free < size:
             raise ValueError(f"{folder}: needs {size / 1e9:.1f} GB, and the disk has "
                              f"{shutil.disk_usage(part).free / 1e9:.1f} GB; name another folder with --data")
@@ -145,13 +149,21 @@ def write_set(folder: Path, shape: tuple[int, int, int, int], chunks: Iterable[n
         os.close(lock)
 
 
+def bar(chunks: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+    """The chunks, with a progress bar where stderr is a terminal."""
+    with tqdm(total=total, unit="image", disable=None) as progress:
+        for chunk in chunks:
+            yield chunk
+            progress.update(len(chunk))
+
+
 def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict, factors: np.ndarray | None) -> None:
     """Write the files of a prepared set. They are written, not mapped: mapped pages would fill the memory."""
     written = 0
     with open(part / "images.npy", "wb") as stream:
         header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(stream, header)
-        for chunk in chunks:
+        for chunk in bar(chunks, shape[0]):
             if chunk.shape[1:] != tuple(shape[1:]) or chunk.dtype != np.uint8:
                 raise ValueError(f"images are {chunk.dtype} {chunk.shape[1:]}, expected uint8 {tuple(shape[1:])}")
             stream.write(np.ascontiguousarray(chunk).data)

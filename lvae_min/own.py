@@ -178,9 +178,12 @@ def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
     """Width and height of an image file, and its mode, from its first bytes."""
     try:
         with im.Image.open(file) as image:
-            return image.size, image.mode
-    except (*im.DAMAGED, im.Image.DecompressionBombError) as error:
-        raise ValueError(f"{file.name}: not an image, or damaged ({brief(error).split(' ')[0]})") from None
+            size, mode = image.size, image.mode
+    except (*im.DAMAGED, im.Image.DecompressionBombError):
+        raise ValueError(f"{file.name}: not an image, or a damaged one; remove it, or put another in its place") from None
+    if mode[0] in "IF":
+        raise ValueError(f"{file.name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
+    return size, mode
 
 
 def prepared(path: Path, folder: Path) -> Path:
@@ -205,6 +208,6 @@ def prepared(path: Path, folder: Path) -> Path:
             prepare_array(kinds[path.suffix.lower()](path), target, about)
     except im.DAMAGED as error:
         if str(path) in str(error) or str(target) in str(error):
-            raise ValueError(brief(error)) from None
+            raise ValueError(str(error)) from None
         raise ValueError(f"{path}: {brief(error)}") from None
     return target

@@ -49,7 +49,7 @@ DRIVE = "https://drive.google.com/uc?id="
 HIGH_RES = "CC BY 4.0 (github.com/NVlabs/High-res-disentanglement-datasets)"
 ARCHIVES = {
     "dsprites": Archive(
-        DSPRITES_FILE, "https://github.com/google-deepmind/dsprites-dataset", "26 MB", "zlib/libpng",
+        DSPRITES_FILE, "https://github.com/google-deepmind/dsprites-dataset", "26 MB", "Apache 2.0",
         url="https://github.com/google-deepmind/dsprites-dataset/raw/master/" + DSPRITES_FILE,
         md5="7da33b31b13a06f4b04a70402ce90c2e"),
     "mpi3d": Archive("real3d_complicated_shapes_ordered.npz", DRIVE + "1Tp8eTdHxgUMtsZv5uAoYAbJR1BOa_OQm",
@@ -84,17 +84,23 @@ def halved(content: bytes) -> np.ndarray:
 
 
 def check_labels(content: bytes, sizes: tuple[int, ...]) -> None:
-    """Raise ValueError unless labels (M, K), any increasing numbers for a factor's values, are the grid of `sizes`."""
+    """Raise ValueError unless labels (M, K) are the complete grid of `sizes`, the last factor fastest.
+
+    A factor's values may be any numbers, and its column any one: only the factors' order and sizes are relied on.
+    """
     stream = im.io.BytesIO(content)
     shape, dtype = im.read_npy_header(stream)
     wanted = int(np.prod(sizes)), len(sizes)
     if shape != wanted or dtype.kind not in "iuf":
         raise ValueError(f"labels are {dtype} {shape}, expected numbers {wanted}")
-    labels = np.concatenate(list(im.read_npy_chunks(stream, shape, dtype)))
-    for k, grid in enumerate(np.unravel_index(np.arange(wanted[0]), sizes)):
-        values = np.unique(labels[:, k])
-        if len(values) != sizes[k] or not (values[grid] == labels[:, k]).all():
-            raise ValueError(f"labels: column {k} is not the expected one of {sizes[k]} values in order")
+    labels = np.concatenate(list(im.read_npy_chunks(stream, shape, dtype))).round(4)
+    for k, size in enumerate(sizes):
+        stride = int(np.prod(sizes[k + 1:]))
+        grid = np.arange(wanted[0]) // stride % size
+        values = labels[np.arange(size) * stride]                             # (size, K), of every value of factor k
+        if not any(len(np.unique(value)) == size and (value[grid] == column).all()
+                   for value, column in zip(values.T, labels.T, strict=True)):
+            raise ValueError(f"labels: no column has {size} values that change every {stride} images")
 
 
 def read_pngs(file: Path, spec: Spec, labels: str) -> Iterator[np.ndarray]:
@@ -173,7 +179,7 @@ READERS = {
 }
 
 
-def prepare(name: str, file: Path, folder: Path, quiet: bool = False) -> Path:
+def prepare(name: str, file: Path, folder: Path) -> Path:
     """Make the prepared set `folder`/`name` from its archive `file`. Raises ValueError for a damaged archive."""
     spec = SPECS[name]
     channels, height, width = spec.shape
@@ -183,18 +189,12 @@ def prepare(name: str, file: Path, folder: Path, quiet: bool = False) -> Path:
         factors = None
         if name == "celeba":
             factors = read_attributes(file.parent / ATTRIBUTE_FILE)[celeba_subset(spec.count)]
-        with tqdm(total=spec.count, desc=name, unit="image", disable=quiet) as bar:
-            def counted() -> Iterator[np.ndarray]:
-                for chunk in READERS[name](file, spec):
-                    yield chunk
-                    bar.update(len(chunk))
-
-            im.write_set(folder / name, (spec.count, height, width, channels), counted(),
-                         {"source": str(file), "bytes": file.stat().st_size}, factors)
+        im.write_set(folder / name, (spec.count, height, width, channels), READERS[name](file, spec),
+                     {"source": str(file), "bytes": file.stat().st_size}, factors)
     except im.DAMAGED as error:
         known = str(file.parent) in str(error) or str(folder) in str(error)
-        why = brief(error) if known else f"{file}: not the archive of {name}, or damaged ({brief(error)})"
-        raise ValueError(f"{why}; nothing was prepared") from None
+        why = error if known else f"{file}: not the archive of {name}, or damaged ({brief(error)})"
+        raise ValueError(f"{why}; nothing was prepared. {name} is to be had from {ARCHIVES[name].where}") from None
     return folder / name
 
 
@@ -206,7 +206,7 @@ def md5(file: Path) -> str:
     return total.hexdigest()
 
 
-def download(archive: Archive, folder: Path, quiet: bool = False) -> Path:
+def download(archive: Archive, folder: Path) -> Path:
     """Download an archive into `folder`; a part that is there is continued.
 
     Raises ValueError when it cannot be had, and when its hash is not the published one; the file is not kept then.
@@ -220,7 +220,7 @@ def download(archive: Archive, folder: Path, quiet: bool = False) -> Path:
             done = done if answer.status == 206 else 0                        # 200: the whole file comes again
             total = done + int(answer.headers.get("Content-Length") or 0)
             with (open(part, "ab" if done else "wb") as stream,
-                  tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name, disable=quiet) as bar):
+                  tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name, disable=None) as bar):
                 while block := answer.read(BLOCK):
                     stream.write(block)
                     bar.update(len(block))
@@ -261,6 +261,8 @@ def main(arguments: list[str]) -> None:
     if given.file is None and not file.exists():
         raise ValueError(place(given.name, given.data))
     began = time.monotonic()
+    if archive.md5 and file.is_file() and (found := md5(file)) != archive.md5:
+        print(f"{file}: md5 {found}, published is {archive.md5}; repacked, or damaged", file=sys.stderr)
     if given.name == "dsprites":
         if file.resolve() != (given.data / archive.file).resolve():
             raise ValueError(f"dsprites is used as published: put {file} into {given.data} as {archive.file}")
