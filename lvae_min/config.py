@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lvae_min.data import SPECS
+from lvae_min.data import NAMES, SPECS, is_path, own_name
 from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
@@ -24,7 +24,8 @@ class Config:
     Raises ValueError for an unknown name or an impossible value.
     """
 
-    dataset: str = setting("dsprites", f"data set: {', '.join(SPECS)}")
+    dataset: str = setting("dsprites", f"data set: {', '.join(SPECS)}, or the path of your own images: a folder, "
+                                         "an .npz or an .h5")
     model: str = setting("lvae", f"method: {', '.join(OBJECTIVES)}")
     iterations: int = setting(PAPER_ITERATIONS, "training iterations (Sec. 6.3: up to 300,000)")
     schedule: int | None = setting(None, "length of the OneCycle learning-rate schedule in iterations; "
@@ -32,7 +33,8 @@ class Config:
     batch_size: int = setting(64, "images a batch (Sec. 6.3: 32, 64, 128 or 256)")
     seed: int = setting(0, "seed of weights, batches and noise")
     beta: float = setting(2.0, "weight of the KL term, for beta-vae (Sec. 6.3: 2 or 4)")
-    latents: int | None = setting(None, "dimensions of z (default: the number of factors, Sec. 6.3)")
+    latents: int | None = setting(None, "dimensions of z (default: the number of factors, Sec. 6.3; "
+                                        "10 for celeba and without factors)")
     sigma_freeze: float | None = setting(None, "fraction of the schedule in which learned scales stay at 1 "
                                                "(default: 0 at a schedule of 300,000, 0.05 at a shorter one)")
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
@@ -44,7 +46,7 @@ class Config:
             object.__setattr__(self, "schedule", self.iterations)
         if self.sigma_freeze is None:
             object.__setattr__(self, "sigma_freeze", 0.05 if self.schedule < PAPER_ITERATIONS else 0.0)
-        self.check("dataset", self.dataset in SPECS, " or ".join(SPECS))
+        self.check("dataset", self.dataset in SPECS or is_path(self.dataset), NAMES)
         self.check("model", self.model in OBJECTIVES, " or ".join(OBJECTIVES))
         self.check("iterations", self.iterations >= 1, "at least 1")
         self.check("schedule", self.schedule >= self.iterations, f"at least the {self.iterations} iterations")
@@ -67,7 +69,7 @@ class Config:
         """The run's folder: data set, method, and settings that are not what they would be by themselves."""
         usual = dataclasses.asdict(Config(self.dataset, self.model, self.iterations, self.schedule))
         usual |= {"iterations": PAPER_ITERATIONS, "schedule": self.iterations}
-        parts = [self.dataset, self.model]
+        parts = [own_name(self.dataset) if is_path(self.dataset) else self.dataset, self.model]
         for setting_name, value in dataclasses.asdict(self).items():
             if value != usual[setting_name]:
                 shown = f"{value:g}" if isinstance(value, float) else str(value).replace(":", "")

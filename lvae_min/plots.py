@@ -77,7 +77,7 @@ def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float) -> Non
 
 def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> list[str]:
     """For each latent its KL in nats, a mean over some images, and the factor it knows most about."""
-    mu, logvar = vae.encode(dataset.batch(torch.from_numpy(index[:2000]).to(dataset.octets.device)))
+    mu, logvar = vae.encode(dataset.batch(torch.from_numpy(index[:2000]).to(dataset.device)))
     kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0)
     titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]
     if dataset.factor_names:
@@ -119,6 +119,6 @@ def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None
 def draw(folder: Path, vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> None:
     """All pictures of a run so far; codes (M, L) are those of images `index`."""
     curves(folder)
-    some = dataset.batch(torch.from_numpy(index[:10]).to(dataset.octets.device))
+    some = dataset.batch(torch.from_numpy(index[:10]).to(dataset.device))
     reconstructions(folder, vae, some, dataset.scale)
     traversals(folder, vae, some[:1], latent_titles(vae, dataset, index, codes))

@@ -59,7 +59,7 @@ def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray) -> tuple[dict[str, f
     """
     noise, codes, sums = torch.Generator().manual_seed(0), [], np.zeros(3)
     for part in torch.from_numpy(index).split(1000):
-        x = dataset.batch(part.to(dataset.octets.device))
+        x = dataset.batch(part.to(dataset.device))
         mu, logvar = vae.posterior(x)
         z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
         rec, kl = losses.elbo_terms(vae.decoder(z), x, mu, logvar, dataset.scale)
@@ -82,7 +82,7 @@ class Run:
 
     def __init__(self, config: Config, folder: Path | str, dataset: Dataset):
         self.folder = Path(folder)
-        self.config = dataclasses.replace(config, latents=config.latents or len(dataset.factor_names) or 10)
+        self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
         self.threads = config.threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(self.threads)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvae_min import data, model, render
+from lvae_min import data, model, render, stores
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +26,4 @@ def small(small_images, monkeypatch):
     monkeypatch.setattr(model, "HIDDEN", 32)
     sizes = {"shape": 3, "scale": 2, "orientation": 5, "position x": 8, "position y": 8}
     spec = data.Spec((1, 64, 64), sizes, network="mlp", binary=True)
-    return data.Dataset("dsprites", "drawn", spec, torch.from_numpy(small_images.copy()))
+    return data.Dataset("dsprites", "drawn", spec, stores.Bits(torch.from_numpy(small_images.copy()), spec.shape))

@@ -74,7 +74,7 @@ def test_a_batch_larger_than_the_training_set_is_refused():
 def test_the_published_archive_is_read_instead_of_drawing(archive):
     file, rows = archive
     dataset = data.load("dsprites", file.parent)
-    assert dataset.source == str(file) and (dataset.octets.numpy().view(np.uint64) == rows).all()
+    assert dataset.source == str(file) and (dataset.store.octets.numpy().view(np.uint64) == rows).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,213 @@
+"""Images of the user's own: a folder of image files, an .npz, or an .h5, made a prepared set once.
+
+Images are cropped to their middle square and made 64 x 64, or 128 x 128 where they are at least that large. An
+array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; uint8 or floats, 0 to 1 or 0 to 255.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from lvae_min import images as im
+from lvae_min.files import brief
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FACTORS, NAMES = "factors", "factor_names"
+
+
+class Array:
+    """The images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        found = self.arrays()
+        images = {name: kind for name, kind in found.items() if name not in (FACTORS, NAMES) and len(kind[0]) in (3, 4)}
+        if len(images) > 1 and "images" in images:
+            images = {"images": images["images"]}
+        if len(images) != 1:
+            raise ValueError(f"holds {', '.join(found) or 'nothing'}; expected one array of images (N, H, W), "
+                             "(N, H, W, C) or (N, C, H, W), or several of which one is called 'images'")
+        (self.name, (self.shape, self.dtype)), = images.items()
+        self.names = [name for name in (FACTORS, NAMES) if name in found]
+
+
+class Npz(Array):
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Name, shape and type of each array."""
+        found = {}
+        with zipfile.ZipFile(self.path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    try:
+                        found[member.removesuffix(".npy")] = im.read_npy_header(stream)
+                    except ValueError as error:
+                        raise ValueError(f"{member}: {brief(error)}") from None
+        return found
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.name + ".npy") as stream:
+            yield from im.read_npy_chunks(stream, *im.read_npy_header(stream))
+
+    def read(self, name: str) -> np.ndarray:
+        with np.load(self.path, allow_pickle=False) as arrays:
+            return arrays[name]
+
+
+class Hdf5(Array):
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        found = {}
+        with h5py.File(self.path, "r") as file:
+            for name in file:
+                # A link or an external data set could name any other file of this machine.
+                here = isinstance(file.get(name, getlink=True), h5py.HardLink)
+                if here and isinstance(file[name], h5py.Dataset):
+                    if file[name].external or file[name].is_virtual:
+                        raise ValueError(f"{name}: keeps its data in another file, which is not read")
+                    found[name] = file[name].shape, file[name].dtype
+        return found
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        with h5py.File(self.path, "r") as file:
+            for start in range(0, self.shape[0], im.CHUNK):
+                yield file[self.name][start:start + im.CHUNK]
+
+    def read(self, name: str) -> np.ndarray:
+        with h5py.File(self.path, "r") as file:
+            array = file[name]
+            return array.asstr()[()] if h5py.check_string_dtype(array.dtype) else array[()]
+
+
+def value_factor(array: Array) -> float:
+    """What the values are multiplied with to count to 255. Raises ValueError for values that are no image's."""
+    if array.dtype != np.bool_ and array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise ValueError(f"images are {array.dtype}; expected uint8 or floats")
+    low, high = np.inf, -np.inf
+    for chunk in array.chunks():
+        low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))       # a NaN stays
+        if not (np.isfinite(chunk).all() and low >= 0 and high <= 255):
+            raise ValueError(f"values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255, all finite")
+    return 255.0 if high <= 1 else 1.0
+
+
+def side_of(height: int, width: int) -> int:
+    return 128 if min(height, width) >= 128 else 64
+
+
+def described(height: int, width: int, crop: int, side: int) -> str:
+    """What was done to images of this size, in a few words; empty if nothing."""
+    if height == width == side:
+        return ""
+    return f", {width} x {height}" + (f" cropped to {crop} x {crop}" if height != width else "") + (
+        f" made {side} x {side}" if crop != side else "")
+
+
+def prepare_array(array: Array, target: Path, about: dict) -> None:
+    """Make a prepared set of the arrays in a file."""
+    shape = array.shape if len(array.shape) == 4 else (*array.shape, 1)
+    first = shape[3] not in (1, 3)
+    if first:
+        shape = shape[0], *shape[2:], shape[1]
+    count, height, width, channels = shape
+    if count < 1 or height < 1 or width < 1 or channels not in (1, 3):
+        raise ValueError(f"images of shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), N at "
+                         "least 1, C 1 or 3")
+    factor, crop, side = value_factor(array), min(height, width), side_of(height, width)
+    factors, about["names"] = labels(array, count)
+    about["source"] = str(array.path) + described(height, width, crop, side)
+
+    def fitted() -> Iterator[np.ndarray]:
+        for chunk in array.chunks():
+            pixels = np.round(chunk * np.float32(factor)).astype(np.uint8)
+            pixels = pixels.transpose(0, 2, 3, 1) if first else pixels.reshape(-1, height, width, channels)
+            yield im.fit(pixels, crop, side)
+
+    im.write_set(target, (count, side, side, channels), fitted(), about, factors)
+
+
+def labels(array: Array, count: int) -> tuple[np.ndarray | None, list[str]]:
+    """The factors (M, K) as the numbers of their values, from 0, and their names; None and [] without factors."""
+    if FACTORS not in array.names:
+        return None, []
+    names = array.read(NAMES) if NAMES in array.names else None
+    return numbered(array.read(FACTORS), count, names)
+
+
+def numbered(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+    if values.ndim != 2 or len(values) != count or values.shape[1] < 1 or values.dtype.kind not in "biuf":
+        raise ValueError(f"factors are {values.dtype} {values.shape}; expected numbers ({count}, K)")
+    if not np.isfinite(values).all():
+        raise ValueError("factors are not all finite")
+    names = [f"factor {k}" for k in range(values.shape[1])] if names is None else [str(n) for n in np.ravel(names)]
+    if len(names) != values.shape[1] or len(set(names)) < len(names):
+        raise ValueError(f"factor_names has {len(names)} names, {len(set(names))} different, for "
+                         f"{values.shape[1]} factors")
+    return np.stack([np.unique(column, return_inverse=True)[1] for column in values.T], 1), names
+
+
+def prepare_folder(path: Path, target: Path, about: dict) -> None:
+    """Make a prepared set of the image files in a folder and the folders in it, in the order of their names."""
+    members = im.Members(path)
+    names = [name for name in members.names if name.lower().endswith(PICTURES)]
+    if not names:
+        raise ValueError(f"no images in it; expected files that end in {', '.join(PICTURES)}")
+    sizes, grey = set(), True
+    for name in names:
+        size, mode = picture_kind(path / name)
+        sizes.add(size)
+        grey = grey and mode in ("1", "L")
+    width, height = min(sizes, key=min)
+    side = side_of(height, width)
+    about["source"] = str(path) + (described(height, width, min(height, width), side) if len(sizes) == 1 else
+                                   f", {len(sizes)} sizes cropped to squares and made {side} x {side}")
+    factors, about["names"] = None, []
+    if (path / "factors.npy").is_file():
+        factors, about["names"] = numbered(np.load(path / "factors.npy", allow_pickle=False), len(names), None)
+
+    def make(content: bytes) -> np.ndarray:
+        pixels = im.decode(content, "L" if grey else "RGB")
+        return im.fit(pixels[None], min(pixels.shape[:2]), side)[0]
+
+    im.write_set(target, (len(names), side, side, 1 if grey else 3), im.read_images(members, names, make), about, factors)
+
+
+def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
+    """Width and height of an image file, and its mode, from its first bytes."""
+    try:
+        with im.Image.open(file) as image:
+            size, mode = image.size, image.mode
+    except (*im.DAMAGED, im.Image.DecompressionBombError):
+        raise ValueError(f"{file.name}: not an image, or a damaged one; remove it, or put another in its place") from None
+    if mode[0] in "IF":
+        raise ValueError(f"{file.name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
+    return size, mode
+
+
+def prepared(path: Path, folder: Path) -> Path:
+    """The prepared set, under `folder`, of the images at `path`; made if it is not there or `path` has changed.
+
+    Raises ValueError for what is not there, damaged or no images.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: not there; expected a folder of images, an .npz or an .h5")
+    print_of_now = im.fingerprint(path)
+    target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
+    if target.exists() and im.open_set(target)[2].get("fingerprint") == print_of_now:
+        return target
+    about = {"fingerprint": print_of_now}
+    kinds = {".npz": Npz, ".h5": Hdf5, ".hdf5": Hdf5}
+    if not path.is_dir() and path.suffix.lower() not in kinds:
+        raise ValueError(f"{path}: expected a folder of images, an .npz or an .h5")
+    try:
+        if path.is_dir():
+            prepare_folder(path, target, about)
+        else:
+            prepare_array(kinds[path.suffix.lower()](path), target, about)
+    except im.DAMAGED as error:
+        if str(path) in str(error) or str(target) in str(error):
+            raise ValueError(str(error)) from None
+        raise ValueError(f"{path}: {brief(error)}") from None
+    return target

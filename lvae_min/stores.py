@@ -1,0 +1,114 @@
+"""How the images of a data set are kept, whole and compact, and turned into batches; one class a way of keeping.
+
+Each has a length, `device`, where its batches are made, `to(device)`, and `batch(index)`, which gives images
+(N, C, H, W) uint8 of `index` (N,) int64 on that device.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 2**26         # copied to a GPU at a time
+GPU_SHARE = 0.5             # of a GPU's free memory that images may take
+
+
+class Bits:
+    """Binary images of `shape` (C, H, W) as bits: octets (M, C*H*W / 8) uint8, bit j of a byte is its pixel j."""
+
+    def __init__(self, octets: Tensor, shape: tuple[int, int, int]):
+        self.octets, self.shape = octets, shape
+        eight = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        self.pixels = torch.from_numpy(eight.view(np.int64)[:, 0].copy())      # (256,) eight 0/1 pixels of a byte
+
+    def __len__(self) -> int:
+        return len(self.octets)
+
+    @property
+    def device(self) -> torch.device:
+        return self.octets.device
+
+    def to(self, device: torch.device | str) -> "Bits":
+        self.octets, self.pixels = self.octets.to(device), self.pixels.to(device)
+        return self
+
+    def batch(self, index: Tensor) -> Tensor:
+        octets = self.octets.index_select(0, index).flatten()
+        return self.pixels.index_select(0, octets.int()).view(torch.uint8).view(-1, *self.shape)
+
+
+class Pixels:
+    """Images (M, H, W, C) uint8, an array that may be a memory map: only the images of a batch are read."""
+
+    def __init__(self, images: np.ndarray):
+        height, width, channels = images.shape[1:]
+        self.images, self.shape = images, (channels, height, width)
+        self.device, self.resident = torch.device("cpu"), None                # resident: the images on a GPU
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "Pixels":
+        """Make batches on `device`; the images move to a GPU if they take at most half of its free memory."""
+        device = torch.device(device)
+        if device != self.device:
+            self.device, self.resident = device, None
+            if device.type == "cuda" and self.images.nbytes <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+                self.resident = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
+                step = max(CHUNK_BYTES // math.prod(self.shape), 1)
+                for start in range(0, len(self), step):
+                    part = np.array(self.images[start:start + step])
+                    self.resident[start:start + step] = torch.from_numpy(part)
+        return self
+
+    def batch(self, index: Tensor) -> Tensor:
+        if self.resident is not None:
+            images = self.resident.index_select(0, index)
+        else:
+            # numpy and not torch: a torch tensor over a read-only memory map warns, and a writable private map of
+            # more than the machine's memory is refused.
+            images = torch.from_numpy(self.images[index.cpu().numpy()]).to(self.device)
+        return images.permute(0, 3, 1, 2).contiguous()
+
+
+class Painted:
+    """Square images that are views and palettes: views (V, H*W) uint8, palettes (P, 256, 3) uint8.
+
+    `sizes` are those of the factors; `geometry` and `colors` say which of them, by position, make a view's number
+    and a palette's.
+    """
+
+    def __init__(self, views: Tensor, palettes: np.ndarray, sizes: tuple[int, ...], geometry: tuple[int, ...],
+                 colors: tuple[int, ...]):
+        self.views, self.sizes, self.geometry, self.colors = views, sizes, geometry, colors
+        side = math.isqrt(views.shape[1])
+        self.shape = (3, side, side)
+        fourth = np.zeros((*palettes.shape[:2], 1), np.uint8)                  # red, green, blue, 0 as one int32
+        packed = np.concatenate([palettes, fourth], 2).view(np.int32)
+        self.palettes = torch.from_numpy(packed.reshape(-1))                   # (P * 256,)
+
+    def __len__(self) -> int:
+        return math.prod(self.sizes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.views.device
+
+    def to(self, device: torch.device | str) -> "Painted":
+        self.views, self.palettes = self.views.to(device), self.palettes.to(device)
+        return self
+
+    def number(self, index: Tensor, factors: tuple[int, ...]) -> Tensor:
+        """The row-major number (N,) of the values that `factors` have in images `index` (N,)."""
+        number = torch.zeros_like(index)
+        for factor in factors:
+            stride = math.prod(self.sizes[factor + 1:])
+            number = number * self.sizes[factor] + index // stride % self.sizes[factor]
+        return number
+
+    def batch(self, index: Tensor) -> Tensor:
+        materials = self.views.index_select(0, self.number(index, self.geometry)).int()        # (N, H*W)
+        materials += 256 * self.number(index, self.colors).int()[:, None]
+        colors = self.palettes.index_select(0, materials.flatten()).view(torch.uint8)
+        return colors.view(len(index), *self.shape[1:], 4)[..., :3].permute(0, 3, 1, 2).contiguous()
