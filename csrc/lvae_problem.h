@@ -51,6 +51,9 @@ template <typename T> using Wide = typename WideOf<T>::type;    // what an eleme
 enum class Kind { f32, f64, bf16, f16 };
 
 // f(T{}) for the T of a kind.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable    // f is for the host or for the device, as its caller is
+#endif
 template <typename F>
 LVAE_INLINE void by_kind(Kind kind, const F& f) {
   switch (kind) {
