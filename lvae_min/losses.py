@@ -13,11 +13,14 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from lvae_min import fused
+
 PAPER_ITERATIONS = 300_000      # Sec. 6.3: the longest run, and the length of its learning-rate schedule
 MIN_SIGMA_SQ = 0.01             # weights are 1 / max(sigma^2, 0.01): never reached in a healthy run
 
 
-def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float | None = None) -> tuple[Tensor, Tensor]:
+def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
+               scale: float | None = None) -> tuple[Tensor, Tensor]:
     """Reconstruction and KL terms of Eq. 3: two scalars, each a mean over the batch.
 
     logits      (N, ...)  decoder output before the sigmoid
@@ -26,9 +29,12 @@ def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: flo
     scale                 None: 1/255 for uint8, 1 for floats
     rec                   squared error summed over C*H*W (no unit)
     kl                    nats, summed over L
+
+    Raises ValueError for other shapes, dtypes and devices.
     """
     if scale is None:
         scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
+    fused.check(logits, x, mu, logvar, scale)
     wide = torch.promote_types(logits.dtype, torch.float32)                 # sums never run in half precision
     logits, x, mu, logvar = logits.to(wide), x.to(wide), mu.to(wide), logvar.to(wide)
     rec = (logits.sigmoid() - scale * x).square().flatten(1).sum(1)                  # (N,)
@@ -42,6 +48,7 @@ def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tens
 
     sigma  (2,)  s0 and s1; the other arguments and the terms are those of `elbo_terms`.
     """
+    fused.check_sigma(sigma, logits)
     rec, kl = elbo_terms(logits, x, mu, logvar, scale)
     sigma_sq = sigma.square()
     weight = 1 / sigma_sq.clamp(min=MIN_SIGMA_SQ)
@@ -258,5 +265,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def implementation(choice: str, device: torch.device | str = "cpu"):
-    """Where the two terms are computed: an object with `elbo_terms`, `lvae_loss` and a one-line `description`."""
-    return SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss, description="elbo: PyTorch")
+    """Where the two terms are computed: an object with `elbo_terms`, `lvae_loss` and a one-line `description`.
+
+    choice  "fused": the op of csrc/, compiled at first use; "torch": the two functions above; "auto": the op where
+            it works, else the functions, and the description says why
+    Raises ValueError for "fused" where the op does not work, and for another choice.
+    """
+    if choice not in ("fused", "torch", "auto"):
+        raise ValueError(f"the loss must be fused, torch or auto, not {choice!r}")
+    kind = torch.device(device).type
+    reason = "" if choice == "torch" else fused.why_not(device)
+    if choice == "fused" and reason:
+        raise ValueError(f"the fused loss is not available on {kind}: {reason}")
+    if choice == "torch" or reason:
+        why = f" (extension not built: {reason})" if reason else ""
+        return SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss, description=f"elbo: PyTorch{why}")
+    name = "CUDA kernel" if kind == "cuda" else "C++ op"
+    return SimpleNamespace(elbo_terms=fused.elbo_terms, lvae_loss=fused.lvae_loss, description=f"elbo: fused {name}")

@@ -1,0 +1,320 @@
+"""The two terms and the loss of Eq. 5 as one op in C++ and CUDA (csrc/): same signatures, same numbers as `losses`.
+
+The op is compiled when it is first needed, about 3 s, and kept; `LVAE_BUILD=1 pip install --no-build-isolation .`
+compiles it ahead of time. Where that is impossible `why_not()` says why in one line, and `losses.implementation`
+takes the functions of `losses`. How it joins PyTorch: the schema and the CPU and CUDA kernels are registered in
+csrc/; `_register` adds shapes without data (a fake implementation) and the derivative, which is all that
+torch.compile needs. Eager mode goes through `_Elbo`, which does the same with less overhead (measured: bench.py).
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent / "csrc"       # installed; in the repository
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"                         # torch 2.10 and every later one
+# The two -fno- flags let the compiler turn a comparison into a blend; no result changes. Never -ffast-math.
+CXX_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", STABLE_ABI]
+NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", STABLE_ABI]
+
+
+def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
+               scale: float | None = None) -> tuple[Tensor, Tensor]:
+    """`losses.elbo_terms` in one pass over the image: rec and kl, both differentiable.
+
+    Raises ValueError for wrong shapes, dtypes or devices, RuntimeError if the op is not built for the device.
+    """
+    return _call(logits, x, mu, logvar, None, scale)[1:]
+
+
+def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tensor,
+              scale: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """`losses.lvae_loss` in one pass over the image: loss, and rec and kl for the log (they carry no gradient).
+
+    Raises ValueError for wrong shapes, dtypes or devices, RuntimeError if the op is not built for the device.
+    """
+    check_sigma(sigma, logits)
+    return _call(logits, x, mu, logvar, sigma, scale)
+
+
+def available(device: torch.device | str = "cpu") -> bool:
+    """Whether the op works on this device; the first call compiles it."""
+    return not why_not(device)
+
+
+def why_not(device: torch.device | str = "cpu") -> str:
+    """Why the op is not available, in one line; empty if it is."""
+    reason, cuda_reason = _load()
+    kind = torch.device(device).type
+    if reason or kind == "cpu":
+        return reason
+    return cuda_reason if kind == "cuda" else f"made for the CPU and CUDA, not for {kind}"
+
+
+# ------------------------------------------------------------------------------------------------ the call
+
+
+def check(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float) -> None:
+    """Raise ValueError unless the arguments are as `losses.elbo_terms` describes them."""
+    if logits.dim() < 1 or logits.shape != x.shape:
+        raise ValueError(f"logits and x must both be (N, ...), given {tuple(logits.shape)} and {tuple(x.shape)}")
+    if mu.dim() != 2 or mu.shape != logvar.shape:
+        raise ValueError(f"mu and logvar must both be (N, L), given {tuple(mu.shape)} and {tuple(logvar.shape)}")
+    if logits.shape[0] != mu.shape[0] or not mu.shape[0]:
+        raise ValueError(f"logits (N, ...) and mu (N, L) need the same N > 0, given {tuple(logits.shape)} and "
+                         f"{tuple(mu.shape)}")
+    if not scale > 0:
+        raise ValueError(f"scale must be above 0, given {scale}")
+    _check_types(logits, x, mu, logvar)
+
+
+def check_sigma(sigma: Tensor, logits: Tensor) -> None:
+    """Raise ValueError unless sigma is as `losses.lvae_loss` describes it."""
+    if sigma.shape != (2,):
+        raise ValueError(f"sigma must be (2,), given {tuple(sigma.shape)}")
+    if sigma.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"sigma must be float32 or float64, given {sigma.dtype}")
+    if sigma.device != logits.device:
+        raise ValueError(f"sigma must be on {logits.device} like the logits, given {sigma.device}")
+
+
+def _check_types(logits, x, mu, logvar):
+    if not (x.is_floating_point() or x.dtype == torch.uint8):
+        raise ValueError(f"x must be uint8 or floating, given {x.dtype}")
+    for name, tensor in (("logits", logits), ("mu", mu), ("logvar", logvar)):
+        if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+            raise ValueError(f"{name} must be float32, float64, bfloat16 or float16, given {tensor.dtype}")
+    for name, tensor in (("x", x), ("mu", mu), ("logvar", logvar)):
+        if tensor.device != logits.device:
+            raise ValueError(f"{name} must be on {logits.device} like the logits, given {tensor.device}")
+
+
+def _call(logits, x, mu, logvar, sigma, scale):
+    if scale is None:
+        scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
+    check(logits, x, mu, logvar, scale)
+    _require(logits.device.type)
+    # Rounded to float16 before the loss scale (torch.amp.GradScaler) reaches it, the gradient of most pixels of a
+    # trained model would be 0. As float32 it is multiplied first; torch rounds it on its way to the logits.
+    logits, mu, logvar = (t.float() if t.dtype == torch.float16 else t for t in (logits, mu, logvar))
+    trained = torch.is_grad_enabled() and (
+        logits.requires_grad or mu.requires_grad or logvar.requires_grad
+        or (sigma is not None and sigma.requires_grad))
+    if trained and not torch.compiler.is_compiling():
+        return _Elbo.apply(logits, x, mu, logvar, sigma, scale)
+    return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, trained)[:3]
+
+
+@torch.compiler.assume_constant_result      # torch.compile calls it for real, once, while it traces
+def _require(kind):
+    if reason := why_not(kind):
+        raise RuntimeError(f"the fused loss is not built: {reason}")
+
+
+def _refuse_double_backward():
+    """The gradients are constants to autograd: with create_graph their own would silently be missing."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the fused loss has no second derivative (create_graph=True); lvae_min.losses has")
+
+
+class _Elbo(torch.autograd.Function):
+    """The op and its derivative in eager mode. The gradients exist when the forward ends; the backward hands them on.
+
+    They are multiplied by the incoming gradient in place, and not at all where it is 1, which the device finds out
+    by itself. So they can be given away once: a second backward through the same graph (retain_graph) computes them
+    afresh from the inputs.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, x, mu, logvar, sigma, scale):
+        with torch._C._AutoDispatchBelowAutograd():      # past what _register puts there: 5 us of 32
+            results = torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, True)
+        loss, rec, kl, *ctx.gradients = results
+        ctx.save_for_backward(logits, x, mu, logvar, sigma)
+        ctx.scale, ctx.weighed = scale, sigma is not None
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*((loss,) if sigma is None else (rec, kl)))
+        return loss, rec, kl
+
+    @staticmethod
+    def backward(ctx, g_loss, g_rec, g_kl):
+        _refuse_double_backward()
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:       # only now look at the inputs: x may be refilled before the first backward
+            gradients = torch.ops.lvae.elbo.default(*ctx.saved_tensors, ctx.scale, True)[3:]
+        if ctx.weighed:
+            g_rec = g_kl = g_loss
+        torch.ops.lvae.scale_.default(*gradients, g_rec, g_kl)
+        d_logits, d_mu, d_logvar, d_sigma = gradients
+        return (None if g_rec is None else d_logits, None, None if g_kl is None else d_mu,
+                None if g_kl is None else d_logvar, d_sigma if ctx.weighed else None, None)
+
+
+def _register():
+    """Fake implementation and derivative of the op, for torch.compile. Before its first use, and once."""
+
+    @torch.library.register_fake("lvae::elbo")
+    def _(logits, x, mu, logvar, sigma, scale, grad):
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        loss = wide if sigma is None else torch.promote_types(wide, sigma.dtype)
+        scalars = [logits.new_empty((), dtype=dtype) for dtype in (loss, wide, wide)]
+        none = [logits.new_empty(0, dtype=wide) for _ in range(4)]
+        if not grad:
+            return *scalars, *none
+        d_sigma = none[3] if sigma is None else sigma.new_empty(2)
+        return *scalars, torch.empty_like(logits), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape), d_sigma
+
+    def setup(ctx, inputs, output):
+        loss, rec, kl, *gradients = output
+        ctx.weighed, ctx.ready = inputs[4] is not None, inputs[6]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*gradients, *((rec, kl) if ctx.weighed else (loss,)))
+        ctx.save_for_backward(*gradients)
+
+    def backward(ctx, g_loss, g_rec, g_kl, *_):
+        _refuse_double_backward()
+        if not ctx.ready:
+            raise RuntimeError("lvae::elbo was called with grad=False and has no gradients")
+        if ctx.weighed:
+            g_rec = g_kl = g_loss
+        d_logits, d_mu, d_logvar, d_sigma = ctx.saved_tensors
+        times = [None if g is None else g * d for g, d in ((g_rec, d_logits), (g_kl, d_mu), (g_kl, d_logvar))]
+        d_sigma = g_loss * d_sigma if ctx.weighed and g_loss is not None else None
+        return times[0], None, times[1], times[2], d_sigma, None, None
+
+    torch.library.register_autograd("lvae::elbo", backward, setup_context=setup)
+
+
+# ------------------------------------------------------------------------------------------------ the build
+
+
+@functools.cache
+def _load() -> tuple[str, str]:
+    """Load the op, compile it if need be. Why it is not there, and why its CUDA part is not; empty where it is."""
+    try:
+        cuda_reason = _load_library()
+    except Exception as error:                  # whatever is wrong with a compiler must not stop a training run
+        reason = _one_line(error)
+        return reason, reason
+    _register()
+    on_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("lvae::elbo", "CUDA")
+    return "", "" if on_cuda else f"built for the CPU only: {cuda_reason}"
+
+
+def _load_library() -> str:
+    for ahead_of_time in HERE.glob("_C*.so"):
+        try:
+            torch.ops.load_library(ahead_of_time)
+            return "the library installed ahead of time has no CUDA part"
+        except OSError:                         # built for a torch that is too different: compile afresh
+            pass
+    cuda_reason = _why_no_cuda()
+    if not cuda_reason:
+        try:
+            _build_and_load(["lvae.cpp", "lvae_cuda.cu"])
+            return ""
+        except Exception as error:
+            cuda_reason = _one_line(error)
+    _build_and_load(["lvae.cpp"])
+    return cuda_reason
+
+
+def _one_line(error: Exception) -> str:
+    """The line of a compiler's, ninja's or Python's complaint that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    telling = [line for line in lines if re.search(r"\berror\b|not found|No space|denied", line, re.IGNORECASE)
+               and not line.startswith("Error building extension")]
+    return (telling or lines)[0][:200]
+
+
+def _why_no_cuda() -> str:
+    """Why the CUDA part cannot be compiled; the JIT of torch checks neither of the two."""
+    if torch.version.cuda is None:
+        return "this torch has no CUDA"
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    nvcc = shutil.which("nvcc", path=os.path.join(home, "bin")) or shutil.which("nvcc")
+    if nvcc is None:
+        return "nvcc not found"
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    version = re.search(r"release (\d+)\.(\d+)", text)
+    if version is None or version[1] != torch.version.cuda.split(".")[0]:
+        return f"nvcc is {version[0][8:] if version else 'unreadable'}, torch is for CUDA {torch.version.cuda}"
+    return ""
+
+
+def _folder(sources: list[str]) -> Path:
+    """Where this version of the sources is built, for this torch and machine."""
+    gpus = "lvae_cuda.cu" in sources and (        # nvcc compiles for the GPUs it finds; homes are shared
+        os.environ.get("TORCH_CUDA_ARCH_LIST"),
+        [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())])
+    digest = hashlib.sha256(repr((sources, CXX_FLAGS, NVCC_FLAGS, gpus)).encode())
+    for file in sorted(CSRC.iterdir()):
+        if file.suffix in (".cpp", ".h", ".cu", ".cuh"):
+            digest.update(file.read_bytes())
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_extensions")
+    return Path(root) / f"lvae-{digest.hexdigest()[:12]}-torch{torch.__version__}-{platform.machine()}"
+
+
+def _build_and_load(sources: list[str]) -> None:
+    folder = _folder(sources)
+    library, done = folder / "lvae.so", folder / "done"
+    if done.exists():                           # 2 ms instead of the 200 that torch's own look at the build takes
+        torch.ops.load_library(library)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "flock"):
+            if done.exists():                   # another process built it while this one waited
+                torch.ops.load_library(library)
+                return
+            (folder / "lock").unlink(missing_ok=True)     # torch's own; left by a killed build, it is waited for for ever
+            _compile(sources, folder)
+            done.touch()
+    except PermissionError as error:
+        raise RuntimeError(f"cannot write to {error.filename}; set TORCH_EXTENSIONS_DIR") from None
+
+
+@contextmanager
+def _locked(file: Path):
+    """Hold the file's lock: one process builds, the others wait. The system lets go of it when a process dies."""
+    import fcntl
+
+    with open(file, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(sources: list[str], folder: Path) -> None:
+    before = dict(os.environ)
+    os.environ["PATH"] = os.pathsep.join(       # where pip put ninja, even if the environment is not activated
+        [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    try:
+        compiler = os.environ.get("CXX", "c++")
+        if shutil.which(compiler.split()[0]) is None:
+            raise RuntimeError(f"no C++ compiler: {compiler} not found")
+        if shutil.which("ninja") is None:
+            raise RuntimeError("ninja not found")
+        if not torch.cuda.is_available():       # torch asks the GPU otherwise, and fails without one
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch.utils import cpp_extension
+
+            cpp_extension.load("lvae", [str(CSRC / name) for name in sources], extra_cflags=CXX_FLAGS,
+                               extra_cuda_cflags=NVCC_FLAGS, build_directory=str(folder), is_python_module=False)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

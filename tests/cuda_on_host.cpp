@@ -1,0 +1,34 @@
+// lvae_cuda.cuh on the CPU as a plain C function for ctypes. The caller owns all memory, so that it can place it off
+// alignment and put guards around it.
+#include "lvae_cuda.cuh"
+
+using namespace lvae;
+
+namespace {
+
+const char* result_of(const std::function<void()>& run) {
+  try {
+    run();
+    return "";
+  } catch (const std::exception&) {
+    return "a barrier that not every thread reaches";
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+int partials() { return kPartials; }
+int problem_size() { return sizeof(Problem); }
+
+const char* elbo(const Problem* p, double* partial, unsigned seed) {
+  cuda_on_host::seed = seed;
+  return result_of([=] { launch_elbo(*p, partial, nullptr); });
+}
+
+const char* scale(const Scalings* all) {
+  return result_of([=] { launch_scale(*all, nullptr); });
+}
+
+}

@@ -1,0 +1,173 @@
+"""The CUDA kernels compiled by a C++ compiler (cuda_on_host.h), called on tensors of the CPU, and what must hold.
+
+`python host_kernel.py LIBRARY` exits with 1 if something does not hold, for builds that may crash.
+"""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS.parent))
+
+from lvae_min import losses  # noqa: E402
+
+KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+GUARD = 64                                                  # elements before and after each result
+NAMES = ("loss", "rec", "kl", "d_logits", "d_mu", "d_logvar", "d_sigma")
+
+
+def structure(**fields):
+    return type("Structure", (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+P, I, I64, F64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
+Scalar = structure(data=P, kind=I)
+Latents = structure(data=P, grad=P, kind=I, row=I64, column=I64)
+Problem = structure(logits=P, x=P, d_logits=P, kind=I, x_is_byte=ctypes.c_bool, pixels=I64, rows=I64, latents=I64,
+                    scale=F64, mu=Latents, logvar=Latents, sigma=Scalar, sigma_stride=I64, d_sigma=Scalar,
+                    loss=Scalar, rec=Scalar, kl=Scalar)
+Scaling = structure(data=P, kind=I, size=I64, factor=Scalar)
+Scalings = structure(item=Scaling * 4)
+
+
+def build(folder: Path, old: str = "", new: str = "", flags: tuple[str, ...] = ()) -> Path:
+    """Compile the kernels, after replacing `old`, which must be there exactly once, by `new`."""
+    shutil.copytree(TESTS.parent / "csrc", folder, dirs_exist_ok=True)
+    kernels = folder / "lvae_cuda.cuh"
+    text = kernels.read_text()
+    assert not old or text.count(old) == 1, f"{old!r} is {text.count(old)} times in lvae_cuda.cuh"
+    kernels.write_text(text.replace(old, new))
+    library = folder / "host.so"
+    subprocess.run(["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-DLVAE_MAX_BLOCKS=4", *flags, f"-I{folder}",
+                    f"-I{TESTS}", str(TESTS / "cuda_on_host.cpp"), "-o", str(library)], check=True)
+    return library
+
+
+class Guarded:
+    """A result of `size` elements, `offset` elements off alignment, with guards that nobody may write to."""
+
+    def __init__(self, size: int, dtype: torch.dtype, offset: int = 0):
+        self.whole = torch.full((size + 2 * GUARD + offset,), 99.0, dtype=dtype)
+        self.part = self.whole[GUARD + offset:GUARD + offset + size]
+
+    def intact(self) -> bool:
+        start = self.part.storage_offset()
+        return bool((self.whole[:start] == 99).all() and (self.whole[start + self.part.numel():] == 99).all())
+
+
+def scalar(tensor):
+    return Scalar() if tensor is None else Scalar(tensor.data_ptr(), KINDS[tensor.dtype])
+
+
+class HostKernel:
+    def __init__(self, library: Path):
+        self.library = ctypes.CDLL(str(library))
+        self.library.elbo.restype = self.library.scale.restype = ctypes.c_char_p
+        assert self.library.problem_size() == ctypes.sizeof(Problem)
+
+    def elbo(self, logits, x, mu, logvar, sigma=None, scale=None, seed=0, grad=True, offset=0):
+        """The op: a dict of its seven results. Raises RuntimeError for a deadlock or a damaged guard."""
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        sizes = {"loss": 1, "rec": 1, "kl": 1, "d_logits": logits.numel(), "d_mu": mu.numel(),
+                 "d_logvar": mu.numel(), "d_sigma": 2}
+        types = dict.fromkeys(NAMES, wide) | {"d_logits": logits.dtype, "d_mu": mu.dtype, "d_logvar": logvar.dtype}
+        out = {name: Guarded(size, types[name], offset * (name == "d_logits")) for name, size in sizes.items()}
+        partial = Guarded(self.library.partials(), torch.float64)
+        at = {name: result.part.data_ptr() if grad or name in ("loss", "rec", "kl") else None
+              for name, result in out.items()}
+        latents = [Latents(t.data_ptr(), at[d], KINDS[t.dtype], *t.stride())
+                   for t, d in ((mu, "d_mu"), (logvar, "d_logvar"))]
+        results = [Scalar(at[name], KINDS[types[name]]) for name in ("loss", "rec", "kl")]
+        d_sigma = Scalar(at["d_sigma"], KINDS[wide]) if sigma is not None else Scalar()
+        if scale is None:
+            scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
+        problem = Problem(logits.data_ptr(), x.data_ptr(), at["d_logits"], KINDS[logits.dtype], x.dtype == torch.uint8,
+                          logits.numel(), *mu.shape, scale, *latents, scalar(sigma), 1, d_sigma, *results)
+        self._raise(self.library.elbo(ctypes.byref(problem), P(partial.part.data_ptr()), seed), *out.values(), partial)
+        return {name: result.part for name, result in out.items()}
+
+    def scale(self, tensors, factors):
+        """Multiply four tensors in place, each by its factor."""
+        items = [Scaling(t.data_ptr(), KINDS[t.dtype], t.numel(), scalar(f)) for t, f in zip(tensors, factors, strict=True)]
+        self._raise(self.library.scale(ctypes.byref(Scalings((Scaling * 4)(*items)))))
+
+    @staticmethod
+    def _raise(complaint, *guarded):
+        if complaint:
+            raise RuntimeError(complaint.decode())
+        if not all(result.intact() for result in guarded):
+            raise RuntimeError("written outside of a result")
+
+
+def inputs(n, d, latents=3, dtype=torch.float32, pixel=torch.uint8, offset=0):
+    """Random logits, x, mu, logvar, sigma; logits and x `offset` elements off alignment, mu and logvar strided."""
+    draw = torch.Generator().manual_seed(n * 7919 + d)
+    logits = 4 * torch.randn(n * d + offset, generator=draw, dtype=torch.float64)
+    x = torch.randint(0, 256, (n * d + offset,), generator=draw, dtype=torch.uint8)
+    x = x if pixel == torch.uint8 else (x / 255).to(pixel)
+    wide = torch.promote_types(dtype, torch.float32)
+    mu, logvar = torch.randn(n, 2 * latents, generator=draw, dtype=torch.float64).to(wide).chunk(2, dim=1)
+    return (logits.to(dtype)[offset:].view(n, d), x[offset:].view(n, d), mu, logvar,
+            torch.tensor([1.25, 0.75], dtype=wide))
+
+
+def by_twin(arguments, dtype):
+    """The seven results by `losses.lvae_loss` in `dtype` (x and the logits keep theirs where it is None)."""
+    logits, x, mu, logvar, sigma = arguments
+    leaves = [t.detach().to(dtype or t.dtype).requires_grad_() for t in (logits, mu, logvar, sigma)]
+    pixels = x if dtype is None or x.dtype == torch.uint8 else x.to(dtype)
+    results = losses.lvae_loss(leaves[0], pixels, *leaves[1:])
+    return dict(zip(NAMES, (*results, *torch.autograd.grad(results[0], leaves)), strict=True))
+
+
+def assert_close(given, arguments):
+    """Each result errs at most twice as much as the twin does, largest error against largest error."""
+    exact, twin = by_twin(arguments, torch.float64), by_twin(arguments, None)
+    for name in NAMES:
+        truth, theirs, ours = (r[name].detach().double().flatten() for r in (exact, twin, given))
+        if not truth.numel():
+            continue
+        allowed = 2 * (theirs - truth).abs().max() + 1e-6 * truth.abs().max()
+        assert (ours - truth).abs().max() <= allowed, (name, (ours - truth).abs().max().item(), allowed.item())
+
+
+# Four blocks of 256 threads with packs of 4: 4096 elements are one round of the loop.
+SIZES = [(1, 1), (1, 3), (1, 4), (1, 5), (3, 37), (1, 1023), (1, 1024), (5, 205), (2, 2048), (1, 4097), (7, 1999)]
+TYPES = [(torch.float32, torch.uint8), (torch.float32, torch.float32), (torch.float64, torch.uint8),
+         (torch.float64, torch.float64), (torch.bfloat16, torch.uint8), (torch.bfloat16, torch.float32),
+         (torch.float16, torch.uint8), (torch.float16, torch.float32)]
+
+
+def check_sizes(kernel, types=TYPES[:1], offset=0):
+    for dtype, pixel in types:
+        for seed, (n, d) in enumerate(SIZES):
+            arguments = inputs(n, d, 3, dtype, pixel, offset)
+            assert_close(kernel.elbo(*arguments, seed=seed, offset=offset), arguments)
+    arguments = inputs(150, 8, latents=9)                    # more latents than threads
+    assert_close(kernel.elbo(*arguments, seed=1), arguments)
+
+
+def check_scaling(kernel):
+    one, third = torch.ones(()), torch.tensor(1 / 3)
+    for factors in ((one, third, third, one), (third, one, one, None)):
+        tensors = [torch.arange(float(size)) for size in (2500, 7, 7, 2)]
+        expected = [t if f is None else t * f for t, f in zip(tensors, factors, strict=True)]
+        kernel.scale(tensors, factors)
+        for given, wanted in zip(tensors, expected, strict=True):
+            assert torch.equal(given, wanted)
+
+
+def check_all(library: Path) -> None:
+    kernel = HostKernel(library)
+    check_scaling(kernel)
+    check_sizes(kernel)
+    check_sizes(kernel, offset=1)
+
+
+if __name__ == "__main__":
+    check_all(Path(sys.argv[1]))

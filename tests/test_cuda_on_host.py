@@ -1,0 +1,105 @@
+"""The CUDA source runs on the CPU, gives the right numbers, and these tests notice when it is wrong."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import host_kernel
+import pytest
+import torch
+from host_kernel import TYPES, HostKernel, inputs
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with")
+
+ALIGNMENT = ("-fsanitize=alignment", "-fno-sanitize-recover=alignment")
+FIRST_BARRIER = "  __syncthreads();    // lane 0 of every warp has written\n"
+SECOND_BARRIER = "  __syncthreads();    // warp 0 has read: the next call may write\n"
+
+FAULTS = {      # what is wrong: what stands in lvae_cuda.cuh, what is put in its place
+    "the barrier before warp 0 reads is missing": (FIRST_BARRIER, ""),
+    "the barrier after warp 0 has read is missing": (SECOND_BARRIER, ""),
+    "half of the threads skip a barrier": (SECOND_BARRIER, "  if (threadIdx.x < 128) __syncthreads();\n"),
+    "the wrong lane hands on a warp's sum": ("lane == 0", "lane == 1"),
+    "a warp adds only half of its lanes":
+        ("d = kWarp / 2; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j",
+         "d = kWarp / 4; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j"),
+    "the stride between packs is one too long": ("i < packs; i += threads)", "i < packs; i += threads + 1)"),
+    "one pack too many is read": ("i < packs; i += threads)", "i <= packs; i += threads)"),
+    "the last element of the tail is left out": ("i < p.pixels; i += threads)", "i < p.pixels - 1; i += threads)"),
+    "the tail starts one element late": ("packs * size + thread;", "packs * size + thread + 1;"),
+    "alignment is not looked at": ("const bool packed = aligned(p.logits, ", "const bool packed = true || aligned(p.logits, "),
+    "the last block's sum is left out": ("i < blocks; i += kThreads)", "i < blocks - 1; i += kThreads)"),
+    "there are more blocks than places for sums": ("blocks > kMaxBlocks ?", "blocks > 2 * kMaxBlocks ?"),
+    "sums land in each other's place": ("partial[2 * blockIdx.x + 1] = ", "partial[blockIdx.x + 1] = "),
+    "the stride of mu is ignored": ("row * p.mu.row + ", "row * p.latents + "),
+    "only the first threads' latents count": ("i < p.rows * p.latents; i += threads)", "i < 1; i += threads)"),
+    "a factor of 1 ends the scaling of all": ("if (factor == 1) continue;", "if (factor == 1) return;"),
+    "the last element is not scaled": ("i < size; i += threads) data", "i < size - 1; i += threads) data"),
+}
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory):
+    """Futures of the kernels as they are ("") and with each fault, compiled two at a time."""
+    root = tmp_path_factory.mktemp("kernels")
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        jobs = {"": pool.submit(host_kernel.build, root / "right"),
+                "aligned": pool.submit(host_kernel.build, root / "aligned", flags=ALIGNMENT)}
+        for number, (fault, (old, new)) in enumerate(FAULTS.items()):
+            flags = ALIGNMENT if "alignment" in fault else ()
+            jobs[fault] = pool.submit(host_kernel.build, root / str(number), old, new, flags)
+        yield jobs
+
+
+@pytest.fixture
+def kernel(libraries):
+    return HostKernel(libraries[""].result())
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+def test_kernels_are_as_accurate_as_the_reference(kernel, types, offset):
+    host_kernel.check_sizes(kernel, [types], offset)
+
+
+def test_kernels_multiply_gradients_in_place_and_leave_those_of_one_alone(kernel):
+    host_kernel.check_scaling(kernel)
+
+
+def test_kernels_give_the_same_bits_in_whatever_order_the_warps_run(kernel):
+    arguments = inputs(7, 1999)
+    first, *others = (kernel.elbo(*arguments, seed=seed) for seed in range(5))
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+
+
+def test_kernels_write_no_gradient_where_none_is_wanted(kernel):
+    arguments = inputs(3, 37)
+    results = kernel.elbo(*arguments, grad=False)
+    assert (results["d_logits"] == 99).all() and (results["d_mu"] == 99).all()
+    assert torch.equal(results["loss"], kernel.elbo(*arguments)["loss"])
+
+
+def test_kernels_without_sigma_give_the_plain_sum(kernel):
+    results = kernel.elbo(*inputs(3, 37)[:4])
+    assert results["loss"].item() == pytest.approx((results["rec"] + results["kl"]).item())
+
+
+def run_apart(library):
+    return subprocess.run([sys.executable, host_kernel.__file__, str(library)], capture_output=True, text=True)
+
+
+def test_kernels_read_and_write_only_at_aligned_addresses(libraries):
+    done = run_apart(libraries["aligned"].result())
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_kernels_is_noticed(libraries, fault):
+    library = libraries[fault].result()
+    if "alignment" in fault:                                 # ends the process
+        assert "misaligned" in run_apart(library).stderr
+        return
+    with pytest.raises((AssertionError, RuntimeError)):
+        host_kernel.check_all(library)
