@@ -213,9 +213,9 @@ DAMAGES = {
     "truncated pictures": ("falcor3d", truncate, "not a zip file"),
     "a page instead of the file": ("mpi3d", lambda a: a.file.write_bytes(b"<html>Quota exceeded</html>"), "not a zip file"),
     "flipped byte": ("mpi3d", flip_a_byte, "CRC"),
-    "wrong count": ("mpi3d", save_images(np.zeros((639, 64, 64, 3), np.uint8)), "expected uint8 (640, 64, 64, 3)"),
+    "wrong count": ("mpi3d", save_images(np.zeros((319, 64, 64, 3), np.uint8)), "expected uint8 (320, 64, 64, 3)"),
     "another variant": ("mpi3d", save_images(np.zeros((1280, 64, 64, 3), np.uint8)), "'images' is uint8 (1280, 64"),
-    "wrong dtype": ("mpi3d", save_images(np.zeros((640, 64, 64, 3), np.int16)), "'images' is int16"),
+    "wrong dtype": ("mpi3d", save_images(np.zeros((320, 64, 64, 3), np.int16)), "'images' is int16"),
     "pickle": ("mpi3d", save_images(np.array([{"evil": 1}] * 3, dtype=object)), "pickled objects, which are never read"),
     "no images": ("mpi3d", lambda a: np.savez(a.file, pictures=np.zeros(3)), "images.npy"),
     "0 images": ("mpi3d", save_images(np.zeros((0, 64, 64, 3), np.uint8)), "'images' is uint8 (0, 64, 64, 3)"),
@@ -315,7 +315,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_used_and_can_be_repeated(pu
     with pytest.raises(ValueError, match="not there"):
         data.load("mpi3d", tmp_path)
     code, _ = command("mpi3d", tmp_path / "archives" / "real3d_complicated_shapes_ordered.npz", tmp_path, capsys)
-    assert code == 0 and len(data.load("mpi3d", tmp_path)) == 640 and not (tmp_path / "mpi3d.part").exists()
+    assert code == 0 and len(data.load("mpi3d", tmp_path)) == 320 and not (tmp_path / "mpi3d.part").exists()
 
 
 def test_preparing_needs_little_memory(tmp_path):
