@@ -90,6 +90,8 @@ class VAE(nn.Module):
         self.encoder, self.decoder = networks
         self.to_empty(device="cpu")
         self.reset(torch.Generator().manual_seed(0))
+        if network == "cnn":                        # a quarter less time for an iteration on the CPU (measured)
+            self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -98,15 +100,15 @@ class VAE(nn.Module):
             if hasattr(layer, "weight"):
                 transposed = isinstance(layer, PixelLinear)
                 bound = 1 / math.sqrt(len(layer.weight) if transposed else layer.weight[0].numel())
-                layer.weight.uniform_(-bound, bound, generator=generator)
-                layer.bias.uniform_(-bound, bound, generator=generator)
+                for weights in (layer.weight, layer.bias):
+                    weights.copy_(torch.empty(weights.shape).uniform_(-bound, bound, generator=generator))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar, (N, L) each, of images (N, C, H, W) as the data set stores them; no checks."""
         first = next(self.encoder.parameters())
         sparse = isinstance(self.encoder[1], PixelLinear)
         if not sparse and not x.is_floating_point():
-            x = x.to(first.dtype) * self.scale
+            x = x.to(first.dtype, memory_format=torch.channels_last) * self.scale
         mu, logvar = self.encoder(x).chunk(2, dim=1)
         return mu, logvar
 
