@@ -112,7 +112,7 @@ def bench_scores(_: torch.device) -> list[dict]:
                 extra = () if name == "sap" else (discrete,)
                 return lambda: getattr(metrics, name)(factors, codes, *extra)
 
-            seconds = least({name: timed(name) for name in metrics.TITLES}, rounds=2)
+            seconds = least({name: timed(name) for name in report.SCORES}, rounds=2)
             rows.append(
                 {
                     "codes": samples,

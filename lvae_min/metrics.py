@@ -1,477 +1,573 @@
-"""The six disentanglement scores of Sec. 6.4, equal to those of the implementation that the paper used.
+"""Six disentanglement scores of the paper's Table 2 (Sec. 6.4): how latents relate to ground-truth factors.
 
-Factors are (M, K) ground-truth values and codes (M, L) posterior means, a row an image. By default each
-factor is binned into 10 bins, as that implementation does; `discrete=True` takes its values as they are. All
-six are `f(factors, codes, discrete) -> float`, 1 is best, and chance is near 0 except for IRS and
-Explicitness.
+Every score is `f(factors, codes) -> float`: `factors` (M, K) ground-truth values, `codes` (M, L) posterior
+means, one row a sample. The definitions are those of Carbonneau et al. (2022), "Measuring Disentanglement: A
+Review of Metrics", which the paper uses through the reference implementation
+ubisoft/ubisoft-laforge-disentanglement-metrics; its name of each score stands in the docstring. What it does
+on healthy codes is done here, number for number. Conventions of the file:
 
-Where the reference gives NaN or fails, this file decides: a constant factor is left out, a constant code
-carries no information, one latent has its own value as its gap. Values that are not finite, shapes that do
-not match, and factors that are all constant raise ValueError.
+    discrete=False   factors are min-max scaled and cut into `bins` values (the reference's default)
+    discrete=True    each distinct factor value is a category as it is
+    constant factor  (range below 2.2e-15, as scikit-learn has it) is left out of every score; the reference
+                     counts it or fails. If all are constant: ValueError
+    constant code    (same range) carries no information; if all are constant every score is 0
+    one factor       the sampled scores cannot beat chance, which is 1 already: 0
+    refused          ValueError for anything not 2-D, empty, of unequal rows, not numeric, NaN, infinite or
+                     beyond 1e30, or (sampled scores) a factor without two samples of one value
+    seed             an integer or a numpy Generator; numpy's global generator is never used
 
-Reference: Carbonneau et al. 2022, "Measuring disentanglement: a review of metrics", and their code
-(ubisoft-laforge-DisentanglementMetrics, commit 05d5667), here called the reference.
-
-    python -m lvae_min.metrics codes.npz        the six scores of arrays `factors` and `codes`
+    python -m lvae_min.metrics codes.npz [--discrete] [--seed 0]        prints all six
 """
 
 import argparse
-import functools
 import sys
 import warnings
 import zipfile
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
 
-BINS = 10               # of the reference
-BATCH = 200             # samples a vote of the beta-VAE and FactorVAE scores
-CHUNK = 64              # votes drawn at once, so that they stay in the cache
-TITLES = {"beta_vae": "beta-VAE", "factor_vae": "FactorVAE", "explicitness": "Explicitness",
-          "irs": "IRS", "mig": "MIG", "sap": "SAP"}                          # in the order of Table 2
-
-
-@dataclass
-class Groups:
-    """A factor: the samples of each of its V values."""
-
-    labels: np.ndarray          # (M,) int64, 0 to V - 1
-    order: np.ndarray           # (M,) rows sorted by label
-    count: np.ndarray           # (V,) rows of a label
-    start: np.ndarray           # (V,) where they begin in `order`
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Groups":
-        whole = values.astype(np.int64) if 0 <= values.min() and values.max() < 4 * len(values) else None
-        if whole is not None and (whole == values).all():                       # no need to sort
-            labels = (np.cumsum(np.bincount(whole) > 0) - 1).take(whole)
-        else:
-            labels = np.unique(values, return_inverse=True)[1].reshape(-1)
-        count = np.bincount(labels)
-        order = np.argsort(labels.astype(np.uint16) if len(count) < 2**16 else labels, kind="stable")
-        return cls(labels, order, count, np.cumsum(count) - count)
-
-    def rows(self, value: int) -> np.ndarray:
-        return self.order[self.start[value]:self.start[value] + self.count[value]]
+CONSTANT = 10 * np.finfo(float).eps     # a column of a smaller range is constant
+LARGEST = 1e30                          # squares and fourth powers of codes stay finite
+CLOSE = 1e-6                            # Newton's last slope (losses are near M); one more step squares it
+FOLDS, DEPTHS = 10, 9                   # of the classification form of SAP
 
 
-def checked(factors: ArrayLike, codes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Factors that are not constant (M, K) and codes (M, L), float64. Raises ValueError for anything else."""
-    arrays = []
-    for name, given in (("factors", factors), ("codes", codes)):
-        try:
-            array = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: expected numbers, got {np.asarray(given).dtype}") from None
-        if array.ndim != 2 or 0 in array.shape:
-            raise ValueError(f"{name} of shape {array.shape}: expected (samples, {name}), neither of them 0")
-        broken = (~np.isfinite(array)).sum(0)
-        if broken.any():
-            column = broken.argmax()
-            raise ValueError(f"{name}: column {column} is not finite in {broken[column]} of {len(array)} "
-                             "rows")
-        arrays.append(array)
-    factors, codes = arrays
+# Factors and codes -----------------------------------------------------------------------------------------
+
+def _numbers(table, name: str) -> np.ndarray:
+    """The table as finite float64 or integers, (M, columns); ValueError with the place of what is wrong."""
+    table = np.asarray(table)
+    if table.ndim != 2 or table.size == 0:
+        raise ValueError(f"{name} must be a filled (samples, columns) table, got shape {table.shape}")
+    if table.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be real numbers, got {table.dtype}")
+    table = table.astype(np.int64 if np.can_cast(table.dtype, np.int64) else np.float64, order="F")
+    if not np.abs(table).max() < LARGEST:                       # true for NaN
+        row, column = np.argwhere(~(np.abs(table) < LARGEST))[0]
+        raise ValueError(f"{name} must be finite and below {LARGEST:g}, "
+                         f"got {table[row, column]} in column {column}, row {row}")
+    return table
+
+
+def _varies(table: np.ndarray) -> np.ndarray:
+    """Which columns are not constant, (columns,)."""
+    return table.max(0).astype(float) - table.min(0) >= CONSTANT
+
+
+def _tables(factors, codes) -> tuple[np.ndarray, np.ndarray]:
+    """Checked factors without the constant ones, (M, K), and codes in float64, (M, L)."""
+    factors, codes = _numbers(factors, "factors"), _numbers(codes, "codes").astype(float)
     if len(factors) != len(codes):
-        raise ValueError(f"{len(factors)} rows of factors and {len(codes)} of codes: expected equally many")
-    varied = factors.min(0) < factors.max(0)
-    if not varied.any():
-        raise ValueError(f"factors: all {len(varied)} columns are constant: there is nothing to score")
-    return factors[:, varied], codes
+        raise ValueError(f"one row a sample: got {len(factors)} rows of factors and {len(codes)} of codes")
+    varies = _varies(factors)
+    if not varies.any():
+        raise ValueError(f"every factor is constant ({len(factors)} samples of {factors[0].tolist()})")
+    return factors[:, varies], codes
 
 
-def min_max(x: np.ndarray) -> np.ndarray:
-    """Columns scaled to [0, 1]; a constant one becomes 0.
-
-    x * s - min * s in this order, as the reference: (x - min) / (max - min) puts values on other sides of bin
-    edges.
-    """
-    low, span = x.min(0), np.ptp(x, axis=0)
-    slope = 1 / np.where(span < 10 * np.finfo(float).eps, 1.0, span)
-    return x * slope + (0 - low * slope)
+def _scaled(table: np.ndarray) -> np.ndarray:
+    """Columns moved to [0, 1]; a constant one to 0."""
+    low, span = table.min(0), table.max(0).astype(float) - table.min(0)
+    scale = 1 / np.where(span < CONSTANT, 1, span)
+    return table * scale + (0 - low * scale)    # (x - low) / span rounds some grid values into the bin below
 
 
-def binned(x: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Bin of each value, 0 to bins - 1, of `bins` equal ones over the column's range; edges go up."""
-    scaled, index = min_max(x), np.zeros(x.shape, np.int64)
+def _binned(table: np.ndarray, bins: int) -> np.ndarray:
+    """Index of the equal-width bin over each column's range, closed on the left, (M, columns)."""
+    if bins < 2:
+        raise ValueError(f"bins must be at least 2, got {bins}")
+    scaled, index = _scaled(table), np.zeros(table.shape, np.int64, order="F")
     for edge in np.linspace(0, 1, bins + 1)[1:-1]:
         index += scaled >= edge
     return index
 
 
-def prepared(factors: ArrayLike, codes: ArrayLike, discrete: bool) -> tuple[list[Groups], np.ndarray]:
-    """The factors as groups of samples, and the codes, checked."""
-    factors, codes = checked(factors, codes)
-    return [Groups.of(column) for column in (factors if discrete else binned(factors)).T], codes
+def _categories(factors: np.ndarray, discrete: bool, bins: int) -> list[np.ndarray]:
+    """Each factor as category numbers 0, 1, ... of the values that occur: K arrays (M,)."""
+    return [_numbered(column) for column in (factors if discrete else _binned(factors, bins)).T]
 
 
-def gap(matrix: np.ndarray) -> float:
-    """Mean over factors of the largest less the second largest of a row (K, L); of one latent, its value."""
-    best = np.sort(np.pad(matrix, ((0, 0), (1, 0))), axis=1)                 # a latent of value 0 beside them
-    return float((best[:, -1] - best[:, -2]).mean())
+def _numbered(column: np.ndarray) -> np.ndarray:
+    low, high = column.min(), column.max()
+    if column.dtype.kind == "i" and int(high) - int(low) < 4 * len(column) + 1024:    # counting beats sorting
+        present = np.bincount(column - low) > 0
+        return (np.cumsum(present) - 1)[column - low]
+    return np.unique(column, return_inverse=True)[1]
 
 
-def one_thread() -> AbstractContextManager:
-    """NumPy's BLAS on one thread: these products are small, and threads that wait cost more than they do."""
-    return blas_controller().limit(limits=1)
+def _groups(label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows sorted by category, (M,), and where each category starts and how many it has, both (V,)."""
+    small = label.astype(np.int16) if label.max() < 2**15 else label                    # 16 bits: radix sort
+    count = np.bincount(label)
+    return np.argsort(small, kind="stable"), np.cumsum(count) - count, count
 
 
-@functools.cache
-def blas_controller():
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(internal_api="openblas")
-
-
-def entropy(counts: np.ndarray) -> float:
-    """Entropy in nats of a histogram."""
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log(p)).sum())
+def _pairable(label: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_groups` without the categories of a single sample."""
+    order, start, count = _groups(label)
+    if count.max() < 2:
+        raise ValueError(f"no two of {len(label)} samples share a value of factor {factor} (without the "
+                         "constant ones): give more samples, fewer bins, or discrete=False")
+    return order, start[count > 1], count[count > 1]
 
 
-def mutual_information(factors: ArrayLike, codes: ArrayLike, discrete: bool = False,
-                       bins: int = BINS) -> np.ndarray:
-    """I(factor; code) / H(code) for each pair, (K, L) in [0, 1], from histograms; codes are in `bins` bins.
+def _gap(matrix: np.ndarray) -> float:
+    """Largest minus second largest of each row of (K, L), mean over rows; of one latent, its value."""
+    top = np.sort(np.pad(matrix, ((0, 0), (1, 0))), 1)          # the padding is the runner-up of one latent
+    return float((top[:, -1] - top[:, -2]).mean())
 
-    A constant code has 0 for all factors. Rows are the factors that are not constant.
+
+def _above_chance(accuracy: float, classes: int) -> float:
+    """Accuracy moved so that guessing among `classes` gives 0 and no error 1."""
+    return float((accuracy - 1 / classes) / (1 - 1 / classes))
+
+
+# Compactness: MIG and SAP ----------------------------------------------------------------------------------
+
+def _entropy(count: np.ndarray) -> float:
+    p = count[count > 0] / count.sum()
+    return -(p * np.log(p)).sum()
+
+
+def mutual_information(factors, codes, discrete: bool = False, bins: int = 10) -> np.ndarray:
+    """Normalised mutual information of every factor f and latent z, both in bins: what MIG is made of.
+
+        NI = (H(f) + H(z) - H(f, z)) / H(z)          plug-in entropies of the joint histogram
+
+    factors (M, K), codes (M, L) -> (K, L), each in [0, 1]. The normaliser is the entropy of the binned code
+    (the reference's choice; Chen et al. divide by H(f)). A constant factor or code has 0.
     """
-    groups, codes = prepared(factors, codes, discrete)
-    codes, matrix = binned(codes, bins), np.zeros((len(groups), codes.shape[1]))
-    for k, factor in enumerate(groups):
-        for latent in range(codes.shape[1]):
-            cells = np.bincount(factor.labels * bins + codes[:, latent], minlength=len(factor.count) * bins)
-            joint = cells.reshape(-1, bins)                                     # (V, bins) rows in common
-            code = entropy(joint.sum(0))
-            matrix[k, latent] = (entropy(joint.sum(1)) + code - entropy(joint)) / code if code > 0 else 0.0
-    return matrix
+    factors, codes = _numbers(factors, "factors"), _tables(factors, codes)[1]
+    binned = _binned(codes, bins)                                                        # (M, L)
+    information = np.zeros((factors.shape[1], codes.shape[1]))
+    for i, label in enumerate(_categories(factors, discrete, bins)):
+        for j in np.flatnonzero(_varies(codes)):
+            joint = np.bincount(label * bins + binned[:, j], minlength=(label.max() + 1) * bins)
+            joint = joint.reshape(-1, bins)                                              # (V, bins)
+            of_code = _entropy(joint.sum(0))
+            information[i, j] = (_entropy(joint.sum(1)) + of_code - _entropy(joint)) / of_code
+    return information.clip(0, 1)               # rounding leaves -1e-16 where nothing is shared
 
 
-def mig(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, bins: int = BINS) -> float:
-    """Mutual information gap (Chen et al. 2018), 0 to 1.
+def mig(factors, codes, discrete: bool = False, bins: int = 10) -> float:
+    """Mutual Information Gap (Chen et al. 2018; reference `mig`): is a factor in one latent only?
 
-        1/K sum_k (I(k; best code) / H(best code) - I(k; second) / H(second))
+        MIG = 1/K sum_f (NI(f, z_1st) - NI(f, z_2nd))       the two most informative latents of factor f
 
-    The reference divides by the entropy of the binned code; Chen et al. and most libraries divide by that of
-    the factor, so that their numbers are others. A constant code counts as 0 (the reference: NaN).
+    factors (M, K), codes (M, L); in [0, 1]. NI is `mutual_information`. The reference returns NaN if a code
+    is constant; here that code has NI = 0. One latent: the gap is its NI. A factor with a different value in
+    every sample is as informative about every code: gap 0.
     """
-    return gap(mutual_information(factors, codes, discrete, bins))
+    factors, codes = _tables(factors, codes)
+    return _gap(mutual_information(factors, codes, discrete, bins))
 
 
-def sap(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
-    """Separated attribute predictability (Kumar et al. 2018), 0 to 1.
+def sap(factors, codes, discrete: bool = False) -> float:
+    """Separated Attribute Predictability (Kumar et al. 2017; reference `sap`): is one latent enough?
 
-        1/K sum_k (S[k, best code] - S[k, second]),   S = cov(factor, code)^2 / (var(factor) var(code))
+        SAP = 1/K sum_f (S(f, z_1st) - S(f, z_2nd))
+        S   = R^2 of a straight line through (z, f) = cov(f, z)^2 / (var(f) var(z))
 
-    S is the R^2 of a line through the factor over the code, on the values as they are (nothing is binned):
-    the reference's regression form. `discrete=True` is its classification form: S is the accuracy of a
-    decision tree, depth chosen by cross-validation (seconds to minutes). A constant code has S = 0 in the
-    first form.
+    factors (M, K), codes (M, L); in [0, 1]. Factors count as numbers here, in no bins. A constant code has
+    S = 0. One latent: the gap is its S.
+
+    discrete=True: S is the accuracy of a decision tree instead (`_tree_accuracy`), seconds to minutes.
     """
-    factors, codes = checked(factors, codes)
+    factors, codes = _tables(factors, codes)
+    if not _varies(codes).any():
+        return 0.0
     if discrete:
-        return gap(tree_accuracy(factors, codes))
-    varied = np.ptp(codes, axis=0) > 0                                     # a variance of 0 may round to more
-    factors, codes = factors - factors.mean(0), (codes - codes.mean(0)) * varied
-    spread = np.outer((factors**2).sum(0), (codes**2).sum(0))                   # (K, L)
-    return gap((factors.T @ codes) ** 2 / np.where(spread > 0, spread, 1))
+        return _gap(_tree_accuracy(factors, _scaled(codes)))
+    return _gap((_unit(factors).T @ _unit(codes)) ** 2)
 
 
-def tree_accuracy(factors: np.ndarray, codes: np.ndarray, folds: int = 10, depths: int = 9) -> np.ndarray:
-    """Accuracy (K, L) of a tree that reads a factor from one code, of the depth with the best
-    cross-validation.
+def _unit(table: np.ndarray) -> np.ndarray:
+    """Centred columns of length 1; a constant one is 0."""
+    centred = np.where(_varies(table), table - table.mean(0), 0)
+    length = np.sqrt((centred ** 2).sum(0))
+    return centred / np.where(length > 0, length, 1)
 
-    On one feature a tree of depth d is the deeper tree cut at d, so that one fit serves all depths.
+
+def _tree_accuracy(factors: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Accuracy of a decision tree for each factor on each single latent, (K, L), on the rows it learned from.
+
+    Its depth, 1 to 9, has the best mean accuracy over 10 stratified folds, unshuffled (the least on ties).
+    A constant code beside others gets the share of the most frequent value, as in the reference, not 0.
+    ValueError if no value of a factor has 10 samples.
     """
     from sklearn.model_selection import StratifiedKFold
-
-    scaled, matrix = min_max(codes), np.empty((factors.shape[1], codes.shape[1]))
-    for k, values in enumerate(factors.T):
-        labels = Groups.of(values).labels
-        if np.bincount(labels).max() < folds:
-            raise ValueError(f"factors: no value of factor {k} has the {folds} rows for cross-validation")
+    accuracy = np.empty((factors.shape[1], codes.shape[1]))
+    for i, label in enumerate(_categories(factors, True, 0)):
+        most = np.bincount(label).max()
+        if most < FOLDS:
+            raise ValueError(f"{FOLDS} folds need {FOLDS} samples of a value, factor {i} has at most {most}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of values with fewer rows than folds
-            splits = list(StratifiedKFold(folds).split(labels, labels))
-        for latent, code in enumerate(scaled.T):
-            held_out = np.array([accuracy_by_depth(code[a], labels[a], code[b], labels[b], depths)
-                                 for a, b in splits])
-            # numpy's mean of one fold after the other: ties between depths are decided in the last bit.
-            best = np.argmax([np.ascontiguousarray(column).mean() for column in held_out.T])
-            matrix[k, latent] = accuracy_by_depth(code, labels, code, labels, depths)[best]
-    return matrix
-
-
-def accuracy_by_depth(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray,
-                      depths: int) -> np.ndarray:
-    """Test accuracy (depths,) of trees of depth 1, 2, ... on one feature."""
-    from sklearn.tree import DecisionTreeClassifier
-
-    model = DecisionTreeClassifier(max_depth=depths).fit(x[:, None], y)
-    tree, node = model.tree_, np.zeros(len(x_test), np.int64)
-    answer = model.classes_[tree.value[:, 0].argmax(1)]                         # of each node
-    x_test, accuracy = x_test.astype(np.float32), np.empty(depths)              # as the trees read it
-    for depth in range(depths):
-        below = np.where(x_test <= tree.threshold[node], tree.children_left[node], tree.children_right[node])
-        node = np.where(tree.children_left[node] >= 0, below, node)
-        accuracy[depth] = (answer[node] == y_test).mean()
+            warnings.simplefilter("ignore")                     # about values rarer than the folds
+            folds = list(StratifiedKFold(FOLDS).split(codes, label))
+        for j, code in enumerate(codes.T):
+            tests = [_depth_accuracies(code, label, train, test) for train, test in folds]
+            means = [np.mean(depth) for depth in zip(*tests, strict=True)]
+            accuracy[i, j] = _depth_accuracies(code, label, slice(None), slice(None))[np.argmax(means)]
     return accuracy
 
 
-def irs(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
-    """Interventional robustness score (Suter et al. 2019), 0 to 1.
+def _depth_accuracies(code: np.ndarray, label: np.ndarray, train, test) -> list[float]:
+    """Accuracy on rows `test` of trees of depth 1, 2, ... grown on rows `train`.
 
-        R_l = max_k (1 - mean over values v of D[l, k = v] / D[l]),   IRS = sum_l D[l] R_l / sum_l D[l]
-
-    D[l] is the largest deviation of code l from its mean, D[l, k = v] that among the samples with factor k at
-    v. Not invariant to the scale of a code; not 0 by chance, and larger with few samples. All codes constant:
-    0.
+    A tree of less depth is the top of the deepest one: splits are chosen greedily, and there is one feature.
     """
-    groups, codes = prepared(factors, codes, discrete)
-    codes = np.ascontiguousarray(codes[:, np.ptp(codes, axis=0) > 0].T)         # (L, M)
-    if not len(codes):
+    from sklearn.tree import DecisionTreeClassifier
+    model = DecisionTreeClassifier(max_depth=DEPTHS).fit(code[train, None], label[train])
+    tree, x, wanted = model.tree_, code[test].astype(np.float32), label[test]   # trees compare in float32
+    answer = model.classes_[tree.value[:, 0].argmax(1)]                         # of every node
+    node, accuracies = np.zeros(len(x), np.int64), []
+    for _ in range(DEPTHS):
+        child = np.where(x <= tree.threshold[node], tree.children_left[node], tree.children_right[node])
+        node = np.where(child >= 0, child, node)                                # a leaf has child -1
+        accuracies.append((answer[node] == wanted).mean())
+    return accuracies
+
+
+# Modularity and explicitness at once: IRS ------------------------------------------------------------------
+
+def irs(factors, codes, discrete: bool = False, bins: int = 10) -> float:
+    """Interventional Robustness Score (Suter et al. 2019; reference `irs`): is a latent moved by one factor?
+
+        IRS  = sum_j M_j max_f (1 - A_jf / M_j) / sum_j M_j
+        M_j  = max_m |z_mj - mean_j|                    largest deviation of latent j
+        A_jf = mean_v max_{m: f=v} |z_mj - mean_j(v)|   the same with f held at v, mean over its values
+
+    factors (M, K), codes (M, L); in [0, 1], and above 0 for random codes. Weights M_j are in the codes' own
+    units, so do not standardise them. A constant code is left out. A value of one sample has deviation 0:
+    few samples a value, or a factor of distinct values, inflate the score (to 1).
+    """
+    factors, codes = _tables(factors, codes)
+    z = np.ascontiguousarray(codes[:, _varies(codes)].T)                                 # (L, M)
+    if not len(z):
         return 0.0
-    whole = np.abs(codes - codes.mean(1, keepdims=True)).max(1)                 # (L,)
-    robust = np.empty((len(groups), len(codes)))
-    for k, factor in enumerate(groups):
-        ordered = codes.take(factor.order, axis=1)
-        mean = np.add.reduceat(ordered, factor.start, axis=1) / factor.count    # (L, V)
-        above = np.maximum.reduceat(ordered, factor.start, axis=1) - mean
-        below = mean - np.minimum.reduceat(ordered, factor.start, axis=1)
-        robust[k] = 1 - np.maximum(above, below).mean(1) / whole
-    return float(np.average(robust.max(0), weights=whole))
+    largest = abs(z - z.mean(1, keepdims=True)).max(1)                                   # (L,)
+    robust = np.zeros(len(z))
+    for label in _categories(factors, discrete, bins):
+        order, start, count = _groups(label)
+        held = np.take(z, order, 1)
+        mean = np.add.reduceat(held, start, 1) / count                                   # (L, V)
+        above, below = np.maximum.reduceat(held, start, 1) - mean, mean - np.minimum.reduceat(held, start, 1)
+        robust = np.maximum(robust, 1 - np.maximum(above, below).mean(1) / largest)
+    return float(np.average(robust, weights=largest))
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), in the memory of x."""
-    np.exp(np.negative(x, out=x), out=x)
+# Explicitness ----------------------------------------------------------------------------------------------
+
+def _newton(derivatives, problems: int, size: int) -> np.ndarray:
+    """Minimise convex functions of `size` weights by Newton's method, `problems` at once: (problems, size).
+
+    `derivatives(weights)` gives gradients (problems, size) and Hessians (problems, size, size). A step that
+    ends where its own slope is steeper up than it was down at its start is halved. RuntimeError if 500 steps
+    are not enough.
+    """
+    weights, step = np.zeros((2, problems, size))
+    slope = np.zeros(problems)
+    for _ in range(500):
+        gradient, hessian = derivatives(weights)
+        scale = 1 / np.sqrt(np.diagonal(hessian, 0, 1, 2))              # the solver's pivots see equal units
+        scaled = hessian * scale[:, :, None] * scale[:, None, :]
+        newton = -scale * np.linalg.solve(scaled, (scale * gradient)[..., None])[..., 0]
+        too_far = (gradient * step).sum(1) > np.maximum(slope, CLOSE)
+        slope = np.where(too_far, slope / 2, -(gradient * newton).sum(1))
+        weights += np.where(too_far[:, None], -step / 2, newton)
+        step = np.where(too_far[:, None], step / 2, newton)
+        if slope.max() <= CLOSE and not too_far.any():
+            return weights
+    raise RuntimeError(f"logistic regression not converged: slope {slope.max():.3g} after 500 Newton steps")
+
+
+def explicitness(factors, codes, discrete: bool = False, bins: int = 10) -> float:
+    """Explicitness (Ridgeway & Mozer 2018; reference `explicitness`): can a linear model read the factors?
+
+        explicitness = 2 * (mean over factors of the mean over their values v of AUC_v) - 1
+        AUC_v        = area under the ROC curve of p_v / sum_u p_u, on the samples it was fitted on
+        p_v          = sigmoid(w_v . z + b_v), balanced logistic regression of "f = v" (`_one_against_rest`)
+
+    factors (M, K), codes (M, L), min-max scaled here; in [-1, 1], about 0 at chance for many samples (above
+    it for few: same samples). Solved to convergence: the reference's own solver stops up to 1.3e-4 away.
+    """
+    factors, codes = _tables(factors, codes)
+    if not _varies(codes).any():
+        return 0.0
+    z = np.hstack([_scaled(codes), np.ones((len(codes), 1))])                   # (M, L + 1)
+    upper = np.triu_indices(z.shape[1])
+    products = z[:, upper[0]] * z[:, upper[1]]                                  # (M, (L + 1)(L + 2) / 2)
+    areas = []
+    with threadpool_limits(1, "blas"):      # threads that wait on small products slow a busy machine 50-fold
+        for label in _categories(factors, discrete, bins):
+            p = _sigmoid(_one_against_rest(z, products, label) @ z.T)           # (V, M)
+            p /= p.sum(0)
+            areas.append(_mean_area(p.astype(np.float32), label))
+    return float(2 * np.mean(areas) - 1)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x), written over x."""
+    with np.errstate(over="ignore"):            # e^-x = inf is p = 0
+        np.exp(np.negative(x, out=x), out=x)
     x += 1
     return np.reciprocal(x, out=x)
 
 
-def fit_one_vs_rest(x: np.ndarray, factor: Groups, tolerance: float = 1e-9) -> np.ndarray:
-    """Weights (V, L + 1), intercept last, of a logistic regression for each value of a factor against the
-    others.
+def _one_against_rest(z: np.ndarray, products: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Weights (V, L + 1), bias last, of V logistic regressions "category v or another", each minimising
 
-        sum_i s_i logloss_i + |w|^2 / 2,   s_i = M / (2 rows on i's side): both sides weigh the same
+        1/2 |w|^2 + sum_m s_m log(1 + e^(-+ z_m w)),    s_m = M / (2 M_v) in v, M / (2 (M - M_v)) outside
 
-    Newton's method for all values at once, to convergence. A value whose gradient grew takes half its last
-    step back.
+    z (M, L + 1) ends in a 1; products (M, ...) are z_i z_j, i <= j: all Hessians are one matrix product.
     """
-    samples, values = len(x), len(factor.count)
-    design = np.vstack([x.T, np.ones(samples)])                                 # (L + 1, M)
-    upper = np.triu_indices(len(design))
-    products = np.ascontiguousarray((design[upper[0]] * design[upper[1]]).T)    # (M, pairs), for the Hessians
-    design_t = np.ascontiguousarray(design.T)
-    inside, outside = samples / (2 * factor.count), samples / (2 * (samples - factor.count))
-    pull = np.add.reduceat(design_t[factor.order], factor.start, axis=0) * inside[:, None]
-    ridge = np.append(np.ones(len(design) - 1), 0)                              # the intercept is free
-    weights, step = np.zeros((2, values, len(design)))
-    before, active = np.full(values, np.inf), np.arange(values)
-    for _ in range(100):
-        own = np.full(values, -1)
-        own[active] = np.arange(len(active))
-        rows = np.flatnonzero(own[factor.labels] >= 0)                     # samples whose own value is active
-        cell = own[factor.labels[rows]], rows
-        p = sigmoid(weights[active] @ design)                                   # (active, M)
-        curve = p * p
-        np.subtract(p, curve, out=curve)                                        # p (1 - p)
-        ratio = (inside / outside)[factor.labels[rows]]
-        p[cell] *= ratio
-        curve[cell] *= ratio
-        gradient = (p @ design_t) * outside[active, None] - pull[active] + ridge * weights[active]
-        steepest = np.abs(gradient).max(1)
-        grew = steepest > 4 * before[active]
-        step[active[grew]] /= 2
-        weights[active[grew]] += step[active[grew]]
-        moved, kept = active[~grew], np.flatnonzero(~grew)
-        hessian = np.zeros((len(moved), len(design), len(design)))
-        hessian[:, upper[0], upper[1]] = hessian[:, upper[1], upper[0]] = \
-            (curve @ products)[kept] * outside[moved, None]
-        hessian += np.diag(ridge + 1e-12)
-        step[moved] = np.linalg.solve(hessian, gradient[kept, :, None])[..., 0]
-        weights[moved] -= step[moved]
-        before[moved] = steepest[kept]
-        active = np.setdiff1d(active, moved[(gradient[kept] * step[moved]).sum(1) <= tolerance])
-        if not len(active):
-            break
-    return weights
+    order, start, count = _groups(label)
+    samples, values = len(label), len(count)
+    inside, outside = samples / (2 * count), samples / (2 * (samples - count))
+    target = np.add.reduceat(z[order], start) * inside[:, None]                 # sum of s z in v
+    ratio = (inside / outside)[label]
+    ridge = np.append(np.ones(z.shape[1] - 1), 0)                               # no penalty on the bias
+    upper = np.triu_indices(z.shape[1])
+    rows = max(64, 2**15 // values)                                             # (V, rows) stays in cache
+
+    def derivatives(w):
+        gradient, curvature = np.zeros(w.shape), np.zeros((values, products.shape[1]))
+        for block in (slice(i, i + rows) for i in range(0, samples, rows)):
+            p = _sigmoid(w @ z[block].T)                                        # (V, rows)
+            s = p * p
+            np.subtract(p, s, out=s)                                            # p (1 - p)
+            own = label[block], np.arange(p.shape[1])
+            p[own] *= ratio[block]
+            s[own] *= ratio[block]
+            gradient += p @ z[block]
+            curvature += s @ products[block]
+        hessian = np.empty((values, *2 * w.shape[1:]))
+        hessian[:, *upper] = hessian[:, *upper[::-1]] = curvature * outside[:, None]
+        hessian += np.diag(ridge + 1e-9)                                        # 1e-9: all p may be 0 or 1
+        return gradient * outside[:, None] - target + ridge * w, hessian
+
+    return _newton(derivatives, values, z.shape[1])
 
 
-def mean_auc(scores: np.ndarray, factor: Groups) -> float:
-    """Mean over the values of a factor of the area under the ROC curve of its row (V, M); ties count half."""
-    total = 0.0
-    for value, own in enumerate(factor.count):
-        ranked, mine = np.sort(scores[value]), np.sort(scores[value, factor.rows(value)])
-        rank = (np.searchsorted(ranked, mine, "left") + np.searchsorted(ranked, mine, "right") + 1) / 2
-        total += (rank.sum() - own * (own + 1) / 2) / (own * (len(ranked) - own))
-    return total / len(factor.count)
+def _mean_area(score: np.ndarray, label: np.ndarray) -> float:
+    """Mean over categories v of the ROC area of score[v] (V, M): share of (inside, outside) pairs in order.
 
-
-def explicitness(factors: ArrayLike, codes: ArrayLike, discrete: bool = False) -> float:
-    """Explicitness (Ridgeway and Mozer 2018), 1 at best: how well a linear model reads each value from all
-    codes.
-
-        2 (AUC - 1/2), AUC the mean over factors and values of the one-vs-rest area under the ROC curve
-
-    One logistic regression a value on codes scaled to [0, 1], probabilities divided by their sum, scored on
-    the samples it was fitted to: above 0 by chance, and more so with few samples. The reference stops its
-    solver early and is within 1e-5 of this optimum (with scikit-learn 1.4 and newer within 1.3e-4).
+    By ranks, equal scores sharing theirs. Float32 scores: equal codes tie, however a matrix product rounded.
     """
-    groups, codes = prepared(factors, codes, discrete)
-    x, total = min_max(codes), 0.0
-    with one_thread():
-        for factor in groups:
-            weights = fit_one_vs_rest(x, factor)
-            p = sigmoid(weights[:, :-1] @ x.T + weights[:, -1:])                # (V, M)
-            p /= p.sum(0)
-            total += mean_auc(p, factor)
-    return 2 * (total / len(groups) - 0.5)
+    order, start, count = _groups(label)
+    areas = []
+    for v, (first, inside) in enumerate(zip(start, count, strict=True)):
+        ranked, own = np.sort(score[v]), np.sort(score[v, order[first:first + inside]])
+        rank = (np.searchsorted(ranked, own, "left") + np.searchsorted(ranked, own, "right") + 1) / 2
+        areas.append((rank.sum() - inside * (inside + 1) / 2) / (inside * (len(label) - inside)))
+    return float(np.mean(areas))
 
 
-def usable_values(groups: list[Groups]) -> list[np.ndarray]:
-    """The values of each factor that at least two samples have. Raises ValueError if a factor has none."""
-    usable = [np.flatnonzero(factor.count > 1) for factor in groups]
-    for k, values in enumerate(usable):
-        if not len(values):
-            raise ValueError(f"factors: no two of the {len(groups[k].labels)} samples share a value of "
-                             f"factor {k}; this score compares samples that do")
-    return usable
+# Modularity: beta-VAE and FactorVAE metrics ----------------------------------------------------------------
 
+def beta_vae(factors, codes, discrete: bool = False, seed=0, bins: int = 10, batch: int = 200,
+             train: int = 10_000, test: int = 5_000) -> float:
+    """beta-VAE metric (Higgins et al. 2017; reference `z_diff`): do differences tell which factor is shared?
 
-def mean_differences(codes: np.ndarray, factor: Groups, values: np.ndarray, votes: int,
-                     random: np.random.Generator) -> np.ndarray:
-    """Mean |difference| (votes, L) over 200 pairs of samples that share a value, which each pair draws."""
-    grouped = codes.take(factor.order, axis=0)              # samples that share a value stay near in memory
-    start, count = factor.start[values], factor.count[values].astype(np.float32)
-    count *= np.float32(1 - 1e-6)                           # so that no product below rounds up to it
-    means, ones = np.empty((votes, codes.shape[1]), np.float32), np.ones(BATCH, np.float32)
-    for first in range(0, votes, CHUNK):
-        size = min(CHUNK, votes - first) * BATCH
-        value = random.integers(len(values), size=size)
-        many, here = count.take(value), start.take(value)
-        one = (random.random(size, np.float32) * many).astype(np.int64)
-        other = (random.random(size, np.float32) * (many - 1)).astype(np.int64)
-        other += other >= one                               # uniform over the others
-        apart = grouped.take(here + one, axis=0)
-        apart -= grouped.take(here + other, axis=0)
-        np.abs(apart, out=apart)
-        means[first:first + CHUNK] = ones @ apart.reshape(-1, BATCH, codes.shape[1])
-    return means / BATCH
+        example  = mean over `batch` pairs of |z - z'|, where both of a pair share their value of factor f
+        beta_vae = (accuracy - 1/K) / (1 - 1/K)      of a linear classifier of f on `test` new examples
 
-
-def beta_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, seed: int = 0,
-             training: int = 10_000, test: int = 5_000) -> float:
-    """beta-VAE score (Higgins et al. 2017; the reference's Z-diff), near 0 by chance and 1 at best.
-
-    A vote draws a factor, and 200 pairs of samples that share a value of it; its features are the mean
-    absolute differences of the codes, its label the factor. A multinomial logistic regression (L2, C = 1),
-    solved to convergence, is fitted to 10,000 votes and tested on 5,000:
-
-        (accuracy - 1/K) / (1 - 1/K)
-
-    It is a sampled number (`seed`). With one factor there is nothing to tell apart: 0. Raises ValueError if
-    no two samples share a value of a factor.
+    factors (M, K), codes (M, L), in their own units; at most 1, about 0 at chance (may fall below). For each
+    pair a value of f is drawn, uniformly over those with two samples, then two distinct samples of it. The
+    classifier is a multinomial logistic regression with penalty 1/2 |w|^2, solved to convergence. The draws
+    are not the reference's, their distribution is. 0 for one factor (chance is 1) or no varying code.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    groups, codes = prepared(factors, codes, discrete)
-    usable, random = usable_values(groups), np.random.default_rng(seed)
-    if len(groups) == 1:
+    factors, codes = _tables(factors, codes)
+    generator = np.random.default_rng(seed)
+    labels = _categories(factors, discrete, bins)
+    groups = [_pairable(label, f) for f, label in enumerate(labels)]
+    if len(groups) == 1 or not _varies(codes).any():
         return 0.0
-    label = random.integers(len(groups), size=training + test)
-    features = np.empty((training + test, codes.shape[1]))
-    single = (codes - codes.mean(0)).astype(np.float32)
-    with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # of scales that differ too much, where scikit-learn takes lbfgs
-        for k, factor in enumerate(groups):
-            mine = np.flatnonzero(label == k)
-            features[mine] = mean_differences(single, factor, usable[k], len(mine), random)
-        model = LogisticRegression(solver="newton-cholesky", max_iter=10_000)
-        model.fit(features[:training], label[:training])
-        accuracy = (model.predict(features[training:]) == label[training:]).mean()
-    return float((accuracy - 1 / len(groups)) / (1 - 1 / len(groups)))
+    z = (codes - codes.mean(0)).astype(np.float32)              # centred: differences survive 24 bits
+    shared = generator.integers(len(groups), size=train + test)
+    example = np.empty((train + test, z.shape[1]))
+    for f, group in enumerate(groups):
+        example[shared == f] = _mean_differences(z, *group, (shared == f).sum(), batch, generator)
+    with threadpool_limits(1, "blas"):
+        right = _multinomial(example[:train], shared[:train], example[train:]) == shared[train:]
+    return _above_chance(right.mean(), len(groups))
 
 
-def least_varied(codes: np.ndarray, rows: np.ndarray, votes: int, random: np.random.Generator) -> np.ndarray:
-    """For each vote the code (votes,) that varies least over 200 of `rows`; codes (L, M) have variance 1."""
-    rounds = -(-votes * BATCH // len(rows))
-    drawn = np.concatenate([random.permutation(rows) for _ in range(rounds)])[:votes * BATCH]
-    batch = codes.take(drawn, axis=1).reshape(len(codes), votes, BATCH)
-    return (np.einsum("lvb,lvb->lv", batch, batch) - batch.sum(2) ** 2 / BATCH).argmin(0)
+def _mean_differences(z: np.ndarray, order: np.ndarray, start: np.ndarray, count: np.ndarray,
+                      examples: int, batch: int, generator: np.random.Generator) -> np.ndarray:
+    """Means of |z - z'| over `batch` pairs of one category each (`_groups`): (examples, L)."""
+    latents = z.shape[1]
+    width = max(latents, 8 if latents > 4 else 4)               # numpy copies 16 and 32 bytes fastest
+    rows = np.pad(z, ((0, 0), (0, width - latents)))[order]
+    below = 1 - 1e-12                                           # a product with it never rounds up
+    values, firsts, seconds = len(count) * below, count * below, (count - 1) * below
+    average = np.full(batch, 1 / batch, np.float32)
+    means = np.empty((examples, width))
+    for i in range(0, examples, 32):                            # 32 examples at once stay in cache
+        now = means[i:i + 32]
+        u = generator.random(len(now) * batch)                  # its digits are the value, z and z'
+        value, u = _digit(u, values)
+        first, u = _digit(u, np.take(firsts, value))
+        second, u = _digit(u, np.take(seconds, value))
+        second += second >= first                               # another sample than the first
+        at = np.take(start, value)
+        difference = np.take(rows, at + first, 0)
+        difference -= np.take(rows, at + second, 0)
+        np.abs(difference, out=difference)
+        now[:] = average @ difference.reshape(len(now), batch, width)
+    return means[:, :latents]
 
 
-def factor_vae(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, seed: int = 0,
-               std_threshold: float = 0.05, training: int = 800, test: int = 800) -> float:
-    """FactorVAE score (Kim and Mnih 2018; the reference's Z-min variance), near 0 by chance and 1 at best.
+def _digit(u: np.ndarray, base) -> tuple[np.ndarray, np.ndarray]:
+    """First digit of u in [0, 1) in a base, as an index, and the rest, again in [0, 1); written over u."""
+    u *= base
+    digit = np.floor(u)
+    u -= digit
+    return digit.astype(np.int64), u
 
-    A vote draws a factor, a value of it and 200 samples with that value; it goes to the code whose variance,
-    divided by that over all samples, is smallest. Each code stands for the factor that most of its 800
-    training votes came from; the accuracy of that on 800 test votes is scaled as the beta-VAE score.
 
-    Codes with a standard deviation below `std_threshold` take no part; if that are all, the score is 0. A
-    sampled number (`seed`). With one factor there is nothing to tell apart: 0. Raises ValueError if no two
-    samples share a value of a factor.
+def _multinomial(x: np.ndarray, label: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Classes of the rows `new` by the weights W (C, L + 1), bias last, that minimise on rows x (M, L)
+
+        1/2 |w|^2 - sum_m log softmax(W x_m)_label
+
+    Solved for standardised x with the penalty 1/2 |w / s|^2: the same minimum, for codes in any unit.
     """
-    groups, codes = prepared(factors, codes, discrete)
-    usable, random = usable_values(groups), np.random.default_rng(seed)
-    if len(groups) == 1 or len(codes) < 2:
+    mean, s = x.mean(0), np.maximum(x.std(0), 1e-10)
+    x, new = (np.hstack([(table - mean) / s, np.ones((len(table), 1))]) for table in (x, new))
+    classes, size = label.max() + 1, x.shape[1]
+    ridge = np.tile(np.append(np.maximum(s ** -2, 1e-6), 0), classes)   # 1e-6: a minimum in reach for any s
+
+    def derivatives(flat):
+        gradient = np.zeros((classes, size))
+        hessian = np.diag(ridge + 1e-6)                         # 1e-6: shifting all biases is free
+        for block in (slice(i, i + 2048) for i in range(0, len(x), 2048)):      # stays in cache
+            p = flat.reshape(classes, size) @ x[block].T
+            p = np.exp(p - p.max(0))
+            p /= p.sum(0)                                       # (C, rows)
+            spread = (p[:, None] * x[block].T).reshape(-1, p.shape[1])          # (C (L + 1), rows)
+            hessian -= spread @ spread.T
+            for own in (slice(c * size, (c + 1) * size) for c in range(classes)):
+                hessian[own, own] += spread[own] @ x[block]
+            p[label[block], np.arange(p.shape[1])] -= 1
+            gradient += p @ x[block]
+        return gradient.reshape(1, -1) + ridge * flat, hessian[None]
+
+    weights = _newton(derivatives, 1, classes * size).reshape(classes, size)
+    return (weights @ new.T).argmax(0)
+
+
+def factor_vae(factors, codes, discrete: bool = False, seed=0, std_threshold: float = 0.05, bins: int = 10,
+               batch: int = 200, train: int = 800, test: int = 800) -> float:
+    """FactorVAE metric (Kim & Mnih 2018; reference `z_min_var`): which latent is still when f is held?
+
+        vote       = argmin_j var_batch(z_j) / var(z_j)     of `batch` samples that share a value of factor f
+        factor_vae = (accuracy - 1/K) / (1 - 1/K)           on `test` votes, where a latent stands for the
+                                                            factor of most of its `train` votes
+
+    factors (M, K), codes (M, L); at most 1, about 0 at chance (may fall below). Latents with a standard
+    deviation below `std_threshold`, in the codes' own units, do not take part; none left: 0 (the reference
+    fails). The value is uniform over those with two samples; its samples come in shuffled rounds. var(z_j) is
+    over all samples (the reference draws 10,000). The draws are not the reference's, their distribution is.
+    0 for one factor (chance is 1).
+    """
+    factors, codes = _tables(factors, codes)
+    generator = np.random.default_rng(seed)
+    labels = _categories(factors, discrete, bins)
+    groups = [_pairable(label, f) for f, label in enumerate(labels)]
+    deviation = codes.std(0, ddof=1)
+    active = (deviation >= std_threshold) & _varies(codes)
+    if len(groups) == 1 or not active.any():
         return 0.0
-    some = codes if len(codes) <= 10_000 else codes[random.choice(len(codes), 10_000, replace=False)]
-    std = some.std(0, ddof=1)
-    active = std >= max(std_threshold, np.finfo(float).tiny)
-    if not active.any():
-        return 0.0
-    scaled = np.ascontiguousarray(((codes - codes.mean(0))[:, active] / std[active]).T)
-    ballots = np.zeros((2, len(scaled), len(groups)), np.int64)        # training and test votes, code, factor
-    drawn = [np.bincount(random.integers(len(groups), size=votes), minlength=len(groups))
-             for votes in (training, test)]
-    for k, (factor, values) in enumerate(zip(groups, usable, strict=True)):
-        share = [np.bincount(random.integers(len(values), size=votes[k]), minlength=len(values))
-                 for votes in drawn]
-        for value, first, second in zip(values, *share, strict=True):
-            if first + second:
-                winners = least_varied(scaled, factor.rows(value), first + second, random)
-                ballots[0, :, k] += np.bincount(winners[:first], minlength=len(scaled))
-                ballots[1, :, k] += np.bincount(winners[first:], minlength=len(scaled))
-    stands_for = ballots[0].argmax(1)
-    accuracy = ballots[1, np.arange(len(scaled)), stands_for].sum() / test
-    return float((accuracy - 1 / len(groups)) / (1 - 1 / len(groups)))
+    z = np.ascontiguousarray(((codes - codes.mean(0))[:, active] / deviation[active]).T)    # (L, M)
+    votes = np.zeros((2, len(z), len(groups)))                                              # train, test
+    held = [_tally(len(groups), n, generator) for n in (train, test)]
+    for f, (order, start, count) in enumerate(groups):
+        learn, check = (_tally(len(count), n[f], generator) for n in held)
+        for v in np.flatnonzero(learn + check):
+            samples = order[start[v]:start[v] + count[v]]
+            still = _stillest(z, samples, learn[v] + check[v], batch, generator)
+            votes[0, :, f] += np.bincount(still[:learn[v]], minlength=len(z))
+            votes[1, :, f] += np.bincount(still[learn[v]:], minlength=len(z))
+    right = votes[1][np.arange(len(z)), votes[0].argmax(1)].sum()
+    return _above_chance(right / test, len(groups))
 
 
-def score(factors: ArrayLike, codes: ArrayLike, discrete: bool = False, seed: int = 0) -> dict[str, float]:
-    """All six scores, in the order of Table 2; SAP is in its regression form whatever `discrete` is."""
-    return {"beta_vae": beta_vae(factors, codes, discrete, seed),
-            "factor_vae": factor_vae(factors, codes, discrete, seed),
-            "explicitness": explicitness(factors, codes, discrete), "irs": irs(factors, codes, discrete),
-            "mig": mig(factors, codes, discrete), "sap": sap(factors, codes)}
+def _tally(choices: int, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """How often each of `choices` falls in `draws` uniform draws, (choices,)."""
+    return np.bincount(generator.integers(choices, size=draws), minlength=choices)
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lvae_min.metrics",
-                                     description="Six disentanglement scores of codes.")
-    parser.add_argument("file", help="an npz with arrays factors (M, K) and codes (M, L)")
-    parser.add_argument("--discrete", action="store_true", help="factors as they are, not in 10 bins")
-    parser.add_argument("--seed", type=int, default=0, help="of the two sampled scores (default: 0)")
-    given = parser.parse_args(arguments)
+def _stillest(z: np.ndarray, samples: np.ndarray, batches: int, batch: int, generator) -> np.ndarray:
+    """Latent of least variance within each batch of `samples`, (batches,); z (L, M) has unit variances."""
+    rounds = -(-batches * batch // len(samples))
+    shuffled = generator.permuted(np.tile(samples, (rounds, 1)), axis=1).ravel()[:batches * batch]
+    drawn = np.take(z, shuffled, 1).reshape(len(z), batches, batch)
+    squares = np.einsum("lbn,lbn->lb", drawn, drawn) - drawn.sum(2) ** 2 / batch
+    return squares.argmin(0)
+
+
+# All six ---------------------------------------------------------------------------------------------------
+
+def score(factors, codes, discrete: bool = False, seed=0) -> dict[str, float]:
+    """The six scores of Table 2, in its order, with the reference's defaults; SAP always by regression.
+
+    factors (M, K), codes (M, L); the opening of this file says what happens to degenerate ones.
+    """
+    return {
+        "beta_vae": beta_vae(factors, codes, discrete, seed),
+        "factor_vae": factor_vae(factors, codes, discrete, seed),
+        "explicitness": explicitness(factors, codes, discrete),
+        "irs": irs(factors, codes, discrete),
+        "mig": mig(factors, codes, discrete),
+        "sap": sap(factors, codes),
+    }
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays `factors` and `codes` of an .npz; ValueError says in one line what is wrong with the file."""
+    if not path.is_file():
+        raise ValueError("no such file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not an .npz archive")
     try:
-        with np.load(given.file, allow_pickle=False) as archive:
-            factors, codes = archive["factors"], archive["codes"]
-        scores = score(factors, codes, given.discrete, given.seed)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile,
-            zipfile.zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].strip("'\"")
-        print(f"{given.file}: {reason}; expected an npz with arrays factors (M, K) and codes (M, L)",
-              file=sys.stderr)
+        with zipfile.ZipFile(path) as archive:
+            sizes = {member.filename: member.file_size for member in archive.infolist()}
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in ("factors", "codes"):
+                if name not in arrays:
+                    raise ValueError(f"no array {name!r}, found {', '.join(map(repr, sizes)) or 'nothing'}")
+                if sizes.get(f"{name}.npy", 0) > 2**31:
+                    raise ValueError(f"{name} would take {sizes[f'{name}.npy']:,} bytes, more than 2 GiB")
+            return arrays["factors"], arrays["codes"]
+    except Exception as error:                  # a damaged archive raises nearly anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m lvae_min.metrics", description="Six disentanglement scores.")
+    parser.add_argument("file", type=Path, help=".npz with arrays factors (M, K) and codes (M, L)")
+    parser.add_argument("--discrete", action="store_true", help="factors as they are; default: in 10 bins")
+    parser.add_argument("--seed", type=int, default=0, help="of the two sampled scores (default 0)")
+    args = parser.parse_args(argv)
+    if args.seed < 0:
+        parser.error(f"--seed must not be negative, got {args.seed}")
+    try:
+        factors, codes = _read(args.file)
+        scores = score(factors, codes, args.discrete, args.seed)
+    except ValueError as error:
+        print(f"{args.file}: {error}", file=sys.stderr)
         return 2
-    variant = "as they are" if given.discrete else "in 10 bins"
-    print(f"{len(codes)} samples, {factors.shape[1]} factors {variant}, {codes.shape[1]} latents, "
-          f"seed {given.seed}")
+    constant = (~_varies(_numbers(factors, "factors"))).sum()
+    left_out = f" ({constant} constant, left out)" if constant else ""
+    print(f"{len(codes):,} samples, {factors.shape[1]} factors{left_out}, {codes.shape[1]} latents")
+    print(f"factors {'as they are' if args.discrete else 'in 10 bins'}, sap by regression, seed {args.seed}")
     for name, value in scores.items():
-        print(f"{TITLES[name]:>12}  {value:.4f}")
+        print(f"{name:<14}{value:8.4f}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lvae_min.metrics import TITLES as SCORES
-
+SCORES = {"beta_vae": "beta-VAE", "factor_vae": "FactorVAE", "explicitness": "Explicitness",
+          "irs": "IRS", "mig": "MIG", "sap": "SAP"}                        # as Table 2 heads them
 TERMS = {"rec": "rec", "kl": "kl", "beta": "beta"}
 PRINT_EVERY = 1000      # iterations between lines where there is no terminal
 
