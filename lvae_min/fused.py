@@ -182,6 +182,10 @@ def _register():
 
     torch.library.register_autograd("lvae::elbo", backward, setup_context=setup)
 
+    @torch.library.register_fake("lvae::scale_")
+    def _(d_logits, d_mu, d_logvar, d_sigma, g_rec, g_kl):
+        return None
+
 
 # ------------------------------------------------------------------------------------------------ the build
 
@@ -257,25 +261,26 @@ def _build_and_load(sources: list[str]) -> None:
     if done.exists():                           # 2 ms instead of the 200 that torch's own look at the build takes
         torch.ops.load_library(library)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "flock"):
-            if done.exists():                   # another process built it while this one waited
-                torch.ops.load_library(library)
-                return
-            (folder / "lock").unlink(missing_ok=True)     # torch's own; left by a killed build, it is waited for for ever
+    with _locked(folder):
+        if not done.exists():                   # else another process built it while this one waited
+            (folder / "lock").unlink(missing_ok=True)    # torch's own: a killed build leaves it, load() waits for ever
             _compile(sources, folder)
             done.touch()
-    except PermissionError as error:
-        raise RuntimeError(f"cannot write to {error.filename}; set TORCH_EXTENSIONS_DIR") from None
+            return                              # compiling has loaded it
+    torch.ops.load_library(library)
 
 
 @contextmanager
-def _locked(file: Path):
-    """Hold the file's lock: one process builds, the others wait. The system lets go of it when a process dies."""
+def _locked(folder: Path):
+    """Hold the folder: one process builds, the others wait. The system lets go of it when a process dies."""
     import fcntl
 
-    with open(file, "w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / "flock", "w")
+    except OSError as error:
+        raise RuntimeError(f"cannot write to {folder} ({error.strerror}); set TORCH_EXTENSIONS_DIR") from None
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
