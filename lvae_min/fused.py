@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent / "csrc"       # installed; in the repository
@@ -135,18 +134,24 @@ class _Elbo(torch.autograd.Function):
         return loss, rec, kl
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, g_loss, g_rec, g_kl):
+        _refuse_second_derivative()
         gradients, ctx.gradients = ctx.gradients, None
         inputs = ctx.saved_tensors
         if gradients is None:
             gradients = torch.ops.lvae.elbo.default(*inputs, ctx.scale, True)[3:]
-        if inputs[4] is not None:
+        weighed = inputs[4] is not None
+        if weighed:
             g_rec = g_kl = g_loss
         torch.ops.lvae.scale_.default(*gradients, g_rec, g_kl)
         d_logits, d_mu, d_logvar, d_sigma = gradients
-        return (None if g_rec is None else d_logits, None, None if g_kl is None else d_mu,
-                None if g_kl is None else d_logvar, None if inputs[4] is None else d_sigma, None)
+        return (d_logits if g_rec is not None else None, None, d_mu if g_kl is not None else None,
+                d_logvar if g_kl is not None else None, d_sigma if weighed and g_loss is not None else None, None)
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():                 # create_graph=True: the result would be silently taken as constant
+        raise RuntimeError("the fused loss has no second derivative; losses.elbo_terms and losses.lvae_loss have")
 
 
 def _register():
@@ -173,6 +178,8 @@ def _register():
     def backward(ctx, g_loss, g_rec, g_kl, *_):
         if not ctx.ready:
             raise RuntimeError("lvae::elbo was called with grad=False and has no gradients")
+        if not torch.compiler.is_compiling():
+            _refuse_second_derivative()
         if ctx.weighed:
             g_rec = g_kl = g_loss
         d_logits, d_mu, d_logvar, d_sigma = ctx.saved_tensors

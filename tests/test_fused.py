@@ -47,11 +47,10 @@ def test_fused_loss_is_as_accurate_as_the_reference(n, d, types):
     assert_close(results(arguments), arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("at", [100.0, -100.0, 30.0, -30.0, 17.0, 0.0])
-def test_huge_logits_and_variances_stay_as_accurate_as_the_reference(at, dtype):
+def test_huge_logits_and_variances_stay_as_accurate_as_the_reference(at):
     for spread in (0.0, 1.0):
-        logits, x, mu, logvar, sigma = inputs(5, 205, 7, dtype)
+        logits, x, mu, logvar, sigma = inputs(5, 205, 7)
         arguments = logits * spread + at, x, 10 * mu, logvar * spread + at * 0.3, sigma
         assert_close(results(arguments), arguments)
 
@@ -68,7 +67,8 @@ def test_kl_is_never_negative_near_a_collapse(size):
     image, mu = torch.zeros(1, 1), torch.zeros(1, 1)
     for logvar in size * torch.linspace(-1, 1, 100):
         kl = fused.elbo_terms(image, image, mu, logvar.view(1, 1))[1].double()
-        exact = 0.5 * (logvar.double().expm1() - logvar.double())
+        v = logvar.double()
+        exact = 0.5 * (v.expm1() - v) if size > 1e-4 else v.square() / 4 * (1 + v / 3)      # double cancels too
         assert kl >= 0 and abs(kl - exact) <= 2e-6 * exact + 1e-45
 
 
@@ -187,7 +187,7 @@ def test_torch_compile_takes_the_op_into_one_graph():
         torch.testing.assert_close(given, expected[name])
     rec, kl = elbo_terms(leaves[0], arguments[1], *leaves[1:3])
     assert torch.equal(rec, expected["rec"]) and torch.equal(kl, expected["kl"])
-    assert torch.equal(torch.autograd.grad(kl, leaves[1])[0], arguments[2] / 5)
+    torch.testing.assert_close(torch.autograd.grad(kl, leaves[1])[0], arguments[2] / 5)
 
 
 def test_a_second_backward_through_one_graph_gives_the_same_gradients():
@@ -214,10 +214,11 @@ def test_gradients_of_two_backwards_add_up():
 
 def test_second_derivatives_are_refused():
     logits, x, mu, logvar, sigma = inputs(3, 37)
-    leaf = logits.detach().requires_grad_()
-    first = torch.autograd.grad(fused.lvae_loss(leaf, x, mu, logvar, sigma)[0], leaf, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    logits.requires_grad_()
+    for loss in (fused.lvae_loss(logits, x, mu, logvar, sigma)[0],
+                 torch.ops.lvae.elbo(logits, x, mu, logvar, sigma, 1.0, True)[0]):
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(loss, logits, create_graph=True)
 
 
 def test_rec_and_kl_of_the_weighed_loss_are_for_the_log():
