@@ -60,7 +60,7 @@ def loss_ways(n: int, d: int, device: torch.device) -> dict[str, Callable]:
     }
 
 
-def bench_loss(device: torch.device | str = "cpu", seconds: float = 8.0) -> None:
+def bench_loss(device: torch.device | str = "cpu", seconds: float = 6.0) -> None:
     """Print forward + backward times of the loss: eager, torch.compile, the op; and what the op is made of.
 
     registered   the op by its registered autograd, as torch.compile sees it; fused is the way of eager mode

@@ -132,11 +132,22 @@ double latents(const double* mu, const double* lv, double* d_mu, double* d_lv, i
 // Elements begin ... begin + n of the rows, one after another, into `out`.
 template <typename A>
 void gather(const Latents& t, int64_t columns, int64_t begin, int64_t n, A* out) {
-  int64_t row = begin / columns, column = begin % columns;
-  for (int64_t i = 0; i < n; ++i) {
-    out[i] = A(load(t.data, t.kind, row * t.row + column * t.column));
-    if (++column == columns) column = 0, ++row;
-  }
+  by_kind(t.kind, [&](auto type) {
+    const auto* data = static_cast<const decltype(type)*>(t.data);
+    int64_t row = begin / columns, column = begin % columns;
+    for (int64_t i = 0; i < n; ++i) {
+      out[i] = A(widen(data[row * t.row + column * t.column]));
+      if (++column == columns) column = 0, ++row;
+    }
+  });
+}
+
+template <typename A>
+void put(const A* in, int64_t n, const Latents& t, int64_t begin) {
+  by_kind(t.kind, [&](auto type) {
+    using T = decltype(type);
+    for (int64_t i = 0; i < n; ++i) static_cast<T*>(t.grad)[begin + i] = Narrow<T>::from(Wide<T>(in[i]));
+  });
 }
 
 template <typename A>
@@ -148,10 +159,7 @@ double latent_chunk(const Problem& p, double coef, int64_t begin, int64_t end) {
     gather(p.mu, p.latents, i, n, mu);
     gather(p.logvar, p.latents, i, n, logvar);
     sum += latents(mu, logvar, d_mu, d_logvar, n, A(coef));
-    for (int64_t j = 0; p.mu.grad && j < n; ++j) {
-      store(p.mu.grad, p.mu.kind, i + j, d_mu[j]);
-      store(p.logvar.grad, p.logvar.kind, i + j, d_logvar[j]);
-    }
+    if (p.mu.grad) put(d_mu, n, p.mu, i), put(d_logvar, n, p.logvar, i);
   }
   return sum;
 }
