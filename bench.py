@@ -1,7 +1,7 @@
 """Side-by-side measurements, as ratios from one run: python bench.py
 
-Every row times its ways in turn, again and again, and keeps the shortest time of each: on a shared machine the
-shortest times are the ones that repeat, and their ratio is worth more than the times.
+Every row times its ways in turn, again and again, and keeps the shortest time of each: on a shared machine
+the shortest times are the ones that repeat, and their ratio is worth more than the times.
 """
 
 import platform
@@ -12,7 +12,7 @@ import torch
 
 from lvae_min import fused, losses
 
-SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]     # dSprites; dSprites; 64 x 64 RGB; 128 x 128 RGB
+SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]     # dSprites twice, RGB of 64 and 128 pixels
 LATENTS = 10
 
 
@@ -71,8 +71,9 @@ def bench_loss(device: torch.device | str = "cpu", seconds: float = 6.0) -> None
     if reason := fused.why_not(device):
         raise ValueError(f"nothing to measure: {reason}")
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    print(f"loss of L-VAE, forward + backward, float32 logits, uint8 pixels; torch {torch.__version__}, {where}, "
-          f"{torch.get_num_threads()} threads; us, and in brackets how many times faster than eager")
+    print("loss of L-VAE, forward + backward, float32 logits, uint8 pixels; "
+          f"torch {torch.__version__}, {where}, {torch.get_num_threads()} threads; "
+          "us, and in brackets how many times faster than eager")
     for n, d in SHAPES:
         ways = loss_ways(n, d, device)
         for way in ways.values():

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def extension() -> dict:
-    """The op as a library beside the package: one for every Python from 3.10 on, as it does without Python's headers."""
+    """The op as a library in the package: without Python in it, so one serves every version from 3.10 on."""
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     sys.path.insert(0, str(ROOT))

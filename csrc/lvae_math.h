@@ -4,11 +4,11 @@
 //   latent  term = (mu^2 + e^lv - 1 - lv) / 2;      d/d mu = mu;  d/d lv = (e^lv - 1) / 2     second term
 //   weigh   L = term / max(s^2, 0.01) + s^2;        d/d s = 2 s - 2 term / s^3           Eq. 5
 //
-// The numerical decision: no difference of nearly equal numbers. A saturated sigmoid is not subtracted from 1
-// (q below is the smaller of p and 1 - p), and e^lv - 1 - lv is a series near 0. With x = 1 and logit = 10 the
-// textbook p - x keeps 3 digits of 7, this form all 7. exp is a polynomial because a call to libm would keep the
-// compiler from vectorising the loop. log 2 in two constants holds its relative error below 2e-7 up to e^88; in
-// one constant it is 1.8e-6 at e^30.
+// The numerical decision: no difference of nearly equal numbers. A saturated sigmoid is not subtracted from
+// 1 (q below is the smaller of p and 1 - p), and e^lv - 1 - lv is a series near 0. With x = 1 and logit =
+// 10 the textbook p - x keeps 3 digits of 7, this form all 7. exp is a polynomial because a call to libm
+// would keep the compiler from vectorising the loop. log 2 in two constants holds its relative error below
+// 2e-7 up to e^88; in one constant it is 1.8e-6 at e^30.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -39,7 +39,7 @@ struct Reduced {
 };
 
 LVAE_INLINE Reduced reduce(float x) {
-  const float shift = 12582912.0f;    // 1.5 * 2^23: after adding it, the lowest bits of the float are the number n
+  const float shift = 12582912.0f;    // 1.5 * 2^23: adding it leaves n in the lowest bits
   const float t = x * 1.44269504f + shift;
   const float n = t - shift;
   const float f = (x - n * 0.693359375f) + n * 2.12194440e-4f;    // n times the first constant is exact
@@ -83,7 +83,7 @@ LVAE_INLINE double expm1_and_excess(double x, double* excess) {
 // 1 / x for 1 <= x <= 2.
 LVAE_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
-  const float r = __fdividef(1.0f, x);    // 1 / x compiles to a call for denormals; a Newton step makes up for it
+  const float r = __fdividef(1.0f, x);    // 1 / x has a slow path; a Newton step makes this exact
   return r + r * (1.0f - x * r);
 #else
   return 1.0f / x;
