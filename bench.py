@@ -9,10 +9,12 @@ A time is the least of several, since a machine that others use only ever adds t
 
 import argparse
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lvae_min import metrics, report
+from lvae_min import fused, losses, metrics, report
 from lvae_min.config import Config
-from lvae_min.data import Dataset, load
+from lvae_min.data import SPECS, Batches, Dataset, Split, load
+from lvae_min.stores import Pixels
 from lvae_min.train import Run, pick_device
+
+LOSS_SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]  # dSprites twice, RGB of 64 and 128 pixels
 
 
 def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
@@ -124,7 +129,92 @@ def bench_scores(_: torch.device) -> list[dict]:
     return rows
 
 
-BENCHES = {"step": bench_step, "scores": bench_scores}
+def loss_ways(n: int, d: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Ways to get L-VAE's loss of (n, d) logits and uint8 pixels, with its gradients, and what bounds them."""
+    logits = torch.randn(n, d, device=device).requires_grad_()
+    x = torch.randint(0, 256, (n, d), dtype=torch.uint8, device=device)
+    mu, logvar = (torch.randn(n, 10, device=device).requires_grad_() for _ in range(2))
+    sigma = torch.ones(2, device=device, requires_grad=True)
+    leaves, out = (logits, mu, logvar, sigma), torch.empty_like(logits)
+    compiled = torch.compile(losses.lvae_loss, dynamic=False)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def step(lvae_loss):
+        torch.autograd.grad(lvae_loss(logits, x, mu, logvar, sigma)[0], leaves)
+        wait()
+
+    def run(function):
+        with torch.no_grad():
+            function()
+        wait()
+
+    def op():
+        return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, 1 / 255, True)
+
+    return {
+        "twin": lambda: step(losses.lvae_loss),
+        "compiled twin": lambda: step(compiled),
+        "fused": lambda: step(fused.lvae_loss),
+        "op alone": lambda: run(op),
+        "sigmoid": lambda: run(lambda: torch.sigmoid(logits)),
+        "same bytes": lambda: run(lambda: torch.add(logits, x, out=out)),
+    }
+
+
+def bench_loss(device: torch.device) -> list[dict]:
+    """Loss and gradients of Eq. 5, uint8 pixels: twin, torch.compile, fused; op alone, one sigmoid, same bytes (us)."""
+    if reason := fused.why_not(device):
+        print(f"\nloss: nothing to measure: {reason}")
+        return []
+    rows = []
+    for n, d in LOSS_SHAPES:
+        seconds = least(loss_ways(n, d, device), rounds=max(20, 20_000_000 // (n * d)))
+        rows.append({"shape": f"{n} x {d}", **{name: 1e6 * value for name, value in seconds.items()},
+                     "twin / compiled": seconds["twin"] / seconds["compiled twin"],
+                     "twin / fused": seconds["twin"] / seconds["fused"]})
+    return rows
+
+
+def resident() -> float:
+    """Memory of this process's own in GB, without the pages of files, which the system takes back at will."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) / 2**20
+
+
+def data_row(name: str, device: str, batches: int = 200, steps: int = 4) -> dict:
+    """How fast one data set makes batches of 64. Sets that are not drawn are files of their shape without content."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, spec, drawn = resident(), SPECS[name], name in ("dsprites", "arm3d")
+        if drawn:
+            dataset = load(name)
+        else:
+            channels, height, width = spec.shape
+            file = Path(folder) / "images.npy"
+            np.lib.format.open_memmap(file, "w+", np.uint8, (spec.count, height, width, channels)).flush()
+            dataset = Dataset(name, "no content", spec, Pixels(np.load(file, mmap_mode="r")),
+                              np.zeros((spec.count, len(spec.factors)), np.int64))
+        order = Batches(Split.of(len(dataset)).training, 64, seed=0, device=device)
+        numbers = iter(range(10**9))
+        batch = least({"": lambda: dataset.batch(order(next(numbers)))}, rounds=3, calls=batches // 4)[""]
+        grown = resident() - before
+        run = Run(Config(name, device=device), Path(folder) / "run", dataset.to(device))
+        step = least({"": run.step}, rounds=2, calls=steps // 2)[""]
+        run.close()
+    size = len(dataset) * int(np.prod(dataset.shape)) / 1e9
+    return {"data set": name, "as bytes, GB": size, "resident, GB": grown, "images/s": 64 / batch,
+            "batch, ms": 1e3 * batch, "step, ms": 1e3 * step, "batch / step": batch / step}
+
+
+def bench_data(device: torch.device) -> list[dict]:
+    """Batches of 64 of each data set beside the training step that waits for them, each in a process of its own."""
+    rows = []
+    for name in SPECS:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            rows.append(pool.submit(data_row, name, str(device)).result())
+    return rows
+
+
+BENCHES = {"loss": bench_loss, "step": bench_step, "data": bench_data, "scores": bench_scores}
 
 
 def show(title: str, rows: list[dict]) -> None:
@@ -159,6 +249,8 @@ def main(arguments: list[str]) -> int:
     )
     for name in given.bench or BENCHES:
         results[name] = BENCHES[name](device)
+        if not results[name]:
+            continue
         show(BENCHES[name].__doc__.splitlines()[0], results[name])
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))

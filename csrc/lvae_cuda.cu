@@ -19,13 +19,15 @@ void on_stream_of(const Tensor& like, const F& f) {
 
 void run_cuda(const Problem& p, const Tensor& like) {
   const Tensor partial = empty_vector(like, ScalarType::Double, kPartials);
-  on_stream_of(like, [&](cudaStream_t s) { launch_elbo(p, static_cast<double*>(partial.mutable_data_ptr()), s); });
+  double* sums = static_cast<double*>(partial.mutable_data_ptr());
+  on_stream_of(like, [&](cudaStream_t s) { launch_elbo(p, sums, s); });
 }
 void run_scale_cuda(const Scalings& all, const Tensor& like) {
   on_stream_of(like, [&](cudaStream_t s) { launch_scale(all, s); });
 }
 
-Results elbo_cuda(Tensor logits, Tensor x, Tensor mu, Tensor logvar, MaybeTensor sigma, double scale, bool grad) {
+Results elbo_cuda(Tensor logits, Tensor x, Tensor mu, Tensor logvar, MaybeTensor sigma, double scale,
+                  bool grad) {
   return elbo_with(run_cuda, logits, x, mu, logvar, sigma, scale, grad);
 }
 void scale_gradients_cuda(Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor d_sigma, MaybeTensor g_rec,

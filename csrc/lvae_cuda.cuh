@@ -1,10 +1,10 @@
 // The kernels for CUDA, free of torch: they compile in seconds, and on the CPU, where the tests run them
 // (tests/cuda_on_host.h).
 //
-// Two launches. terms_kernel reads each logit, pixel and latent once, writes the gradients and two partial sums a
-// block. finish_kernel, one block, adds the partial sums and writes the results. Nothing waits for the host, the
-// number of blocks follows from the sizes alone, and no sum depends on which block or warp is first: no atomics, a
-// fixed order everywhere. So a run repeats to the bit, and a CUDA graph can hold it.
+// Two launches. terms_kernel reads each logit, pixel and latent once, writes the gradients and two partial
+// sums a block. finish_kernel, one block, adds the partial sums and writes the results. Nothing waits for
+// the host, the number of blocks follows from the sizes alone, and no sum depends on which block or warp is
+// first: no atomics, a fixed order everywhere. So a run repeats to the bit, and a CUDA graph can hold it.
 #pragma once
 #include "lvae_problem.h"
 
@@ -31,12 +31,12 @@ struct alignas(sizeof(T) * size < 16 ? sizeof(T) * size : 16) Pack {
   T v[size];
 };
 
-// The sum over the block, valid in thread 0. Lanes are added in a tree inside each warp, then the warps' sums in
-// a tree inside warp 0: always the same order.
+// The sum over the block, valid in thread 0. Lanes are added in a tree inside each warp, then the warps'
+// sums in a tree inside warp 0: always the same order.
 __device__ inline double block_sum(double v) {
   __shared__ double warp_sum[kThreads / kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  for (int d = kWarp / 2; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j reads lane j + d
+  for (int d = kWarp / 2; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j reads j + d
   if (lane == 0) warp_sum[warp] = v;
   __syncthreads();    // lane 0 of every warp has written
   if (warp == 0) {
@@ -107,7 +107,8 @@ __device__ inline double latents_of(const Problem& p, int64_t thread, int64_t th
 // partial: the sums of block b are numbers 2 b (pixels) and 2 b + 1 (latents).
 template <typename T, typename X>
 __global__ void __launch_bounds__(kThreads, 4) terms_kernel(Problem p, int64_t packs, double* partial) {
-  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
+  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t threads = int64_t(gridDim.x) * blockDim.x;
   const double latents = block_sum(latents_of<Wide<T>>(p, thread, threads));
   const double pixels = block_sum(pixels_of<T, X>(p, packs, thread, threads));
   if (threadIdx.x > 0) return;
@@ -130,13 +131,14 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(Problem p, const doubl
 
 template <typename T>
 __device__ inline void scale_all(T* data, int64_t size, Wide<T> factor) {
-  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
+  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t threads = int64_t(gridDim.x) * blockDim.x;
   // Thread t reads and writes elements t, t + threads ...
   for (int64_t i = thread; i < size; i += threads) data[i] = Narrow<T>::from(widen(data[i]) * factor);
 }
 
-// data *= factor. The factor is in the device's memory, so the host cannot see that it is 1 without waiting; the
-// kernel can, and then it has read one number and ends. loss.backward() sends a 1.
+// data *= factor. The factor is in the device's memory, so the host cannot see that it is 1 without
+// waiting; the kernel can, and then it has read one number and ends. loss.backward() sends a 1.
 __global__ void __launch_bounds__(kThreads) scale_kernel(Scalings all) {
 #pragma unroll
   for (int k = 0; k < kScalings; ++k) {
@@ -157,9 +159,10 @@ inline int blocks_for(int64_t threads) {
 
 template <typename T, typename X, typename Stream>
 void launch_elbo(const Problem& p, double* partial, Stream stream) {
-  const auto aligned = [](const void* data, size_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; };
-  const bool packed = aligned(p.logits, alignof(Pack<T, kPack<T>>)) && aligned(p.x, alignof(Pack<X, kPack<T>>)) &&
-                      aligned(p.d_logits, alignof(Pack<T, kPack<T>>));
+  const auto aligned = [](const void* a, size_t bytes) { return reinterpret_cast<uintptr_t>(a) % bytes == 0; };
+  const bool packed = aligned(p.logits, alignof(Pack<T, kPack<T>>)) &&
+                      aligned(p.d_logits, alignof(Pack<T, kPack<T>>)) &&
+                      aligned(p.x, alignof(Pack<X, kPack<T>>));
   const int64_t packs = packed ? p.pixels / kPack<T> : 0;
   const int64_t reads = packed ? packs : p.pixels, elements = p.rows * p.latents;
   const int blocks = blocks_for(reads > elements ? reads : elements);

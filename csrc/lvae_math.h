@@ -4,11 +4,11 @@
 //   latent  term = (mu^2 + e^lv - 1 - lv) / 2;      d/d mu = mu;  d/d lv = (e^lv - 1) / 2     second term
 //   weigh   L = term / max(s^2, 0.01) + s^2;        d/d s = 2 s - 2 term / s^3           Eq. 5
 //
-// The numerical decision: no difference of nearly equal numbers. A saturated sigmoid is not subtracted from 1
-// (q below is the smaller of p and 1 - p), and e^lv - 1 - lv is a series near 0. With x = 1 and logit = 10 the
-// textbook p - x keeps 3 digits of 7, this form all 7. exp is a polynomial because a call to libm would keep the
-// compiler from vectorising the loop. log 2 in two constants holds its relative error below 2e-7 up to e^88; in
-// one constant it is 1.8e-6 at e^30.
+// The numerical decision: no difference of nearly equal numbers. A saturated sigmoid is not subtracted from
+// 1 (q below is the smaller of p and 1 - p), and e^lv - 1 - lv is a series near 0. With x = 1 and logit =
+// 10 the textbook p - x keeps 3 digits of 7, this form all 7. exp is a polynomial because a call to libm
+// would keep the compiler from vectorising the loop. log 2 in two constants holds its relative error below
+// 2e-7 up to e^88; in one constant it is 1.8e-6 at e^30.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -32,14 +32,14 @@ LVAE_INLINE To bits_of(From value) {
   return out;
 }
 
-// x = n log 2 + f, n whole and |f| <= log(2) / 2. Then e^x = 2^n (1 + f + tail).
+// x = n log 2 + f, n whole and |f| <= log(2) / 2. Then e^x = 2^n (1 + f + q f^2).
 struct Reduced {
-  float f, tail;
+  float f, q;
   int32_t n_at_exponent;    // n << 23: added to the bits of a power of two it multiplies by 2^n
 };
 
 LVAE_INLINE Reduced reduce(float x) {
-  const float shift = 12582912.0f;    // 1.5 * 2^23: after adding it, the lowest bits of the float are the number n
+  const float shift = 12582912.0f;    // 1.5 * 2^23: adding it leaves n in the lowest bits
   const float t = x * 1.44269504f + shift;
   const float n = t - shift;
   const float f = (x - n * 0.693359375f) + n * 2.12194440e-4f;    // n times the first constant is exact
@@ -48,7 +48,7 @@ LVAE_INLINE Reduced reduce(float x) {
   q = q * f + 4.166628e-2f;
   q = q * f + 1.6666542e-1f;
   q = q * f + 0.5f;
-  return {f, f * f * q, int32_t(bits_of<uint32_t>(t) << 23)};
+  return {f, q, int32_t(bits_of<uint32_t>(t) << 23)};
 }
 
 LVAE_INLINE float times_two_to(int32_t n_at_exponent, float one_or_half) {
@@ -59,7 +59,7 @@ LVAE_INLINE float times_two_to(int32_t n_at_exponent, float one_or_half) {
 // (a denormal costs a hundred cycles). Every comparison here is false for NaN, which so passes through.
 LVAE_INLINE float exp_of_negative(float x) {
   const Reduced r = reduce(x < -88.0f ? -88.0f : x);
-  return times_two_to(r.n_at_exponent, 1.0f) * (1.0f + (r.f + r.tail));
+  return times_two_to(r.n_at_exponent, 1.0f) * (1.0f + r.f * (1.0f + r.f * r.q));
 }
 LVAE_INLINE double exp_of_negative(double x) { return ::exp(x); }
 
@@ -69,8 +69,9 @@ LVAE_INLINE float expm1_and_excess(float x, float* excess) {
   c = c < -60.0f ? -60.0f : c;        // e^-60 - 1 is -1 already
   const Reduced r = reduce(c);
   const float half = times_two_to(r.n_at_exponent, 0.5f);    // 2^(n - 1): 2^128 would not be a float
-  const float value = 2.0f * (half * (r.f + r.tail) + (half - 0.5f));
-  *excess = r.n_at_exponent == 0 ? r.tail : value - x;
+  const float tail = r.f * r.f * r.q;
+  const float value = 2.0f * (half * (r.f + tail) + (half - 0.5f));
+  *excess = r.n_at_exponent == 0 ? tail : value - x;
   return value;
 }
 LVAE_INLINE double expm1_and_excess(double x, double* excess) {
@@ -82,7 +83,7 @@ LVAE_INLINE double expm1_and_excess(double x, double* excess) {
 // 1 / x for 1 <= x <= 2.
 LVAE_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
-  const float r = __fdividef(1.0f, x);    // 1 / x compiles to a call for denormals; a Newton step makes up for it
+  const float r = __fdividef(1.0f, x);    // 1 / x has a slow path; a Newton step makes this exact
   return r + r * (1.0f - x * r);
 #else
   return 1.0f / x;
@@ -101,7 +102,7 @@ struct Scale {
 template <typename A>
 LVAE_INLINE A pixel(A logit, A u, Scale<A> s, A coef, A* grad) {
   const bool negative = logit < 0;
-  const A e = exp_of_negative(negative ? logit : -logit);
+  const A e = exp_of_negative(-std::fabs(logit));
   const A r = reciprocal(A(1) + e);
   const A q = e * r;                                          // p where logit < 0, else 1 - p
   const A d = q - (negative ? u : s.one - u) * s.scale;       // p - x where logit < 0, else x - p

@@ -6,11 +6,11 @@
 //   forward    rec  = 1/N sum_nd (sigmoid(logit) - scale x)^2                losses.elbo_terms, Eq. 3
 //              kl   = 1/N sum_nl (mu^2 + e^lv - 1 - lv) / 2
 //              loss = w0 rec + w1 kl + s0^2 + s1^2, w = 1 / max(s^2, 0.01)   losses.lvae_loss, Eq. 5
-//   backward   d_* are d loss / d *, ready when the forward ends: an incoming gradient has only to be multiplied
-//              in, by lvae::scale_. Without sigma w0 = w1 = 1: d rec / d logits, d kl / d mu, d kl / d logvar.
+//   backward   d_* are d loss / d *, ready when the forward ends; lvae::scale_ multiplies the incoming gradient
+//              in. Without sigma w0 = w1 = 1: d rec / d logits, d kl / d mu, d kl / d logvar.
 //
-// Shapes: logits, x (N, ...); mu, logvar (N, L); sigma (2,) or none. x is uint8 or floating.
-// A wrong shape raises with the expected and the given one in fused.py; here, only what could read out of bounds.
+// Shapes: logits, x (N, ...); mu, logvar (N, L); sigma (2,) or none. x is uint8 or floating. A wrong shape
+// raises with the expected and the given one in fused.py; here, only what could read out of bounds.
 //
 // elbo_with() allocates the results and describes the call as a Problem; the device's code does the rest.
 #pragma once
@@ -43,7 +43,8 @@ inline Kind kind_of(const Tensor& t, const char* name) {
 }
 
 // Uninitialised memory on the device of `like`.
-inline Tensor empty(const Tensor& like, ScalarType type, int64_t dim, const int64_t* sizes, const int64_t* strides) {
+inline Tensor empty(const Tensor& like, ScalarType type, int64_t dim, const int64_t* sizes,
+                    const int64_t* strides) {
   int32_t device, index, dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle out;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
@@ -55,14 +56,16 @@ inline Tensor empty_vector(const Tensor& like, ScalarType type, int64_t size) {
   const int64_t stride = 1;
   return empty(like, type, 1, &size, &stride);
 }
-inline Tensor empty_scalar(const Tensor& like, ScalarType type) { return empty(like, type, 0, nullptr, nullptr); }
+inline Tensor empty_scalar(const Tensor& like, ScalarType type) {
+  return empty(like, type, 0, nullptr, nullptr);
+}
 inline Tensor empty_rows(const Tensor& like) {
   const int64_t sizes[] = {like.size(0), like.size(1)}, strides[] = {sizes[1], 1};
   return empty(like, like.scalar_type(), 2, sizes, strides);
 }
 
-// `t` itself where its elements lie in the order of `like`, else a copy that does. The sums do not ask in which
-// order the elements come, only that logit and pixel meet: channels_last logits are not copied.
+// `t` itself where its elements lie in the order of `like`, else a copy that does. The sums do not ask in
+// which order the elements come, only that logit and pixel meet: channels_last logits are not copied.
 inline Tensor laid_out_as(const Tensor& like, const Tensor& t) {
   bool same = true;
   for (int64_t i = 0; i < t.dim(); ++i) same &= t.size(i) == 1 || t.stride(i) == like.stride(i);
@@ -94,17 +97,20 @@ inline void check(const Tensor& logits, const Tensor& x, const Tensor& mu, const
 }
 
 inline Latents latents_of(const Tensor& t, const Tensor& grad, bool wanted, const char* name) {
-  return {t.const_data_ptr(), wanted ? grad.mutable_data_ptr() : nullptr, kind_of(t, name), t.stride(0), t.stride(1)};
+  void* gradient = wanted ? grad.mutable_data_ptr() : nullptr;
+  return {t.const_data_ptr(), gradient, kind_of(t, name), t.stride(0), t.stride(1)};
 }
-inline Scalar scalar_of(const Tensor& t, const char* name) { return {t.mutable_data_ptr(), kind_of(t, name)}; }
-inline Scalar input_of(const MaybeTensor& t, const char* name) {    // only read, whatever the pointer would allow
+inline Scalar scalar_of(const Tensor& t, const char* name) {
+  return {t.mutable_data_ptr(), kind_of(t, name)};
+}
+inline Scalar input_of(const MaybeTensor& t, const char* name) {    // only read from
   return t ? Scalar{const_cast<void*>(t->const_data_ptr()), kind_of(*t, name)} : Scalar{};
 }
 
 // run(problem, logits) does the work; `logits` says on which device.
 template <typename Run>
-Results elbo_with(const Run& run, Tensor logits, Tensor x, Tensor mu, Tensor logvar, MaybeTensor sigma, double scale,
-                  bool grad) {
+Results elbo_with(const Run& run, Tensor logits, Tensor x, Tensor mu, Tensor logvar, MaybeTensor sigma,
+                  double scale, bool grad) {
   check(logits, x, mu, logvar, sigma);
   const Kind kind = kind_of(logits, "logits");
   const ScalarType wide = kind == Kind::f64 ? ScalarType::Double : ScalarType::Float;
@@ -143,10 +149,10 @@ Results elbo_with(const Run& run, Tensor logits, Tensor x, Tensor mu, Tensor log
   return {loss, rec, kl, d_logits, d_mu, d_logvar, d_sigma};
 }
 
-// d_logits *= g_rec; d_mu, d_logvar *= g_kl; d_sigma *= g_rec (of a loss that has one, g_rec and g_kl are the same).
+// d_logits and d_sigma *= g_rec; d_mu and d_logvar *= g_kl. Where there is a d_sigma, g_rec is g_kl.
 template <typename Run>
-void scale_with(const Run& run, Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor d_sigma, MaybeTensor g_rec,
-                MaybeTensor g_kl) {
+void scale_with(const Run& run, Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor d_sigma,
+                MaybeTensor g_rec, MaybeTensor g_kl) {
   const Scalar rec = input_of(g_rec, "g_rec"), kl = input_of(g_kl, "g_kl");
   const auto item = [](const Tensor& t, Scalar factor) {
     return Scaling{t.mutable_data_ptr(), kind_of(t, "a gradient"), t.numel(), factor};

@@ -1,5 +1,5 @@
-// One call of the op as plain pointers and numbers, so that a device's code can do without torch; and the types
-// that stand behind the pointers. A kernel reads and writes elements with load() and store().
+// One call of the op as plain pointers and numbers, so that a device's code can do without torch; and the
+// types that stand behind the pointers. A kernel reads and writes elements with load() and store().
 #pragma once
 #include "lvae_math.h"
 
@@ -18,7 +18,7 @@ LVAE_INLINE float widen(uint8_t v) { return float(v); }
 LVAE_INLINE float widen(bf16 v) { return bits_of<float>(uint32_t(v.bits) << 16); }
 LVAE_INLINE float widen(f16 v) {
   const uint32_t magnitude = uint32_t(v.bits & 0x7fff) << 13, sign = uint32_t(v.bits & 0x8000) << 16;
-  const float finite = bits_of<float>(magnitude) * 5.192296858534828e33f;    // 2^112 moves the exponent's bias
+  const float finite = bits_of<float>(magnitude) * 5.192296858534828e33f;    // 2^112: the bias
   const uint32_t special = magnitude | 0x7f800000;                           // infinity and NaN
   return bits_of<float>(sign | ((v.bits & 0x7c00) == 0x7c00 ? special : bits_of<uint32_t>(finite)));
 }

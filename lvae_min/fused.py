@@ -123,12 +123,6 @@ def _require(kind):
         raise RuntimeError(f"the fused loss is not built: {reason}")
 
 
-def _refuse_double_backward():
-    """The gradients are constants to autograd: with create_graph their own would silently be missing."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("the fused loss has no second derivative (create_graph=True); lvae_min.losses has")
-
-
 class _Elbo(torch.autograd.Function):
     """The op and its derivative in eager mode. The gradients exist when the forward ends; the backward hands them on.
 
@@ -150,7 +144,7 @@ class _Elbo(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g_loss, g_rec, g_kl):
-        _refuse_double_backward()
+        _refuse_second_derivative()
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:       # only now look at the inputs: x may be refilled before the first backward
             gradients = torch.ops.lvae.elbo.default(*ctx.saved_tensors, ctx.scale, True)[3:]
@@ -158,8 +152,13 @@ class _Elbo(torch.autograd.Function):
             g_rec = g_kl = g_loss
         torch.ops.lvae.scale_.default(*gradients, g_rec, g_kl)
         d_logits, d_mu, d_logvar, d_sigma = gradients
-        return (None if g_rec is None else d_logits, None, None if g_kl is None else d_mu,
-                None if g_kl is None else d_logvar, d_sigma if ctx.weighed else None, None)
+        return (d_logits if g_rec is not None else None, None, d_mu if g_kl is not None else None,
+                d_logvar if g_kl is not None else None, d_sigma if g_loss is not None else None, None)
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():                 # create_graph=True: the result would be silently taken as constant
+        raise RuntimeError("the fused loss has no second derivative; losses.elbo_terms and losses.lvae_loss have")
 
 
 def _register():
@@ -184,9 +183,10 @@ def _register():
         ctx.save_for_backward(*gradients)
 
     def backward(ctx, g_loss, g_rec, g_kl, *_):
-        _refuse_double_backward()
         if not ctx.ready:
             raise RuntimeError("lvae::elbo was called with grad=False and has no gradients")
+        if not torch.compiler.is_compiling():
+            _refuse_second_derivative()
         if ctx.weighed:
             g_rec = g_kl = g_loss
         d_logits, d_mu, d_logvar, d_sigma = ctx.saved_tensors
@@ -195,6 +195,10 @@ def _register():
         return times[0], None, times[1], times[2], d_sigma, None, None
 
     torch.library.register_autograd("lvae::elbo", backward, setup_context=setup)
+
+    @torch.library.register_fake("lvae::scale_")
+    def _(d_logits, d_mu, d_logvar, d_sigma, g_rec, g_kl):
+        return None
 
 
 # ------------------------------------------------------------------------------------------------ the build
@@ -274,25 +278,26 @@ def _build_and_load(sources: list[str]) -> None:
     if done.exists():                           # 2 ms instead of the 200 that torch's own look at the build takes
         torch.ops.load_library(library)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "flock"):
-            if done.exists():                   # another process built it while this one waited
-                torch.ops.load_library(library)
-                return
-            (folder / "lock").unlink(missing_ok=True)     # torch's own; left by a killed build, it is waited for for ever
+    with _locked(folder):
+        if not done.exists():                   # else another process built it while this one waited
+            (folder / "lock").unlink(missing_ok=True)    # torch's own: a killed build leaves it, load() waits for ever
             _compile(sources, folder)
             done.touch()
-    except PermissionError as error:
-        raise RuntimeError(f"cannot write to {error.filename}; set TORCH_EXTENSIONS_DIR") from None
+            return                              # compiling has loaded it
+    torch.ops.load_library(library)
 
 
 @contextmanager
-def _locked(file: Path):
-    """Hold the file's lock: one process builds, the others wait. The system lets go of it when a process dies."""
+def _locked(folder: Path):
+    """Hold the folder: one process builds, the others wait. The system lets go of it when a process dies."""
     import fcntl
 
-    with open(file, "w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / "flock", "w")
+    except OSError as error:
+        raise RuntimeError(f"cannot write to {folder} ({error.strerror}); set TORCH_EXTENSIONS_DIR") from None
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

@@ -1,5 +1,5 @@
-// lvae_cuda.cuh on the CPU as a plain C function for ctypes. The caller owns all memory, so that it can place it off
-// alignment and put guards around it.
+// lvae_cuda.cuh on the CPU as a plain C function for ctypes. The caller owns all memory, so that it can
+// place it off alignment and put guards around it.
 #include "lvae_cuda.cuh"
 
 using namespace lvae;

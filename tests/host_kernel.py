@@ -1,4 +1,4 @@
-"""The CUDA kernels compiled by a C++ compiler (cuda_on_host.h), called on tensors of the CPU, and what must hold.
+"""The CUDA kernels compiled by a C++ compiler (cuda_on_host.h), on tensors of the CPU, and what must hold.
 
 `python host_kernel.py LIBRARY` exits with 1 if something does not hold, for builds that may crash.
 """
@@ -25,13 +25,13 @@ def structure(**fields):
     return type("Structure", (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
-P, I, I64, F64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
-Scalar = structure(data=P, kind=I)
-Latents = structure(data=P, grad=P, kind=I, row=I64, column=I64)
-Problem = structure(logits=P, x=P, d_logits=P, kind=I, x_is_byte=ctypes.c_bool, pixels=I64, rows=I64, latents=I64,
-                    scale=F64, mu=Latents, logvar=Latents, sigma=Scalar, sigma_stride=I64, d_sigma=Scalar,
-                    loss=Scalar, rec=Scalar, kl=Scalar)
-Scaling = structure(data=P, kind=I, size=I64, factor=Scalar)
+P, I32, I64, F64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
+Scalar = structure(data=P, kind=I32)
+Latents = structure(data=P, grad=P, kind=I32, row=I64, column=I64)
+Problem = structure(logits=P, x=P, d_logits=P, kind=I32, x_is_byte=ctypes.c_bool, pixels=I64, rows=I64,
+                    latents=I64, scale=F64, mu=Latents, logvar=Latents, sigma=Scalar, sigma_stride=I64,
+                    d_sigma=Scalar, loss=Scalar, rec=Scalar, kl=Scalar)
+Scaling = structure(data=P, kind=I32, size=I64, factor=Scalar)
 Scalings = structure(item=Scaling * 4)
 
 
@@ -43,8 +43,9 @@ def build(folder: Path, old: str = "", new: str = "", flags: tuple[str, ...] = (
     assert not old or text.count(old) == 1, f"{old!r} is {text.count(old)} times in lvae_cuda.cuh"
     kernels.write_text(text.replace(old, new))
     library = folder / "host.so"
-    subprocess.run(["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-DLVAE_MAX_BLOCKS=4", *flags, f"-I{folder}",
-                    f"-I{TESTS}", str(TESTS / "cuda_on_host.cpp"), "-o", str(library)], check=True)
+    subprocess.run(["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-DLVAE_MAX_BLOCKS=4", *flags,
+                    f"-I{folder}", f"-I{TESTS}", str(TESTS / "cuda_on_host.cpp"), "-o", str(library)],
+                   check=True)
     return library
 
 
@@ -75,8 +76,10 @@ class HostKernel:
         wide = torch.promote_types(logits.dtype, torch.float32)
         sizes = {"loss": 1, "rec": 1, "kl": 1, "d_logits": logits.numel(), "d_mu": mu.numel(),
                  "d_logvar": mu.numel(), "d_sigma": 2}
-        types = dict.fromkeys(NAMES, wide) | {"d_logits": logits.dtype, "d_mu": mu.dtype, "d_logvar": logvar.dtype}
-        out = {name: Guarded(size, types[name], offset * (name == "d_logits")) for name, size in sizes.items()}
+        types = dict.fromkeys(NAMES, wide) | {
+            "d_logits": logits.dtype, "d_mu": mu.dtype, "d_logvar": logvar.dtype}
+        out = {name: Guarded(size, types[name], offset * (name == "d_logits"))
+               for name, size in sizes.items()}
         partial = Guarded(self.library.partials(), torch.float64)
         at = {name: result.part.data_ptr() if grad or name in ("loss", "rec", "kl") else None
               for name, result in out.items()}
@@ -86,14 +89,17 @@ class HostKernel:
         d_sigma = Scalar(at["d_sigma"], KINDS[wide]) if sigma is not None else Scalar()
         if scale is None:
             scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
-        problem = Problem(logits.data_ptr(), x.data_ptr(), at["d_logits"], KINDS[logits.dtype], x.dtype == torch.uint8,
-                          logits.numel(), *mu.shape, scale, *latents, scalar(sigma), 1, d_sigma, *results)
-        self._raise(self.library.elbo(ctypes.byref(problem), P(partial.part.data_ptr()), seed), *out.values(), partial)
+        problem = Problem(logits.data_ptr(), x.data_ptr(), at["d_logits"], KINDS[logits.dtype],
+                          x.dtype == torch.uint8, logits.numel(), *mu.shape, scale, *latents, scalar(sigma), 1,
+                          d_sigma, *results)
+        complaint = self.library.elbo(ctypes.byref(problem), P(partial.part.data_ptr()), seed)
+        self._raise(complaint, *out.values(), partial)
         return {name: result.part for name, result in out.items()}
 
     def scale(self, tensors, factors):
         """Multiply four tensors in place, each by its factor."""
-        items = [Scaling(t.data_ptr(), KINDS[t.dtype], t.numel(), scalar(f)) for t, f in zip(tensors, factors, strict=True)]
+        items = [Scaling(t.data_ptr(), KINDS[t.dtype], t.numel(), scalar(f))
+                 for t, f in zip(tensors, factors, strict=True)]
         self._raise(self.library.scale(ctypes.byref(Scalings((Scaling * 4)(*items)))))
 
     @staticmethod
@@ -105,7 +111,7 @@ class HostKernel:
 
 
 def inputs(n, d, latents=3, dtype=torch.float32, pixel=torch.uint8, offset=0):
-    """Random logits, x, mu, logvar, sigma; logits and x `offset` elements off alignment, mu and logvar strided."""
+    """Random logits, x, mu, logvar, sigma; the first two `offset` elements off alignment, latents strided."""
     draw = torch.Generator().manual_seed(n * 7919 + d)
     logits = 4 * torch.randn(n * d + offset, generator=draw, dtype=torch.float64)
     x = torch.randint(0, 256, (n * d + offset,), generator=draw, dtype=torch.uint8)
@@ -133,11 +139,13 @@ def assert_close(given, arguments):
         if not truth.numel():
             continue
         allowed = 2 * (theirs - truth).abs().max() + 1e-6 * truth.abs().max()
-        assert (ours - truth).abs().max() <= allowed, (name, (ours - truth).abs().max().item(), allowed.item())
+        error = (ours - truth).abs().max()
+        assert error <= allowed, (name, error.item(), allowed.item())
 
 
 # Four blocks of 256 threads with packs of 4: 4096 elements are one round of the loop.
-SIZES = [(1, 1), (1, 3), (1, 4), (1, 5), (3, 37), (1, 1023), (1, 1024), (5, 205), (2, 2048), (1, 4097), (7, 1999)]
+SIZES = [(1, 1), (1, 3), (1, 4), (1, 5), (3, 37), (1, 1023), (1, 1024), (5, 205), (2, 2048), (1, 4097),
+         (7, 1999)]
 TYPES = [(torch.float32, torch.uint8), (torch.float32, torch.float32), (torch.float64, torch.uint8),
          (torch.float64, torch.float64), (torch.bfloat16, torch.uint8), (torch.bfloat16, torch.float32),
          (torch.float16, torch.uint8), (torch.float16, torch.float32)]

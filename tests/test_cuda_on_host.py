@@ -1,17 +1,22 @@
 """The CUDA source runs on the CPU, gives the right numbers, and these tests notice when it is wrong."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import host_kernel
 import pytest
 import torch
 from host_kernel import TYPES, HostKernel, inputs
 
+from lvae_min import fused
+
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with")
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 ALIGNMENT = ("-fsanitize=alignment", "-fno-sanitize-recover=alignment")
 FIRST_BARRIER = "  __syncthreads();    // lane 0 of every warp has written\n"
@@ -27,14 +32,17 @@ FAULTS = {      # what is wrong: what stands in lvae_cuda.cuh, what is put in it
          "d = kWarp / 4; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j"),
     "the stride between packs is one too long": ("i < packs; i += threads)", "i < packs; i += threads + 1)"),
     "one pack too many is read": ("i < packs; i += threads)", "i <= packs; i += threads)"),
-    "the last element of the tail is left out": ("i < p.pixels; i += threads)", "i < p.pixels - 1; i += threads)"),
+    "the last element of the tail is left out":
+        ("i < p.pixels; i += threads)", "i < p.pixels - 1; i += threads)"),
     "the tail starts one element late": ("packs * size + thread;", "packs * size + thread + 1;"),
-    "alignment is not looked at": ("const bool packed = aligned(p.logits, ", "const bool packed = true || aligned(p.logits, "),
+    "alignment is not looked at":
+        ("const bool packed = aligned(p.logits, ", "const bool packed = true || aligned(p.logits, "),
     "the last block's sum is left out": ("i < blocks; i += kThreads)", "i < blocks - 1; i += kThreads)"),
     "there are more blocks than places for sums": ("blocks > kMaxBlocks ?", "blocks > 2 * kMaxBlocks ?"),
     "sums land in each other's place": ("partial[2 * blockIdx.x + 1] = ", "partial[blockIdx.x + 1] = "),
     "the stride of mu is ignored": ("row * p.mu.row + ", "row * p.latents + "),
-    "only the first threads' latents count": ("i < p.rows * p.latents; i += threads)", "i < 1; i += threads)"),
+    "only the first threads' latents count":
+        ("i < p.rows * p.latents; i += threads)", "i < 1; i += threads)"),
     "a factor of 1 ends the scaling of all": ("if (factor == 1) continue;", "if (factor == 1) return;"),
     "the last element is not scaled": ("i < size; i += threads) data", "i < size - 1; i += threads) data"),
 }
@@ -87,7 +95,8 @@ def test_kernels_without_sigma_give_the_plain_sum(kernel):
 
 
 def run_apart(library):
-    return subprocess.run([sys.executable, host_kernel.__file__, str(library)], capture_output=True, text=True)
+    command = [sys.executable, host_kernel.__file__, str(library)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_kernels_read_and_write_only_at_aligned_addresses(libraries):
@@ -103,3 +112,16 @@ def test_a_fault_in_the_kernels_is_noticed(libraries, fault):
         return
     with pytest.raises((AssertionError, RuntimeError)):
         host_kernel.check_all(library)
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc")
+def test_nvcc_compiles_the_cuda_op_without_spilling_registers(tmp_path):
+    include = Path(torch.__file__).parent / "include"
+    targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (80, 90)]
+    done = subprocess.run(
+        [NVCC, *fused.NVCC_FLAGS, *targets, "-Xcompiler", "-fPIC", "-Xptxas", "-v", f"-I{include}", "--threads", "2",
+         f"-I{include}/torch/csrc/api/include", "-c", str(fused.CSRC / "lvae_cuda.cu"), "-o", str(tmp_path / "o")],
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stdout + done.stderr)
+    assert len(kernels) == 2 * (8 + 2) and set(kernels) == {("0", "0")}

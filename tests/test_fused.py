@@ -1,0 +1,452 @@
+"""The fused op equals its PyTorch twin, joins PyTorch properly, and is never in the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from host_kernel import NAMES, TYPES, assert_close, inputs
+
+from lvae_min import fused, losses
+
+ROOT = Path(__file__).resolve().parent.parent
+# Lanes are 64, a block 1024 and a chunk 4096 elements; two threads share the work from 9 chunks on.
+SIZES = [(1, 1), (1, 63), (1, 64), (1, 65), (5, 205), (1, 1023), (1, 1024), (1, 1025), (3, 1365),
+         (1, 4096), (1, 4097), (7, 1999), (2, 36_864), (37, 1009)]
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture(autouse=True)
+def built(request):
+    if "unbuilt" not in request.keywords and not fused.available():
+        pytest.skip(f"the op is not built: {fused.why_not()}")
+
+
+def results(arguments, module=fused, scale=None, weight=1.0):
+    """The three results and the four gradients of `weight` times the loss, by name."""
+    logits, x, mu, logvar, sigma = arguments
+    leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar, sigma)]
+    out = module.lvae_loss(leaves[0], x, *leaves[1:], scale)
+    return dict(zip(NAMES, (*out, *torch.autograd.grad(out[0] * weight, leaves)), strict=True))
+
+
+def plain(*shape, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=dtype)
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+@pytest.mark.parametrize("n, d", SIZES)
+def test_fused_loss_is_as_accurate_as_the_reference(n, d, types):
+    arguments = inputs(n, d, 3, *types)
+    assert_close(results(arguments), arguments)
+
+
+@pytest.mark.parametrize("at", [100.0, -100.0, 30.0, -30.0, 17.0, 0.0])
+def test_huge_logits_and_variances_stay_as_accurate_as_the_reference(at):
+    for spread in (0.0, 1.0):
+        logits, x, mu, logvar, sigma = inputs(5, 205, 7)
+        arguments = logits * spread + at, x, 10 * mu, logvar * spread + at * 0.3, sigma
+        assert_close(results(arguments), arguments)
+
+
+def test_a_saturated_pixel_keeps_its_digits():
+    logits, x = torch.full((1, 64), 20.0), torch.full((1, 64), 255, dtype=torch.uint8)
+    rec = fused.elbo_terms(logits, x, torch.zeros(1, 1), torch.zeros(1, 1))[0].double()
+    exact = 64 * torch.tensor(-20.0, dtype=torch.float64).sigmoid() ** 2
+    assert abs(rec / exact - 1) < 1e-6                      # the twin has 1 - sigmoid(20) = 0 of 2e-9
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.34, 0.36])
+def test_kl_is_never_negative_near_a_collapse(size):
+    image, mu = torch.zeros(1, 1), torch.zeros(1, 1)
+    for logvar in size * torch.linspace(-1, 1, 100):
+        kl = fused.elbo_terms(image, image, mu, logvar.view(1, 1))[1].double()
+        v = logvar.double()
+        exact = 0.5 * (v.expm1() - v) if size > 1e-4 else v.square() / 4 * (1 + v / 3)      # v^2/4 + v^3/12
+        assert kl >= 0 and abs(kl - exact) <= 2e-6 * exact + 1e-45
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen_in_the_loss(value):
+    for which in (0, 2, 3, 4):
+        arguments = [t.clone() for t in inputs(3, 37)]
+        arguments[which].view(-1)[-1] = value
+        ours, theirs = (results(arguments, module)["loss"] for module in (fused, losses))
+        assert torch.equal(ours.isfinite(), theirs.isfinite())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_fused_loss_is_the_same_to_the_bit_for_any_number_of_threads(dtype):
+    arguments, before = inputs(37, 3001, 300, dtype), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results(arguments)
+        for threads in (2, 3, 7, 1):
+            torch.set_num_threads(threads)
+            given = results(arguments)
+            assert all(torch.equal(alone[name], given[name]) for name in NAMES)
+    finally:
+        torch.set_num_threads(before)
+
+
+def strided_inputs():
+    """(what, logits, x) of one shape (4, 3, 8, 10) in layouts that are not contiguous."""
+    images, bytes_ = plain(4, 3, 8, 10, dtype=torch.float32), torch.arange(960).view(4, 3, 8, 10) % 256
+    bytes_ = bytes_.to(torch.uint8)
+    last = torch.channels_last
+    return [("channels_last", images.to(memory_format=last), bytes_),
+            ("both channels_last", images.to(memory_format=last), bytes_.to(memory_format=last)),
+            ("transposed", images.transpose(2, 3).contiguous().transpose(2, 3), bytes_),
+            ("every other column", images.repeat(1, 1, 1, 2)[..., ::2], bytes_.repeat(1, 1, 1, 2)[..., ::2]),
+            ("one image expanded", images[:1].expand(4, 3, 8, 10), bytes_[:1].expand(4, 3, 8, 10)),
+            ("half a batch", images.repeat(2, 1, 1, 1)[1::2], bytes_)]
+
+
+@pytest.mark.parametrize("what, logits, x", strided_inputs(), ids=lambda v: v if isinstance(v, str) else "")
+def test_strided_inputs_give_what_contiguous_ones_do(what, logits, x):
+    mu, logvar = plain(4, 12, dtype=torch.float32)[:, ::2].chunk(2, dim=1)
+    sigma = torch.tensor([1.2, 9.0, 0.8])[::2]
+    given = results((logits, x, mu, logvar, sigma))
+    expected = results([t.contiguous() for t in (logits, x, mu, logvar, sigma)])
+    for name in NAMES:
+        torch.testing.assert_close(given[name], expected[name], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("weight", [3.0, -0.1])
+def test_gradients_follow_the_incoming_gradient(weight):
+    arguments = inputs(7, 1999)
+    ours, theirs = (results(arguments, module, weight=weight) for module in (fused, losses))
+    for name in NAMES[3:]:
+        atol = 1e-6 * theirs[name].abs().max().item()
+        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-6, atol=atol)
+
+
+def test_both_terms_carry_their_own_gradient():
+    logits, x, mu, logvar, _ = inputs(5, 205)
+    found = []
+    for module in (fused, losses):
+        leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar)]
+        rec, kl = module.elbo_terms(leaves[0], x, *leaves[1:])
+        found.append(torch.autograd.grad(2 * rec - 5 * kl, leaves))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * theirs.abs().max().item())
+
+
+def test_a_term_that_is_not_used_moves_nothing():
+    logits, x, mu, logvar, _ = (t.detach() for t in inputs(5, 205))
+    leaves = [t.requires_grad_() for t in (logits, mu, logvar)]
+    rec, kl = fused.elbo_terms(leaves[0], x, *leaves[1:])
+    assert torch.autograd.grad(kl, leaves, allow_unused=True, retain_graph=True)[0] is None
+    assert torch.autograd.grad(rec, leaves, allow_unused=True)[1:] == (None, None)
+
+
+def test_dsprites_pixels_are_zero_and_one():
+    arguments = list(inputs(5, 205))
+    arguments[1] = arguments[1] % 2
+    ours, theirs = (results(arguments, module, scale=1.0) for module in (fused, losses))
+    torch.testing.assert_close(ours["loss"], theirs["loss"])
+
+
+# ------------------------------------------------------------------------------------------------ in PyTorch
+
+
+@pytest.mark.parametrize("pixel", [torch.uint8, torch.float64])
+def test_fused_gradients_match_finite_differences(pixel):
+    logits, x, mu, logvar, sigma = inputs(2, 7, 3, torch.float64, pixel)
+    leaves = [t.detach().clone().requires_grad_() for t in (logits, mu, logvar, sigma)]
+    assert torch.autograd.gradcheck(lambda y, m, v, s: fused.lvae_loss(y, x, m, v, s)[0] / 3, leaves)
+    assert torch.autograd.gradcheck(lambda y, m, v: fused.elbo_terms(y, x, m, v), leaves[:3])
+    registered = torch.ops.lvae.elbo                        # the way of torch.compile
+    assert torch.autograd.gradcheck(lambda y, m, v, s: registered(y, x, m, v, s, 0.1, True)[0] / 3, leaves)
+    assert torch.autograd.gradcheck(lambda y, m, v: registered(y, x, m, v, None, 0.1, True)[1:3], leaves[:3])
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("with_sigma", [True, False])
+def test_opcheck_finds_nothing(grad, with_sigma):
+    logits, x, mu, logvar, sigma = (t.detach() for t in inputs(3, 12))
+    leaves = [t.clone().requires_grad_(grad) for t in (logits, mu, logvar, sigma)]
+    torch.library.opcheck(torch.ops.lvae.elbo.default, (
+        leaves[0], x, leaves[1], leaves[2], leaves[3] if with_sigma else None, 1 / 255, grad))
+    torch.library.opcheck(torch.ops.lvae.scale_.default, (logits, mu, logvar, sigma, torch.tensor(2.0), None))
+
+
+def test_torch_compile_takes_the_op_into_one_graph():
+    arguments = inputs(5, 205)
+    torch._dynamo.reset()
+    lvae_loss = torch.compile(lambda *a: fused.lvae_loss(*a), fullgraph=True, backend="aot_eager")
+    elbo_terms = torch.compile(lambda *a: fused.elbo_terms(*a), fullgraph=True, backend="aot_eager")
+    leaves = [t.detach().requires_grad_() for t in (arguments[0], *arguments[2:])]
+    loss = lvae_loss(leaves[0], arguments[1], *leaves[1:])[0] * 3
+    expected = results(arguments, weight=3.0)
+    for given, name in zip(torch.autograd.grad(loss, leaves), NAMES[3:], strict=True):
+        torch.testing.assert_close(given, expected[name])
+    rec, kl = elbo_terms(leaves[0], arguments[1], *leaves[1:3])
+    assert torch.equal(rec, expected["rec"]) and torch.equal(kl, expected["kl"])
+    torch.testing.assert_close(torch.autograd.grad(kl, leaves[1])[0], arguments[2] / 5)
+
+
+def test_a_second_backward_through_one_graph_gives_the_same_gradients():
+    logits, x, mu, logvar, sigma = inputs(5, 205)
+    leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar, sigma)]
+    loss = fused.lvae_loss(leaves[0], x, *leaves[1:])[0]
+    first = torch.autograd.grad(3 * loss, leaves, retain_graph=True)
+    kept = [t.clone() for t in first]
+    second = torch.autograd.grad(3 * loss, leaves, retain_graph=True)
+    loss.backward()
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(first, second, kept, strict=True))
+    torch.testing.assert_close([3 * t.grad for t in leaves], kept)
+
+
+def test_gradients_of_two_backwards_add_up():
+    logits, x, mu, logvar, sigma = (t.detach().clone() for t in inputs(3, 37))
+    logits.requires_grad_()
+    loss = fused.lvae_loss(logits, x, mu, logvar, sigma)[0]
+    loss.backward(retain_graph=True)
+    once = logits.grad.clone()
+    loss.backward()
+    assert torch.equal(logits.grad, 2 * once)
+
+
+def test_second_derivatives_are_refused():
+    logits, x, mu, logvar, sigma = inputs(3, 37)
+    logits.requires_grad_()
+    for loss in (fused.lvae_loss(logits, x, mu, logvar, sigma)[0],
+                 torch.ops.lvae.elbo(logits, x, mu, logvar, sigma, 1.0, True)[0]):
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(loss, logits, create_graph=True)
+
+
+def test_rec_and_kl_of_the_weighed_loss_are_for_the_log():
+    logits, x, mu, logvar, sigma = inputs(3, 37)
+    loss, rec, kl = fused.lvae_loss(logits.requires_grad_(), x, mu, logvar, sigma)
+    assert loss.requires_grad and not rec.requires_grad and not kl.requires_grad
+
+
+def test_no_gradient_is_computed_without_need(monkeypatch):
+    arguments, seen = inputs(3, 37), []
+    elbo = torch.ops.lvae.elbo.default
+    monkeypatch.setattr(torch.ops.lvae.elbo, "default", lambda *a: seen.append(a[-1]) or elbo(*a))
+    fused.lvae_loss(*arguments)
+    fused.lvae_loss(arguments[0].requires_grad_(), *arguments[1:])
+    with torch.no_grad():
+        fused.lvae_loss(*arguments)
+    assert seen == [False, True, False]
+
+
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
+def test_every_method_learns_alike_with_both(name):
+    logits, x, mu, logvar, _ = inputs(5, 205)
+    found = []
+    for terms in (fused, losses):
+        objective = losses.OBJECTIVES[name](terms=terms)
+        leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar)] + list(objective.parameters())
+        found.append(torch.autograd.grad(objective(leaves[0], x, leaves[1], leaves[2])[0], leaves))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * theirs.abs().max().item())
+
+
+BAD = {      # what stands in the message: which argument (0 logits, 1 x, 2 mu, 3 logvar, 4 sigma), by what
+    r"\(N, \.\.\.\).*\(3, 37\) and \(3, 36\)": (1, torch.zeros(3, 36)),
+    r"\(N, L\).*\(3, 3\) and \(3, 4\)": (3, torch.zeros(3, 4)),
+    r"\(N, L\).*\(3,\)": (2, torch.zeros(3)),
+    r"same N > 0.*\(3, 37\) and \(4, 3\)": (slice(2, 4), torch.zeros(4, 3)),
+    r"same N > 0.*\(0, 37\) and \(0, 3\)": (slice(0, 4), torch.zeros(0)),
+    r"\(2,\), given \(3,\)": (4, torch.zeros(3)),
+    r"x must be uint8 or floating.*int64": (1, torch.zeros(3, 37, dtype=torch.int64)),
+    r"logits must be float32.*int32": (0, torch.zeros(3, 37, dtype=torch.int32)),
+    r"logvar must be float32.*uint8": (3, torch.zeros(3, 3, dtype=torch.uint8)),
+    r"sigma must be float32 or float64.*bfloat16": (4, torch.zeros(2, dtype=torch.bfloat16)),
+    r"mu must be on cpu.*meta": (2, torch.zeros(3, 3, device="meta")),
+    r"sigma must be on cpu.*meta": (4, torch.zeros(2, device="meta")),
+}
+
+
+@pytest.mark.parametrize("module", [fused, losses], ids=["fused", "torch"])
+@pytest.mark.parametrize("message", BAD)
+def test_wrong_arguments_raise_with_the_expected_and_the_given(module, message):
+    arguments, (which, bad) = list(inputs(3, 37)), BAD[message]
+    if which == slice(0, 4):
+        arguments[which] = [t[:0] for t in arguments[which]]
+    elif isinstance(which, slice):
+        arguments[which] = [bad, bad]
+    else:
+        arguments[which] = bad
+    with pytest.raises(ValueError, match=message):
+        module.lvae_loss(*arguments)
+
+
+@pytest.mark.parametrize("module", [fused, losses], ids=["fused", "torch"])
+def test_a_scale_of_zero_is_refused(module):
+    with pytest.raises(ValueError, match="above 0, given 0"):
+        module.lvae_loss(*inputs(3, 37), 0.0)
+
+
+# ------------------------------------------------------------------------------------------------ on a GPU
+
+
+@needs_gpu
+@pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+def test_cuda_is_as_accurate_as_the_reference(types):
+    for n, d in SIZES:
+        arguments = inputs(n, d, 3, *types)
+        given = results([t.cuda() for t in arguments], weight=1.0)
+        assert_close({name: value.cpu() for name, value in given.items()}, arguments)
+
+
+@needs_gpu
+def test_a_cuda_graph_holds_forward_and_backward():
+    arguments = [t.cuda() for t in inputs(64, 4096)]
+    expected = results(arguments)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        results(arguments)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        given = results(arguments)
+    graph.replay()
+    assert all(torch.equal(given[name], expected[name]) for name in NAMES)
+
+
+@needs_gpu
+def test_cuda_works_on_the_current_stream():
+    arguments = [t.cuda() for t in inputs(64, 4096)]
+    expected, side = results(arguments), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)                       # the default stream would not wait for this
+        late = [t + 0 for t in arguments]
+        given = results(late)
+    side.synchronize()
+    assert all(torch.equal(given[name], expected[name]) for name in NAMES)
+
+
+# ---------------------------------------------------------------------------------------- never in the way
+
+
+def python(code, **environment):
+    """What a new Python prints."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env={**os.environ, **environment},
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def attempt(monkeypatch, tmp_path):
+    """Try to build into an empty folder: (why not, why not on CUDA)."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(fused, "HERE", tmp_path)            # no library that was built ahead of time
+    return fused._load.__wrapped__
+
+
+@pytest.mark.unbuilt
+def test_without_a_compiler_one_line_says_so(attempt, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert attempt()[0] == "no C++ compiler: /nowhere/c++ not found"
+
+
+@pytest.mark.unbuilt
+def test_without_ninja_one_line_says_so(attempt, monkeypatch):
+    which = fused.shutil.which
+    without = lambda name, **more: None if name == "ninja" else which(name, **more)  # noqa: E731
+    monkeypatch.setattr(fused.shutil, "which", without)
+    assert attempt()[0] == "ninja not found"
+
+
+@pytest.mark.unbuilt
+def test_without_a_folder_to_write_to_one_line_says_so(attempt, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/proc/nowhere")
+    assert attempt()[0].startswith("cannot write to /proc/nowhere/lvae-")
+
+
+@pytest.mark.unbuilt
+def test_a_compiler_that_fails_is_quoted_in_one_line(attempt, monkeypatch, tmp_path):
+    monkeypatch.setattr(fused, "CXX_FLAGS", [*fused.CXX_FLAGS, "-DLVAE_INLINE=)"])
+    reason = attempt()[0]
+    assert "error:" in reason and "\n" not in reason
+
+
+@pytest.mark.unbuilt
+def test_two_processes_build_once_and_a_killed_build_does_not_stop_them(tmp_path):
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    monkey = "from lvae_min import fused; f = fused._folder(['lvae.cpp']); f.mkdir(); (f / 'lock').touch()"
+    subprocess.run([sys.executable, "-c", monkey], env=environment, cwd=ROOT, check=True)
+    code = "from lvae_min import fused; c = fused._compile; " \
+           "fused._compile = lambda *a: (print('built'), c(*a)); print(repr(fused.why_not()))"
+    both = [subprocess.Popen([sys.executable, "-W", "error", "-c", code], env=environment, cwd=ROOT,
+                             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    told = sorted(process.communicate(timeout=120)[0].split() for process in both)
+    assert told == [["''"], ["built", "''"]]
+
+
+@pytest.mark.unbuilt
+def test_importing_the_package_builds_nothing(tmp_path):
+    code = "import sys, lvae_min, lvae_min.losses; print('torch.utils.cpp_extension' in sys.modules)"
+    assert python(code, TORCH_EXTENSIONS_DIR=str(tmp_path)) == "False" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.unbuilt
+def test_an_installed_package_carries_its_sources_and_a_library_built_ahead_of_time(tmp_path):
+    subprocess.run([sys.executable, "setup.py", "-q", "egg_info", "-e", str(tmp_path), "build",
+                    "--build-base", str(tmp_path / "b"), "--build-lib", str(tmp_path / "lib")], cwd=ROOT,
+                   check=True, env={**os.environ, "LVAE_BUILD": "1"}, capture_output=True)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'lib')!r}); from lvae_min import fused; " \
+           "print(fused.CSRC / 'lvae.cpp', (fused.CSRC / 'lvae.cpp').exists(), repr(fused.why_not()))"
+    assert python(code, TORCH_EXTENSIONS_DIR="/proc/nowhere") == \
+        f"{tmp_path / 'lib'}/lvae_min/csrc/lvae.cpp True ''"
+
+
+def test_auto_takes_the_op_where_it_works_and_says_so():
+    terms = losses.implementation("auto", "cpu")
+    assert terms.lvae_loss is fused.lvae_loss and terms.description == "elbo: fused C++ op"
+
+
+@pytest.mark.unbuilt
+def test_auto_takes_the_twin_where_the_op_does_not_work_and_says_why(monkeypatch):
+    monkeypatch.setattr(fused, "_load", lambda: ("ninja not found", "ninja not found"))
+    terms = losses.implementation("auto", "cpu")
+    assert terms.elbo_terms is losses.elbo_terms
+    assert terms.description == "elbo: PyTorch (extension not built: ninja not found)"
+    with pytest.raises(ValueError, match="^the fused loss is not available on cpu: ninja not found$"):
+        losses.implementation("fused", "cpu")
+    with pytest.raises(RuntimeError, match="not built: ninja not found"):
+        fused.lvae_loss(*inputs(3, 37))
+
+
+@pytest.mark.unbuilt
+def test_on_a_gpu_without_the_cuda_part_the_twin_runs_and_says_so(monkeypatch):
+    monkeypatch.setattr(fused, "_load", lambda: ("", "built for the CPU only: nvcc not found"))
+    assert losses.implementation("auto", "cuda").description == \
+        "elbo: PyTorch (extension not built: built for the CPU only: nvcc not found)"
+    assert losses.implementation("auto", "cpu").description == "elbo: fused C++ op"
+    assert "not for mps" in fused.why_not("mps")
+
+
+@pytest.mark.unbuilt
+def test_asked_for_torch_nothing_is_built(monkeypatch):
+    monkeypatch.setattr(fused, "_load", lambda: pytest.fail("built"))
+    assert losses.implementation("torch", "cpu").description == "elbo: PyTorch"
+    with pytest.raises(ValueError, match="fused, torch or auto, not 'c'"):
+        losses.implementation("c", "cpu")
+
+
+@pytest.mark.unbuilt
+@pytest.mark.parametrize("release, reason", [
+    ("release 11.8", "nvcc is 11.8, torch is for CUDA 13.0"), ("", "nvcc is unreadable"),
+    ("release 13.2", "")])
+def test_another_version_of_cuda_is_noticed_before_the_build(monkeypatch, tmp_path, release, reason):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(f"#!/bin/sh\necho {release}\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert fused._why_no_cuda().startswith(reason) and bool(fused._why_no_cuda()) == bool(reason)
