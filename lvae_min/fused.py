@@ -105,15 +105,22 @@ def _call(logits, x, mu, logvar, sigma, scale):
     if scale is None:
         scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
     check(logits, x, mu, logvar, scale)
-    if torch.compiler.is_compiling():
-        return torch.ops.lvae.elbo(logits, x, mu, logvar, sigma, scale, True)[:3]
-    if reason := why_not(logits.device):
-        raise RuntimeError(f"the fused loss is not built: {reason}")
-    trained = logits.requires_grad or mu.requires_grad or logvar.requires_grad or (
-        sigma is not None and sigma.requires_grad)
-    if trained and torch.is_grad_enabled():
+    _require(logits.device.type)
+    # Rounded to float16 before the loss scale (torch.amp.GradScaler) reaches it, the gradient of most pixels of a
+    # trained model would be 0. As float32 it is multiplied first; torch rounds it on its way to the logits.
+    logits, mu, logvar = (t.float() if t.dtype == torch.float16 else t for t in (logits, mu, logvar))
+    trained = torch.is_grad_enabled() and (
+        logits.requires_grad or mu.requires_grad or logvar.requires_grad
+        or (sigma is not None and sigma.requires_grad))
+    if trained and not torch.compiler.is_compiling():
         return _Elbo.apply(logits, x, mu, logvar, sigma, scale)
-    return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, False)[:3]
+    return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, trained)[:3]
+
+
+@torch.compiler.assume_constant_result      # torch.compile calls it for real, once, while it traces
+def _require(kind):
+    if reason := why_not(kind):
+        raise RuntimeError(f"the fused loss is not built: {reason}")
 
 
 class _Elbo(torch.autograd.Function):
@@ -126,9 +133,11 @@ class _Elbo(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, x, mu, logvar, sigma, scale):
-        loss, rec, kl, *ctx.gradients = torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, True)
+        with torch._C._AutoDispatchBelowAutograd():      # past what _register puts there: 5 us of 32
+            results = torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, True)
+        loss, rec, kl, *ctx.gradients = results
         ctx.save_for_backward(logits, x, mu, logvar, sigma)
-        ctx.scale = scale
+        ctx.scale, ctx.weighed = scale, sigma is not None
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*((loss,) if sigma is None else (rec, kl)))
         return loss, rec, kl
@@ -137,16 +146,14 @@ class _Elbo(torch.autograd.Function):
     def backward(ctx, g_loss, g_rec, g_kl):
         _refuse_second_derivative()
         gradients, ctx.gradients = ctx.gradients, None
-        inputs = ctx.saved_tensors
-        if gradients is None:
-            gradients = torch.ops.lvae.elbo.default(*inputs, ctx.scale, True)[3:]
-        weighed = inputs[4] is not None
-        if weighed:
+        if gradients is None:       # only now look at the inputs: x may be refilled before the first backward
+            gradients = torch.ops.lvae.elbo.default(*ctx.saved_tensors, ctx.scale, True)[3:]
+        if ctx.weighed:
             g_rec = g_kl = g_loss
         torch.ops.lvae.scale_.default(*gradients, g_rec, g_kl)
         d_logits, d_mu, d_logvar, d_sigma = gradients
         return (d_logits if g_rec is not None else None, None, d_mu if g_kl is not None else None,
-                d_logvar if g_kl is not None else None, d_sigma if weighed and g_loss is not None else None, None)
+                d_logvar if g_kl is not None else None, d_sigma if g_loss is not None else None, None)
 
 
 def _refuse_second_derivative() -> None:
@@ -253,7 +260,10 @@ def _why_no_cuda() -> str:
 
 def _folder(sources: list[str]) -> Path:
     """Where this version of the sources is built, for this torch and machine."""
-    digest = hashlib.sha256(repr((sources, CXX_FLAGS, NVCC_FLAGS)).encode())
+    gpus = "lvae_cuda.cu" in sources and (        # nvcc compiles for the GPUs it finds; homes are shared
+        os.environ.get("TORCH_CUDA_ARCH_LIST"),
+        [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())])
+    digest = hashlib.sha256(repr((sources, CXX_FLAGS, NVCC_FLAGS, gpus)).encode())
     for file in sorted(CSRC.iterdir()):
         if file.suffix in (".cpp", ".h", ".cu", ".cuh"):
             digest.update(file.read_bytes())
