@@ -97,3 +97,12 @@ def test_a_compiled_inference_makes_no_gradient():
     with torch.no_grad():
         torch.compile(fused.elbo_terms, fullgraph=True, backend=remember)(*inputs())
     assert [call.args[-1] for call in calls] == [False]
+
+
+def test_gradients_match_finite_differences():
+    """Of every input, with every pattern of incoming gradients, absent ones included."""
+    logits, x, mu, logvar = inputs(dtype=torch.float64)
+    sigma = torch.tensor([1.3, 0.7], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *given: fused.elbo_terms(given[0], x, *given[1:]), (logits, mu, logvar))
+    assert torch.autograd.gradcheck(lambda *given: fused.lvae_loss(given[0], x, *given[1:])[0],
+                                    (logits, mu, logvar, sigma))
