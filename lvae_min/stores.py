@@ -1,4 +1,4 @@
-"""How the images of a data set are kept, whole and compact, and turned into batches; one class a way of keeping.
+"""How the images of a data set are kept, whole and compact, and made batches; one class a way of keeping.
 
 Each has a length, `device`, where its batches are made, `to(device)`, and `batch(index)`, which gives images
 (N, C, H, W) uint8 of `index` (N,) int64 on that device.
@@ -17,12 +17,12 @@ GPU_SHARE = 0.5             # of a GPU's free memory that images may take
 
 
 class Bits:
-    """Binary images of `shape` (C, H, W) as bits: octets (M, C*H*W / 8) uint8, bit j of a byte is its pixel j."""
+    """Binary images of `shape` (C, H, W): octets (M, C*H*W / 8) uint8, bit j of a byte is its pixel j."""
 
     def __init__(self, octets: Tensor, shape: tuple[int, int, int]):
         self.octets, self.shape = octets, shape
         eight = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        self.pixels = torch.from_numpy(eight.view(np.int64)[:, 0].copy())      # (256,) eight 0/1 pixels of a byte
+        self.pixels = torch.from_numpy(eight.view(np.int64)[:, 0].copy())  # (256,) eight 0/1 pixels of a byte
 
     def __len__(self) -> int:
         return len(self.octets)
@@ -43,7 +43,7 @@ class Bits:
 class Pixels:
     """Images (M, H, W, C) uint8, an array or a memory map of a file, of which only a batch's images are read.
 
-    They are read with pread: mapped pages would fill the process up to the size of the set, and each one brings its
+    They are read with pread: mapped pages would fill the process up to the size of the set, and each brings its
     neighbors along (200 cold batches of 64: 228 ms a batch and 0.9 GB resident, against 3 ms and none).
     """
 
@@ -94,8 +94,8 @@ class Pixels:
 class Painted:
     """Square images that are views and palettes: views (V, H*W) uint8, palettes (P, 256, 3) uint8.
 
-    `sizes` are those of the factors; `geometry` and `colors` say which of them, by position, make a view's number
-    and a palette's.
+    `sizes` are those of the factors; `geometry` and `colors` say which of them, by position, make the number of
+    a view and of a palette.
     """
 
     def __init__(self, views: Tensor, palettes: np.ndarray, sizes: tuple[int, ...], geometry: tuple[int, ...],
@@ -103,7 +103,7 @@ class Painted:
         self.views, self.sizes, self.geometry, self.colors = views, sizes, geometry, colors
         side = math.isqrt(views.shape[1])
         self.shape = (3, side, side)
-        fourth = np.zeros((*palettes.shape[:2], 1), np.uint8)                  # red, green, blue, 0 as one int32
+        fourth = np.zeros((*palettes.shape[:2], 1), np.uint8)              # red, green, blue, 0 as one int32
         packed = np.concatenate([palettes, fourth], 2).view(np.int32)
         self.palettes = torch.from_numpy(packed.reshape(-1))                   # (P * 256,)
 
