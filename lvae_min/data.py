@@ -191,7 +191,8 @@ def load_dsprites(folder: Path) -> Dataset:
 def load_arm3d() -> Dataset:
     """The robot arm's scene, drawn (5 s); 160 MB."""
     sizes = tuple(arm3d.FACTORS.values())
-    store = Painted(torch.from_numpy(arm3d.views()), arm3d.palettes(), sizes, geometry=(1, 2, 3, 5, 6), colors=(0, 4))
+    store = Painted(torch.from_numpy(arm3d.views()), arm3d.palettes(), sizes,
+                    geometry=(1, 2, 3, 5, 6), colors=(0, 4))
     return Dataset("arm3d", "drawn", SPECS["arm3d"], store)
 
 
@@ -219,7 +220,7 @@ def load_own(path: Path, folder: Path) -> Dataset:
 
 def is_path(name: str) -> bool:
     """Whether a name that is given for a data set means files of the user's own."""
-    return name not in SPECS and name != "" and bool(os.sep in name or Path(name).suffix or Path(name).exists())
+    return bool(name not in SPECS and name and (os.sep in name or Path(name).suffix or Path(name).exists()))
 
 
 def own_name(path: str) -> str:

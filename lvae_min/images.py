@@ -1,7 +1,7 @@
 """Images on their way from the files others made into a prepared set; nothing is unpickled, nothing unpacked.
 
-A prepared set is a folder with `images.npy` (M, H, W, C) uint8, `about.json`, and `factors.npy` (M, K) int64 where
-the factors do not follow from the index. It is written beside its place and moved there when it is whole.
+A prepared set is a folder with `images.npy` (M, H, W, C) uint8, `about.json`, and `factors.npy` (M, K) int64
+where the factors do not follow from the index. It is written beside its place and moved there when it is whole.
 """
 
 import fcntl
@@ -28,8 +28,8 @@ from lvae_min.files import brief
 
 CHUNK = 256                     # images in memory at a time
 LARGEST_HEADER = 10_000         # bytes; numpy's own limit for a header it does not trust
-DAMAGED = (ValueError, KeyError, OSError, EOFError, RuntimeError, NotImplementedError, SyntaxError, struct.error,
-           zipfile.BadZipFile, zlib.error)
+DAMAGED = (ValueError, KeyError, OSError, EOFError, RuntimeError, NotImplementedError, SyntaxError,
+           struct.error, zipfile.BadZipFile, zlib.error)
 
 
 def read_npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
@@ -61,7 +61,7 @@ def read_npy_chunks(stream, shape: tuple[int, ...], dtype: np.dtype) -> Iterator
 
 
 class Members:
-    """The files in a folder or a zip, by name; a zip is read in place. Raises ValueError for names that climb out."""
+    """The files in a folder or, read in place, a zip, by name. Raises ValueError for names that climb out."""
 
     def __init__(self, path: Path):
         self.path, self.archive = path, None
@@ -84,18 +84,18 @@ class Members:
 
 
 def decode(content: bytes, mode: str = "RGB") -> np.ndarray:
-    """A PNG, JPEG or other image file as (H, W, C) uint8. Raises ValueError if it is no image, or a damaged one."""
+    """An image file as (H, W, C) uint8. Raises ValueError if it is no image, or a damaged one."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image.convert(mode))
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        what = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"damaged ({brief(error)})"
-        raise ValueError(what) from None
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        raise ValueError("not an image" if unknown else f"damaged ({brief(error)})") from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
-    """The middle crop x crop pixels of images (N, H, W, C) uint8, made (N, side, side, C), bilinear, antialiased."""
+    """The middle crop x crop pixels of images (N, H, W, C) uint8 as (N, side, side, C); antialiased bilinear."""
     top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
     images = images[:, top:top + crop, left:left + crop]
     if crop == side:
@@ -105,7 +105,8 @@ def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
     return planes.permute(0, 2, 3, 1).numpy()
 
 
-def read_images(members: Members, names: list[str], make: Callable[[bytes], np.ndarray]) -> Iterator[np.ndarray]:
+def read_images(members: Members, names: list[str],
+                make: Callable[[bytes], np.ndarray]) -> Iterator[np.ndarray]:
     """make(content) (H, W, C) of the files `names`, CHUNK at a time, on all cores. Errors name the file."""
     def one(name: str) -> np.ndarray:
         try:
@@ -122,7 +123,8 @@ def write_set(folder: Path, shape: tuple[int, int, int, int], chunks: Iterable[n
               factors: np.ndarray | None = None) -> None:
     """Make the prepared set `folder` of images `shape` (M, H, W, C) out of uint8 chunks, whole or not at all.
 
-    Raises ValueError if the chunks do not add up to that, if the disk is too small, or if another process is at it.
+    Raises ValueError if the chunks do not add up to that, if the disk is too small, or if another process
+    prepares the set.
     """
     part, size = folder.with_name(folder.name + ".part"), math.prod(shape)
     part.mkdir(parents=True, exist_ok=True)
@@ -157,7 +159,8 @@ def bar(chunks: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
             progress.update(len(chunk))
 
 
-def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict, factors: np.ndarray | None) -> None:
+def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
+         factors: np.ndarray | None) -> None:
     """Write the files of a prepared set. They are written, not mapped: mapped pages would fill the memory."""
     written = 0
     with open(part / "images.npy", "wb") as stream:
@@ -165,7 +168,8 @@ def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict, fa
         np.lib.format.write_array_header_1_0(stream, header)
         for chunk in bar(chunks, shape[0]):
             if chunk.shape[1:] != tuple(shape[1:]) or chunk.dtype != np.uint8:
-                raise ValueError(f"images are {chunk.dtype} {chunk.shape[1:]}, expected uint8 {tuple(shape[1:])}")
+                raise ValueError(f"images are {chunk.dtype} {chunk.shape[1:]}, "
+                                 f"expected uint8 {tuple(shape[1:])}")
             stream.write(np.ascontiguousarray(chunk).data)
             written += len(chunk)
         if written != shape[0]:

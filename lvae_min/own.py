@@ -1,7 +1,7 @@
 """Images of the user's own: a folder of image files, an .npz, or an .h5, made a prepared set once.
 
-Images are cropped to their middle square and made 64 x 64, or 128 x 128 where they are at least that large. An
-array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; uint8 or floats, 0 to 1 or 0 to 255.
+Images are cropped to their middle square and made 64 x 64, or 128 x 128 where they are at least that large.
+An array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; uint8 or floats, 0 to 1 or 0 to 255.
 """
 
 import zipfile
@@ -20,12 +20,13 @@ FACTORS, NAMES = "factors", "factor_names"
 
 
 class Array:
-    """The images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`."""
+    """Images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`."""
 
     def __init__(self, path: Path):
         self.path = path
         found = self.arrays()
-        images = {name: kind for name, kind in found.items() if name not in (FACTORS, NAMES) and len(kind[0]) in (3, 4)}
+        images = {name: kind for name, kind in found.items()
+                  if name not in (FACTORS, NAMES) and len(kind[0]) in (3, 4)}
         if len(images) > 1 and "images" in images:
             images = {"images": images["images"]}
         if len(images) != 1:
@@ -82,7 +83,7 @@ class Hdf5(Array):
 
 
 def value_factor(array: Array) -> float:
-    """What the values are multiplied with to count to 255. Raises ValueError for values that are no image's."""
+    """What makes the values count to 255. Raises ValueError for values that are no image's."""
     if array.dtype != np.bool_ and array.dtype != np.uint8 and array.dtype.kind != "f":
         raise ValueError(f"images are {array.dtype}; expected uint8 or floats")
     low, high = np.inf, -np.inf
@@ -113,8 +114,8 @@ def prepare_array(array: Array, target: Path, about: dict) -> None:
         shape = shape[0], *shape[2:], shape[1]
     count, height, width, channels = shape
     if count < 1 or height < 1 or width < 1 or channels not in (1, 3):
-        raise ValueError(f"images of shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), N at "
-                         "least 1, C 1 or 3")
+        raise ValueError(f"images of shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), "
+                         "N at least 1, C 1 or 3")
     factor, crop, side = value_factor(array), min(height, width), side_of(height, width)
     factors, about["names"] = labels(array, count)
     about["source"] = str(array.path) + described(height, width, crop, side)
@@ -129,7 +130,7 @@ def prepare_array(array: Array, target: Path, about: dict) -> None:
 
 
 def labels(array: Array, count: int) -> tuple[np.ndarray | None, list[str]]:
-    """The factors (M, K) as the numbers of their values, from 0, and their names; None and [] without factors."""
+    """The factors (M, K), as numbers of their values from 0, and their names; None and [] without factors."""
     if FACTORS not in array.names:
         return None, []
     names = array.read(NAMES) if NAMES in array.names else None
@@ -141,7 +142,7 @@ def numbered(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[
         raise ValueError(f"factors are {values.dtype} {values.shape}; expected numbers ({count}, K)")
     if not np.isfinite(values).all():
         raise ValueError("factors are not all finite")
-    names = [f"factor {k}" for k in range(values.shape[1])] if names is None else [str(n) for n in np.ravel(names)]
+    names = [f"factor {k}" for k in range(values.shape[1])] if names is None else list(map(str, np.ravel(names)))
     if len(names) != values.shape[1] or len(set(names)) < len(names):
         raise ValueError(f"factor_names has {len(names)} names, {len(set(names))} different, for "
                          f"{values.shape[1]} factors")
@@ -149,7 +150,7 @@ def numbered(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[
 
 
 def prepare_folder(path: Path, target: Path, about: dict) -> None:
-    """Make a prepared set of the image files in a folder and the folders in it, in the order of their names."""
+    """Make a prepared set of the image files in a folder and its folders, in the order of their names."""
     members = im.Members(path)
     names = [name for name in members.names if name.lower().endswith(PICTURES)]
     if not names:
@@ -171,7 +172,8 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
         pixels = im.decode(content, "L" if grey else "RGB")
         return im.fit(pixels[None], min(pixels.shape[:2]), side)[0]
 
-    im.write_set(target, (len(names), side, side, 1 if grey else 3), im.read_images(members, names, make), about, factors)
+    shape = len(names), side, side, 1 if grey else 3
+    im.write_set(target, shape, im.read_images(members, names, make), about, factors)
 
 
 def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
@@ -180,14 +182,14 @@ def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
         with im.Image.open(file) as image:
             size, mode = image.size, image.mode
     except (*im.DAMAGED, im.Image.DecompressionBombError):
-        raise ValueError(f"{file.name}: not an image, or a damaged one; remove it, or put another in its place") from None
+        raise ValueError(f"{file.name}: not an image, or a damaged one; remove or replace it") from None
     if mode[0] in "IF":
         raise ValueError(f"{file.name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
     return size, mode
 
 
 def prepared(path: Path, folder: Path) -> Path:
-    """The prepared set, under `folder`, of the images at `path`; made if it is not there or `path` has changed.
+    """The prepared set under `folder` of the images at `path`; made if it is not there or `path` has changed.
 
     Raises ValueError for what is not there, damaged or no images.
     """

@@ -190,9 +190,9 @@ def test_another_name_is_refused_with_all_that_are_known(name):
         Config(dataset=name)
 
 
-@pytest.mark.parametrize("factors", [{}, {"factors": np.arange(40)[:, None] % [2, 5]}])
+@pytest.mark.parametrize("factors", [{}, {"factors": np.arange(300)[:, None] % [2, 5]}])
 def test_a_run_on_images_of_ones_own_ends_with_pictures_and_scores_if_there_are_factors(tmp_path, factors):
-    write(tmp_path / "mine.npz", images=colors(40), **factors)
+    write(tmp_path / "mine.npz", images=colors(300), **factors)
     done = subprocess.run(
         [sys.executable, ROOT / "run.py", "--dataset", tmp_path / "mine.npz", "--iterations", "2", "--batch-size", "4",
          "--threads", "1", "--out", tmp_path / "runs", "--data", tmp_path / "data"], capture_output=True, text=True)

@@ -4,12 +4,10 @@ import dataclasses
 import hashlib
 import http.server
 import io
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 
