@@ -28,7 +28,12 @@ from lvae_min.data import SPECS, Batches, Dataset, Split, load
 from lvae_min.stores import Pixels
 from lvae_min.train import Run, pick_device
 
-LOSS_SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]  # dSprites twice, RGB of 64 and 128 pixels
+LOSS_SHAPES = [
+    (64, 4096),
+    (256, 4096),
+    (128, 12288),
+    (128, 49152),
+]  # dSprites twice, RGB of 64 and 128 pixels
 
 
 def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
@@ -169,9 +174,14 @@ def bench_loss(device: torch.device) -> list[dict]:
     rows = []
     for n, d in LOSS_SHAPES:
         seconds = least(loss_ways(n, d, device), rounds=max(20, 20_000_000 // (n * d)))
-        rows.append({"shape": f"{n} x {d}", **{name: 1e6 * value for name, value in seconds.items()},
-                     "twin / compiled": seconds["twin"] / seconds["compiled twin"],
-                     "twin / fused": seconds["twin"] / seconds["fused"]})
+        rows.append(
+            {
+                "shape": f"{n} x {d}",
+                **{name: 1e6 * value for name, value in seconds.items()},
+                "twin / compiled": seconds["twin"] / seconds["compiled twin"],
+                "twin / fused": seconds["twin"] / seconds["fused"],
+            }
+        )
     return rows
 
 
@@ -191,8 +201,13 @@ def data_row(name: str, device: str, batches: int = 200, steps: int = 4) -> dict
             channels, height, width = spec.shape
             file = Path(folder) / "images.npy"
             np.lib.format.open_memmap(file, "w+", np.uint8, (spec.count, height, width, channels)).flush()
-            dataset = Dataset(name, "no content", spec, Pixels(np.load(file, mmap_mode="r")),
-                              np.zeros((spec.count, len(spec.factors)), np.int64))
+            dataset = Dataset(
+                name,
+                "no content",
+                spec,
+                Pixels(np.load(file, mmap_mode="r")),
+                np.zeros((spec.count, len(spec.factors)), np.int64),
+            )
         order = Batches(Split.of(len(dataset)).training, 64, seed=0, device=device)
         numbers = iter(range(10**9))
         batch = least({"": lambda: dataset.batch(order(next(numbers)))}, rounds=3, calls=batches // 4)[""]
@@ -201,8 +216,15 @@ def data_row(name: str, device: str, batches: int = 200, steps: int = 4) -> dict
         step = least({"": run.step}, rounds=2, calls=steps // 2)[""]
         run.close()
     size = len(dataset) * int(np.prod(dataset.shape)) / 1e9
-    return {"data set": name, "as bytes, GB": size, "resident, GB": grown, "images/s": 64 / batch,
-            "batch, ms": 1e3 * batch, "step, ms": 1e3 * step, "batch / step": batch / step}
+    return {
+        "data set": name,
+        "as bytes, GB": size,
+        "resident, GB": grown,
+        "images/s": 64 / batch,
+        "batch, ms": 1e3 * batch,
+        "step, ms": 1e3 * step,
+        "batch / step": batch / step,
+    }
 
 
 def bench_data(device: torch.device) -> list[dict]:

@@ -1,12 +1,13 @@
 """A robot arm that carries an object, ray-cast: a stand-in for MPI3D where that cannot be downloaded.
 
-It has the seven factors of MPI3D-complex (Sec. 6.1) with the same numbers of values, but it is another, easier
-set: no number made on it can be set beside one made on MPI3D. Shape, size, camera and the two axes of the arm
-change the geometry, in 38,400 views; the two colors only change the palette. A view is one byte a pixel: which
-material, and how bright. The 460,800 images follow from views and palettes when a batch is made.
+It has the seven factors of MPI3D-complex (Sec. 6.1) with the same numbers of values, but it is another,
+easier set: no number made on it can be set beside one made on MPI3D. Shape, size, camera and the two axes of
+the arm change the geometry, in 38,400 views; the two colors only change the palette. A view is one byte a
+pixel: which material, and how bright. The 460,800 images follow from views and palettes when a batch is made.
 
-Vectors are tuples (x, y, z) of numbers or arrays: x to the right, y away from the camera, z up from the floor.
-Only +, -, *, / and sqrt act on float32, and sines are rounded, so that the views do not depend on the machine.
+Vectors are tuples (x, y, z) of numbers or arrays: x to the right, y away from the camera, z up from the
+floor. Only +, -, *, / and sqrt act on float32, and sines are rounded, so that the views do not depend on the
+machine.
 """
 
 import os

@@ -54,7 +54,8 @@ SPECS = {
                                 "background color": 3, "horizontal axis": 40, "vertical axis": 40}),
     "falcor3d": Spec((3, 64, 64), {"lighting intensity": 5, "lighting x": 6, "lighting y": 6, "lighting z": 6,
                                    "camera x": 6, "camera y": 6, "camera z": 6}),
-    # The order of the strides that the authors' demo uses; the formula in their README names three others wrongly.
+    # The order of the strides that the authors' demo uses; the formula in their README names three others
+    # wrongly.
     "isaac3d": Spec((3, 64, 64), {"object shape": 3, "robot x": 8, "robot y": 5, "camera height": 4,
                                   "object scale": 4, "lighting intensity": 4, "lighting y": 6, "object color": 4,
                                   "wall color": 4}),

@@ -1,10 +1,11 @@
-"""The two terms and the loss of Eq. 5 as one op in C++ and CUDA (csrc/): same signatures, same numbers as `losses`.
+"""The two terms and the loss of Eq. 5 as one op in C++ and CUDA: the signatures and numbers of `losses`.
 
-The op is compiled when it is first needed, about 3 s, and kept; `LVAE_BUILD=1 pip install --no-build-isolation .`
-compiles it ahead of time. Where that is impossible `why_not()` says why in one line, and `losses.implementation`
-takes the functions of `losses`. How it joins PyTorch: the schema and the CPU and CUDA kernels are registered in
-csrc/; `_register` adds shapes without data (a fake implementation) and the derivative, which is all that
-torch.compile needs. Eager mode goes through `_Elbo`, which does the same with less overhead (measured: bench.py).
+The op (csrc/) is compiled when it is first needed, in seconds, and kept. With LVAE_BUILD=1 set,
+`pip install --no-build-isolation .` compiles it ahead of time. Where that is impossible `why_not()` says why
+in one line, and `losses.implementation` takes the functions of `losses`. How it joins PyTorch: the schema and
+the CPU and CUDA kernels are registered in csrc/; `_register` adds shapes without data (a fake implementation)
+and the derivative, which is all that torch.compile needs. Eager mode goes through `_Elbo`, which does the
+same with less overhead (measured: bench.py).
 """
 
 import functools
@@ -23,8 +24,8 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
-CSRC = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent / "csrc"       # installed; in the repository
-STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"                         # torch 2.10 and every later one
+CSRC = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent / "csrc"      # installed; in the repository
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"                        # torch 2.10 and later
 # The two -fno- flags let the compiler turn a comparison into a blend; no result changes. Never -ffast-math.
 CXX_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", STABLE_ABI]
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", STABLE_ABI]
@@ -41,7 +42,7 @@ def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
 
 def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tensor,
               scale: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """`losses.lvae_loss` in one pass over the image: loss, and rec and kl for the log (they carry no gradient).
+    """`losses.lvae_loss` in one pass over the image: loss; rec and kl for the log (they carry no gradient).
 
     Raises ValueError for wrong shapes, dtypes or devices, RuntimeError if the op is not built for the device.
     """
@@ -69,12 +70,14 @@ def why_not(device: torch.device | str = "cpu") -> str:
 def check(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float) -> None:
     """Raise ValueError unless the arguments are as `losses.elbo_terms` describes them."""
     if logits.dim() < 1 or logits.shape != x.shape:
-        raise ValueError(f"logits and x must both be (N, ...), given {tuple(logits.shape)} and {tuple(x.shape)}")
+        raise ValueError(f"logits and x must both be (N, ...), given {tuple(logits.shape)} and "
+                         f"{tuple(x.shape)}")
     if mu.dim() != 2 or mu.shape != logvar.shape:
-        raise ValueError(f"mu and logvar must both be (N, L), given {tuple(mu.shape)} and {tuple(logvar.shape)}")
+        raise ValueError(f"mu and logvar must both be (N, L), given {tuple(mu.shape)} and "
+                         f"{tuple(logvar.shape)}")
     if logits.shape[0] != mu.shape[0] or not mu.shape[0]:
-        raise ValueError(f"logits (N, ...) and mu (N, L) need the same N > 0, given {tuple(logits.shape)} and "
-                         f"{tuple(mu.shape)}")
+        raise ValueError("logits (N, ...) and mu (N, L) need the same N > 0, given "
+                         f"{tuple(logits.shape)} and {tuple(mu.shape)}")
     if not scale > 0:
         raise ValueError(f"scale must be above 0, given {scale}")
     _check_types(logits, x, mu, logvar)
@@ -106,8 +109,9 @@ def _call(logits, x, mu, logvar, sigma, scale):
         scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
     check(logits, x, mu, logvar, scale)
     _require(logits.device.type)
-    # Rounded to float16 before the loss scale (torch.amp.GradScaler) reaches it, the gradient of most pixels of a
-    # trained model would be 0. As float32 it is multiplied first; torch rounds it on its way to the logits.
+    # Rounded to float16 before the loss scale (torch.amp.GradScaler) reaches it, the gradient of most pixels
+    # of a trained model would be 0. As float32 it is multiplied first; torch rounds it on its way to the
+    # logits.
     logits, mu, logvar = (t.float() if t.dtype == torch.float16 else t for t in (logits, mu, logvar))
     trained = torch.is_grad_enabled() and (
         logits.requires_grad or mu.requires_grad or logvar.requires_grad
@@ -124,11 +128,11 @@ def _require(kind):
 
 
 class _Elbo(torch.autograd.Function):
-    """The op and its derivative in eager mode. The gradients exist when the forward ends; the backward hands them on.
+    """The op and its derivative in eager mode: the forward makes the gradients, the backward hands them on.
 
-    They are multiplied by the incoming gradient in place, and not at all where it is 1, which the device finds out
-    by itself. So they can be given away once: a second backward through the same graph (retain_graph) computes them
-    afresh from the inputs.
+    They are multiplied by the incoming gradient in place, and not at all where it is 1, which the device
+    finds out by itself. So they can be given away once: a second backward through the same graph
+    (retain_graph) computes them afresh from the inputs.
     """
 
     @staticmethod
@@ -157,7 +161,7 @@ class _Elbo(torch.autograd.Function):
 
 
 def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled():                 # create_graph=True: the result would be silently taken as constant
+    if torch.is_grad_enabled():            # create_graph=True: the result would be silently taken as constant
         raise RuntimeError("the fused loss has no second derivative; losses.elbo_terms and losses.lvae_loss have")
 
 
@@ -173,7 +177,8 @@ def _register():
         if not grad:
             return *scalars, *none
         d_sigma = none[3] if sigma is None else sigma.new_empty(2)
-        return *scalars, torch.empty_like(logits), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape), d_sigma
+        rows = mu.new_empty(mu.shape), logvar.new_empty(logvar.shape)
+        return *scalars, torch.empty_like(logits), *rows, d_sigma
 
     def setup(ctx, inputs, output):
         loss, rec, kl, *gradients = output
@@ -206,10 +211,10 @@ def _register():
 
 @functools.cache
 def _load() -> tuple[str, str]:
-    """Load the op, compile it if need be. Why it is not there, and why its CUDA part is not; empty where it is."""
+    """Load the op, compile it if need be: why it is not there, why its CUDA part is not; empty if it is."""
     try:
         cuda_reason = _load_library()
-    except Exception as error:                  # whatever is wrong with a compiler must not stop a training run
+    except Exception as error:      # whatever is wrong with a compiler must not stop a training run
         reason = _one_line(error)
         return reason, reason
     _register()
@@ -238,7 +243,7 @@ def _load_library() -> str:
 def _one_line(error: Exception) -> str:
     """The line of a compiler's, ninja's or Python's complaint that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [line for line in lines if re.search(r"\berror\b|not found|No space|denied", line, re.IGNORECASE)
+    telling = [line for line in lines if re.search(r"\berror\b|not found|no space|denied", line.lower())
                and not line.startswith("Error building extension")]
     return (telling or lines)[0][:200]
 
@@ -254,7 +259,8 @@ def _why_no_cuda() -> str:
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
     version = re.search(r"release (\d+)\.(\d+)", text)
     if version is None or version[1] != torch.version.cuda.split(".")[0]:
-        return f"nvcc is {version[0][8:] if version else 'unreadable'}, torch is for CUDA {torch.version.cuda}"
+        found = version[0][8:] if version else "unreadable"
+        return f"nvcc is {found}, torch is for CUDA {torch.version.cuda}"
     return ""
 
 
@@ -275,12 +281,13 @@ def _folder(sources: list[str]) -> Path:
 def _build_and_load(sources: list[str]) -> None:
     folder = _folder(sources)
     library, done = folder / "lvae.so", folder / "done"
-    if done.exists():                           # 2 ms instead of the 200 that torch's own look at the build takes
+    if done.exists():               # 3 ms instead of the 200 that torch's own look at the build takes
         torch.ops.load_library(library)
         return
     with _locked(folder):
         if not done.exists():                   # else another process built it while this one waited
-            (folder / "lock").unlink(missing_ok=True)    # torch's own: a killed build leaves it, load() waits for ever
+            # Torch's own lock: a killed build leaves it behind, and load() would wait for it for ever.
+            (folder / "lock").unlink(missing_ok=True)
             _compile(sources, folder)
             done.touch()
             return                              # compiling has loaded it
@@ -304,7 +311,7 @@ def _locked(folder: Path):
 
 def _compile(sources: list[str], folder: Path) -> None:
     before = dict(os.environ)
-    os.environ["PATH"] = os.pathsep.join(       # where pip put ninja, even if the environment is not activated
+    os.environ["PATH"] = os.pathsep.join(       # where pip puts ninja, activated or not
         [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     try:
         compiler = os.environ.get("CXX", "c++")
@@ -318,8 +325,8 @@ def _compile(sources: list[str], folder: Path) -> None:
             warnings.simplefilter("ignore")
             from torch.utils import cpp_extension
 
-            cpp_extension.load("lvae", [str(CSRC / name) for name in sources], extra_cflags=CXX_FLAGS,
-                               extra_cuda_cflags=NVCC_FLAGS, build_directory=str(folder), is_python_module=False)
+            cpp_extension.load("lvae", [str(CSRC / name) for name in sources], build_directory=str(folder),
+                               extra_cflags=CXX_FLAGS, extra_cuda_cflags=NVCC_FLAGS, is_python_module=False)
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -1,7 +1,8 @@
 """Images on their way from the files others made into a prepared set; nothing is unpickled, nothing unpacked.
 
 A prepared set is a folder with `images.npy` (M, H, W, C) uint8, `about.json`, and `factors.npy` (M, K) int64
-where the factors do not follow from the index. It is written beside its place and moved there when it is whole.
+where the factors do not follow from the index. It is written beside its place and moved there when it is
+whole.
 """
 
 import fcntl

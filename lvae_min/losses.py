@@ -265,9 +265,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def implementation(choice: str, device: torch.device | str = "cpu"):
-    """Where the two terms are computed: an object with `elbo_terms`, `lvae_loss` and a one-line `description`.
+    """Where the two terms are computed: an object with `elbo_terms`, `lvae_loss` and a one-line
+    `description`.
 
-    choice  "fused": the op of csrc/, compiled at first use; "torch": the two functions above; "auto": the op where
+    choice  "fused": the op of csrc/, compiled at first use; "torch": the two functions above; "auto": the op
+    where
             it works, else the functions, and the description says why
     Raises ValueError for "fused" where the op does not work, and for another choice.
     """

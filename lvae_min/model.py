@@ -90,7 +90,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder = networks
         self.to_empty(device="cpu")
         self.reset(torch.Generator().manual_seed(0))
-        if network == "cnn":                        # a quarter less time for an iteration on the CPU (measured)
+        if network == "cnn":                      # a quarter less time for an iteration on the CPU (measured)
             self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()

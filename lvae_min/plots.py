@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -55,6 +56,7 @@ def curves(folder: Path) -> None:
         found = [line["validation"]["beta_vae"] for line in looks]
         score.plot([line["step"] for line in looks], found, "C3.-")
     score.set(xlabel="iterations", ylabel="beta-VAE score", title="validation (Fig. 3)", ylim=(-0.05, 1.05))
+    weight.xaxis.set_major_locator(MaxNLocator(5))
     for axes in (terms, scales, weight):
         if axes.lines:
             axes.legend(fontsize=8)
@@ -82,8 +84,9 @@ def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarr
     titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]
     if dataset.factor_names:
         shared = metrics.mutual_information(dataset.factors(index), codes)               # (K, L)
-        names = [dataset.factor_names[factor] if shared[factor, latent] > 0.01 else "-"
-                 for latent, factor in enumerate(shared.argmax(0))]
+        known = (shared.max(0) > 0.01) & (kl.cpu().numpy() > 0.05)        # a latent without KL tells nothing
+        names = [dataset.factor_names[factor] if knows else "-"
+                 for factor, knows in zip(shared.argmax(0), known, strict=True)]
         titles = [f"{title}\n{name}" for title, name in zip(titles, names, strict=True)]
     return titles
 

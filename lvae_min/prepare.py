@@ -1,11 +1,11 @@
 """Prepare a data set once, from the archive that its authors publish.
 
-    python -m lvae_min.data prepare mpi3d                     where the archive is to be had, and under what licence
-    python -m lvae_min.data prepare mpi3d --from FILE         make data/mpi3d of it
-    python -m lvae_min.data prepare dsprites                  download it; continues a download that was stopped
+    python -m lvae_min.data prepare mpi3d                     where the archive is to be had, and under what
+    licence python -m lvae_min.data prepare mpi3d --from FILE         make data/mpi3d of it python -m
+    lvae_min.data prepare dsprites                  download it; continues a download that was stopped
 
-A set is made in one pass, and is there whole or not at all. arm3d needs no preparation, dSprites only where its
-published file is preferred to drawing the same images.
+A set is made in one pass, and is there whole or not at all. arm3d needs no preparation, dSprites only where
+its published file is preferred to drawing the same images.
 """
 
 import argparse
@@ -86,7 +86,8 @@ def halved(content: bytes) -> np.ndarray:
 def check_labels(content: bytes, sizes: tuple[int, ...]) -> None:
     """Raise ValueError unless labels (M, K) are the complete grid of `sizes`, the last factor fastest.
 
-    A factor's values may be any numbers, and its column any one: only the factors' order and sizes are relied on.
+    A factor's values may be any numbers, and its column any one: only the factors' order and sizes are relied
+    on.
     """
     stream = im.io.BytesIO(content)
     shape, dtype = im.read_npy_header(stream)
@@ -97,7 +98,7 @@ def check_labels(content: bytes, sizes: tuple[int, ...]) -> None:
     for k, size in enumerate(sizes):
         stride = int(np.prod(sizes[k + 1:]))
         grid = np.arange(wanted[0]) // stride % size
-        values = labels[np.arange(size) * stride]                             # (size, K), of every value of factor k
+        values = labels[np.arange(size) * stride]                      # (size, K), of every value of factor k
         if not any(len(np.unique(value)) == size and (value[grid] == column).all()
                    for value, column in zip(values.T, labels.T, strict=True)):
             raise ValueError(f"labels: no column has {size} values that change every {stride} images")
@@ -122,7 +123,8 @@ def read_pngs(file: Path, spec: Spec, labels: str) -> Iterator[np.ndarray]:
 def celeba_subset(count: int) -> np.ndarray:
     """Numbers, from 0 and in order, of the `count` images of CelebA that are used.
 
-    Differs from the paper, which does not say which 12 % it used: the first of a permutation with seed 0 here.
+    Differs from the paper, which does not say which 12 % it used: the first of a permutation with seed 0
+    here.
     """
     return np.sort(np.random.default_rng(0).permutation(CELEBA_IMAGES)[:count])
 
@@ -209,7 +211,8 @@ def md5(file: Path) -> str:
 def download(archive: Archive, folder: Path) -> Path:
     """Download an archive into `folder`; a part that is there is continued.
 
-    Raises ValueError when it cannot be had, and when its hash is not the published one; the file is not kept then.
+    Raises ValueError when it cannot be had, and when its hash is not the published one; the file is not kept
+    then.
     """
     file, part = folder / archive.file, folder / (archive.file + ".part")
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +220,7 @@ def download(archive: Archive, folder: Path) -> Path:
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
-            done = done if answer.status == 206 else 0                        # 200: the whole file comes again
+            done = done if answer.status == 206 else 0                       # 200: the whole file comes again
             total = done + int(answer.headers.get("Content-Length") or 0)
             with (open(part, "ab" if done else "wb") as stream,
                   tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name, disable=None) as bar):
@@ -227,7 +230,7 @@ def download(archive: Archive, folder: Path) -> Path:
         if part.stat().st_size < total:
             raise ValueError("the connection was closed early")
     except urllib.error.HTTPError as error:
-        if error.code != 416:                                                 # 416: nothing is left to download
+        if error.code != 416:                                               # 416: nothing is left to download
             raise ValueError(f"{archive.url}: {error.code} {error.reason}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{archive.url}: {brief(error)}; the same command continues the download") from None

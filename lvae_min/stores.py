@@ -43,8 +43,8 @@ class Bits:
 class Pixels:
     """Images (M, H, W, C) uint8, an array or a memory map of a file, of which only a batch's images are read.
 
-    They are read with pread: mapped pages would fill the process up to the size of the set, and each brings its
-    neighbors along (200 cold batches of 64: 228 ms a batch and 0.9 GB resident, against 3 ms and none).
+    They are read with pread: mapped pages would fill the process up to the size of the set, and each brings
+    its neighbors along (200 cold batches of 64: 228 ms a batch and 0.9 GB resident, against 3 ms and none).
     """
 
     def __init__(self, images: np.ndarray):
@@ -94,8 +94,8 @@ class Pixels:
 class Painted:
     """Square images that are views and palettes: views (V, H*W) uint8, palettes (P, 256, 3) uint8.
 
-    `sizes` are those of the factors; `geometry` and `colors` say which of them, by position, make the number of
-    a view and of a palette.
+    `sizes` are those of the factors; `geometry` and `colors` say which of them, by position, make the number
+    of a view and of a palette.
     """
 
     def __init__(self, views: Tensor, palettes: np.ndarray, sizes: tuple[int, ...], geometry: tuple[int, ...],

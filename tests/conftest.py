@@ -26,4 +26,6 @@ def small(small_images, monkeypatch):
     monkeypatch.setattr(model, "HIDDEN", 32)
     sizes = {"shape": 3, "scale": 2, "orientation": 5, "position x": 8, "position y": 8}
     spec = data.Spec((1, 64, 64), sizes, network="mlp", binary=True)
-    return data.Dataset("dsprites", "drawn", spec, stores.Bits(torch.from_numpy(small_images.copy()), spec.shape))
+    return data.Dataset(
+        "dsprites", "drawn", spec, stores.Bits(torch.from_numpy(small_images.copy()), spec.shape)
+    )

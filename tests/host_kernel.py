@@ -17,7 +17,7 @@ sys.path.insert(0, str(TESTS.parent))
 from lvae_min import losses  # noqa: E402
 
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-GUARD = 64                                                  # elements before and after each result
+GUARD = 64  # elements before and after each result
 NAMES = ("loss", "rec", "kl", "d_logits", "d_mu", "d_logvar", "d_sigma")
 
 
@@ -28,9 +28,25 @@ def structure(**fields):
 P, I32, I64, F64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
 Scalar = structure(data=P, kind=I32)
 Latents = structure(data=P, grad=P, kind=I32, row=I64, column=I64)
-Problem = structure(logits=P, x=P, d_logits=P, kind=I32, x_is_byte=ctypes.c_bool, pixels=I64, rows=I64,
-                    latents=I64, scale=F64, mu=Latents, logvar=Latents, sigma=Scalar, sigma_stride=I64,
-                    d_sigma=Scalar, loss=Scalar, rec=Scalar, kl=Scalar)
+Problem = structure(
+    logits=P,
+    x=P,
+    d_logits=P,
+    kind=I32,
+    x_is_byte=ctypes.c_bool,
+    pixels=I64,
+    rows=I64,
+    latents=I64,
+    scale=F64,
+    mu=Latents,
+    logvar=Latents,
+    sigma=Scalar,
+    sigma_stride=I64,
+    d_sigma=Scalar,
+    loss=Scalar,
+    rec=Scalar,
+    kl=Scalar,
+)
 Scaling = structure(data=P, kind=I32, size=I64, factor=Scalar)
 Scalings = structure(item=Scaling * 4)
 
@@ -43,9 +59,23 @@ def build(folder: Path, old: str = "", new: str = "", flags: tuple[str, ...] = (
     assert not old or text.count(old) == 1, f"{old!r} is {text.count(old)} times in lvae_cuda.cuh"
     kernels.write_text(text.replace(old, new))
     library = folder / "host.so"
-    subprocess.run(["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-DLVAE_MAX_BLOCKS=4", *flags,
-                    f"-I{folder}", f"-I{TESTS}", str(TESTS / "cuda_on_host.cpp"), "-o", str(library)],
-                   check=True)
+    subprocess.run(
+        [
+            "g++",
+            "-std=c++20",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-DLVAE_MAX_BLOCKS=4",
+            *flags,
+            f"-I{folder}",
+            f"-I{TESTS}",
+            str(TESTS / "cuda_on_host.cpp"),
+            "-o",
+            str(library),
+        ],
+        check=True,
+    )
     return library
 
 
@@ -54,11 +84,13 @@ class Guarded:
 
     def __init__(self, size: int, dtype: torch.dtype, offset: int = 0):
         self.whole = torch.full((size + 2 * GUARD + offset,), 99.0, dtype=dtype)
-        self.part = self.whole[GUARD + offset:GUARD + offset + size]
+        self.part = self.whole[GUARD + offset : GUARD + offset + size]
 
     def intact(self) -> bool:
         start = self.part.storage_offset()
-        return bool((self.whole[:start] == 99).all() and (self.whole[start + self.part.numel():] == 99).all())
+        return bool(
+            (self.whole[:start] == 99).all() and (self.whole[start + self.part.numel() :] == 99).all()
+        )
 
 
 def scalar(tensor):
@@ -74,32 +106,61 @@ class HostKernel:
     def elbo(self, logits, x, mu, logvar, sigma=None, scale=None, seed=0, grad=True, offset=0):
         """The op: a dict of its seven results. Raises RuntimeError for a deadlock or a damaged guard."""
         wide = torch.promote_types(logits.dtype, torch.float32)
-        sizes = {"loss": 1, "rec": 1, "kl": 1, "d_logits": logits.numel(), "d_mu": mu.numel(),
-                 "d_logvar": mu.numel(), "d_sigma": 2}
+        sizes = {
+            "loss": 1,
+            "rec": 1,
+            "kl": 1,
+            "d_logits": logits.numel(),
+            "d_mu": mu.numel(),
+            "d_logvar": mu.numel(),
+            "d_sigma": 2,
+        }
         types = dict.fromkeys(NAMES, wide) | {
-            "d_logits": logits.dtype, "d_mu": mu.dtype, "d_logvar": logvar.dtype}
-        out = {name: Guarded(size, types[name], offset * (name == "d_logits"))
-               for name, size in sizes.items()}
+            "d_logits": logits.dtype,
+            "d_mu": mu.dtype,
+            "d_logvar": logvar.dtype,
+        }
+        out = {
+            name: Guarded(size, types[name], offset * (name == "d_logits")) for name, size in sizes.items()
+        }
         partial = Guarded(self.library.partials(), torch.float64)
-        at = {name: result.part.data_ptr() if grad or name in ("loss", "rec", "kl") else None
-              for name, result in out.items()}
-        latents = [Latents(t.data_ptr(), at[d], KINDS[t.dtype], *t.stride())
-                   for t, d in ((mu, "d_mu"), (logvar, "d_logvar"))]
+        at = {
+            name: result.part.data_ptr() if grad or name in ("loss", "rec", "kl") else None
+            for name, result in out.items()
+        }
+        latents = [
+            Latents(t.data_ptr(), at[d], KINDS[t.dtype], *t.stride())
+            for t, d in ((mu, "d_mu"), (logvar, "d_logvar"))
+        ]
         results = [Scalar(at[name], KINDS[types[name]]) for name in ("loss", "rec", "kl")]
         d_sigma = Scalar(at["d_sigma"], KINDS[wide]) if sigma is not None else Scalar()
         if scale is None:
             scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
-        problem = Problem(logits.data_ptr(), x.data_ptr(), at["d_logits"], KINDS[logits.dtype],
-                          x.dtype == torch.uint8, logits.numel(), *mu.shape, scale, *latents, scalar(sigma), 1,
-                          d_sigma, *results)
+        problem = Problem(
+            logits.data_ptr(),
+            x.data_ptr(),
+            at["d_logits"],
+            KINDS[logits.dtype],
+            x.dtype == torch.uint8,
+            logits.numel(),
+            *mu.shape,
+            scale,
+            *latents,
+            scalar(sigma),
+            1,
+            d_sigma,
+            *results,
+        )
         complaint = self.library.elbo(ctypes.byref(problem), P(partial.part.data_ptr()), seed)
         self._raise(complaint, *out.values(), partial)
         return {name: result.part for name, result in out.items()}
 
     def scale(self, tensors, factors):
         """Multiply four tensors in place, each by its factor."""
-        items = [Scaling(t.data_ptr(), KINDS[t.dtype], t.numel(), scalar(f))
-                 for t, f in zip(tensors, factors, strict=True)]
+        items = [
+            Scaling(t.data_ptr(), KINDS[t.dtype], t.numel(), scalar(f))
+            for t, f in zip(tensors, factors, strict=True)
+        ]
         self._raise(self.library.scale(ctypes.byref(Scalings((Scaling * 4)(*items)))))
 
     @staticmethod
@@ -118,8 +179,13 @@ def inputs(n, d, latents=3, dtype=torch.float32, pixel=torch.uint8, offset=0):
     x = x if pixel == torch.uint8 else (x / 255).to(pixel)
     wide = torch.promote_types(dtype, torch.float32)
     mu, logvar = torch.randn(n, 2 * latents, generator=draw, dtype=torch.float64).to(wide).chunk(2, dim=1)
-    return (logits.to(dtype)[offset:].view(n, d), x[offset:].view(n, d), mu, logvar,
-            torch.tensor([1.25, 0.75], dtype=wide))
+    return (
+        logits.to(dtype)[offset:].view(n, d),
+        x[offset:].view(n, d),
+        mu,
+        logvar,
+        torch.tensor([1.25, 0.75], dtype=wide),
+    )
 
 
 def by_twin(arguments, dtype):
@@ -144,11 +210,29 @@ def assert_close(given, arguments):
 
 
 # Four blocks of 256 threads with packs of 4: 4096 elements are one round of the loop.
-SIZES = [(1, 1), (1, 3), (1, 4), (1, 5), (3, 37), (1, 1023), (1, 1024), (5, 205), (2, 2048), (1, 4097),
-         (7, 1999)]
-TYPES = [(torch.float32, torch.uint8), (torch.float32, torch.float32), (torch.float64, torch.uint8),
-         (torch.float64, torch.float64), (torch.bfloat16, torch.uint8), (torch.bfloat16, torch.float32),
-         (torch.float16, torch.uint8), (torch.float16, torch.float32)]
+SIZES = [
+    (1, 1),
+    (1, 3),
+    (1, 4),
+    (1, 5),
+    (3, 37),
+    (1, 1023),
+    (1, 1024),
+    (5, 205),
+    (2, 2048),
+    (1, 4097),
+    (7, 1999),
+]
+TYPES = [
+    (torch.float32, torch.uint8),
+    (torch.float32, torch.float32),
+    (torch.float64, torch.uint8),
+    (torch.float64, torch.float64),
+    (torch.bfloat16, torch.uint8),
+    (torch.bfloat16, torch.float32),
+    (torch.float16, torch.uint8),
+    (torch.float16, torch.float32),
+]
 
 
 def check_sizes(kernel, types=TYPES[:1], offset=0):
@@ -156,7 +240,7 @@ def check_sizes(kernel, types=TYPES[:1], offset=0):
         for seed, (n, d) in enumerate(SIZES):
             arguments = inputs(n, d, 3, dtype, pixel, offset)
             assert_close(kernel.elbo(*arguments, seed=seed, offset=offset), arguments)
-    arguments = inputs(150, 8, latents=9)                    # more latents than threads
+    arguments = inputs(150, 8, latents=9)  # more latents than threads
     assert_close(kernel.elbo(*arguments, seed=1), arguments)
 
 

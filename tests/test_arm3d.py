@@ -32,7 +32,11 @@ def object_place(views):
     """Pixels, mean column and mean row of the object in each view."""
     shown = views < arm3d.METAL[0]
     pixels = shown.sum((-2, -1))
-    return pixels, (shown.sum(-2) * np.arange(64)).sum(-1) / pixels, (shown.sum(-1) * np.arange(64)).sum(-1) / pixels
+    return (
+        pixels,
+        (shown.sum(-2) * np.arange(64)).sum(-1) / pixels,
+        (shown.sum(-1) * np.arange(64)).sum(-1) / pixels,
+    )
 
 
 def test_the_set_has_the_factors_of_mpi3d_complex(arm):
@@ -70,7 +74,7 @@ def test_size_and_shape_change_how_much_is_seen_of_the_object(views):
 
 
 def test_a_lower_camera_sees_less_of_the_floor(views):
-    lit = (views >= 160 + 96 * 0.5).sum((-2, -1)).mean((0, 1, 3, 4))                # (camera,)
+    lit = (views >= 160 + 96 * 0.5).sum((-2, -1)).mean((0, 1, 3, 4))  # (camera,)
     assert lit[0] > lit[1] > lit[2]
 
 
@@ -88,7 +92,7 @@ def test_a_batch_is_views_and_palettes_of_its_index(arm):
     index = torch.from_numpy(np.random.default_rng(0).integers(0, 460_800, 40))
     color, shape, size, camera, behind, horizontal, vertical = arm.factors(index).T
     views = arm.store.views.numpy().reshape(*arm3d.VIEWS, 4096)[shape, size, camera, horizontal, vertical]
-    expected = arm3d.palettes().reshape(4, 3, 256, 3)[color[:, None], behind[:, None], views]       # (N, 4096, 3)
+    expected = arm3d.palettes().reshape(4, 3, 256, 3)[color[:, None], behind[:, None], views]  # (N, 4096, 3)
     batch = arm.batch(index)
     assert batch.dtype == torch.uint8 and batch.is_contiguous()
     assert (batch.numpy() == expected.reshape(-1, 64, 64, 3).transpose(0, 3, 1, 2)).all()

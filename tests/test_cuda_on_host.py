@@ -22,27 +22,34 @@ ALIGNMENT = ("-fsanitize=alignment", "-fno-sanitize-recover=alignment")
 FIRST_BARRIER = "  __syncthreads();    // lane 0 of every warp has written\n"
 SECOND_BARRIER = "  __syncthreads();    // warp 0 has read: the next call may write\n"
 
-FAULTS = {      # what is wrong: what stands in lvae_cuda.cuh, what is put in its place
+FAULTS = {  # what is wrong: what stands in lvae_cuda.cuh, what is put in its place
     "the barrier before warp 0 reads is missing": (FIRST_BARRIER, ""),
     "the barrier after warp 0 has read is missing": (SECOND_BARRIER, ""),
     "half of the threads skip a barrier": (SECOND_BARRIER, "  if (threadIdx.x < 128) __syncthreads();\n"),
     "the wrong lane hands on a warp's sum": ("lane == 0", "lane == 1"),
-    "a warp adds only half of its lanes":
-        ("d = kWarp / 2; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j",
-         "d = kWarp / 4; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j"),
+    "a warp adds only half of its lanes": (
+        "d = kWarp / 2; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j",
+        "d = kWarp / 4; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);    // lane j",
+    ),
     "the stride between packs is one too long": ("i < packs; i += threads)", "i < packs; i += threads + 1)"),
     "one pack too many is read": ("i < packs; i += threads)", "i <= packs; i += threads)"),
-    "the last element of the tail is left out":
-        ("i < p.pixels; i += threads)", "i < p.pixels - 1; i += threads)"),
+    "the last element of the tail is left out": (
+        "i < p.pixels; i += threads)",
+        "i < p.pixels - 1; i += threads)",
+    ),
     "the tail starts one element late": ("packs * size + thread;", "packs * size + thread + 1;"),
-    "alignment is not looked at":
-        ("const bool packed = aligned(p.logits, ", "const bool packed = true || aligned(p.logits, "),
+    "alignment is not looked at": (
+        "const bool packed = aligned(p.logits, ",
+        "const bool packed = true || aligned(p.logits, ",
+    ),
     "the last block's sum is left out": ("i < blocks; i += kThreads)", "i < blocks - 1; i += kThreads)"),
     "there are more blocks than places for sums": ("blocks > kMaxBlocks ?", "blocks > 2 * kMaxBlocks ?"),
     "sums land in each other's place": ("partial[2 * blockIdx.x + 1] = ", "partial[blockIdx.x + 1] = "),
     "the stride of mu is ignored": ("row * p.mu.row + ", "row * p.latents + "),
-    "only the first threads' latents count":
-        ("i < p.rows * p.latents; i += threads)", "i < 1; i += threads)"),
+    "only the first threads' latents count": (
+        "i < p.rows * p.latents; i += threads)",
+        "i < 1; i += threads)",
+    ),
     "a factor of 1 ends the scaling of all": ("if (factor == 1) continue;", "if (factor == 1) return;"),
     "the last element is not scaled": ("i < size; i += threads) data", "i < size - 1; i += threads) data"),
 }
@@ -53,8 +60,10 @@ def libraries(tmp_path_factory):
     """Futures of the kernels as they are ("") and with each fault, compiled two at a time."""
     root = tmp_path_factory.mktemp("kernels")
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        jobs = {"": pool.submit(host_kernel.build, root / "right"),
-                "aligned": pool.submit(host_kernel.build, root / "aligned", flags=ALIGNMENT)}
+        jobs = {
+            "": pool.submit(host_kernel.build, root / "right"),
+            "aligned": pool.submit(host_kernel.build, root / "aligned", flags=ALIGNMENT),
+        }
         for number, (fault, (old, new)) in enumerate(FAULTS.items()):
             flags = ALIGNMENT if "alignment" in fault else ()
             jobs[fault] = pool.submit(host_kernel.build, root / str(number), old, new, flags)
@@ -107,7 +116,7 @@ def test_kernels_read_and_write_only_at_aligned_addresses(libraries):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_kernels_is_noticed(libraries, fault):
     library = libraries[fault].result()
-    if "alignment" in fault:                                 # ends the process
+    if "alignment" in fault:  # ends the process
         assert "misaligned" in run_apart(library).stderr
         return
     with pytest.raises((AssertionError, RuntimeError)):
@@ -119,9 +128,26 @@ def test_nvcc_compiles_the_cuda_op_without_spilling_registers(tmp_path):
     include = Path(torch.__file__).parent / "include"
     targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (80, 90)]
     done = subprocess.run(
-        [NVCC, *fused.NVCC_FLAGS, *targets, "-Xcompiler", "-fPIC", "-Xptxas", "-v", f"-I{include}", "--threads", "2",
-         f"-I{include}/torch/csrc/api/include", "-c", str(fused.CSRC / "lvae_cuda.cu"), "-o", str(tmp_path / "o")],
-        capture_output=True, text=True)
+        [
+            NVCC,
+            *fused.NVCC_FLAGS,
+            *targets,
+            "-Xcompiler",
+            "-fPIC",
+            "-Xptxas",
+            "-v",
+            f"-I{include}",
+            "--threads",
+            "2",
+            f"-I{include}/torch/csrc/api/include",
+            "-c",
+            str(fused.CSRC / "lvae_cuda.cu"),
+            "-o",
+            str(tmp_path / "o"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     kernels = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stdout + done.stderr)
     assert len(kernels) == 2 * (8 + 2) and set(kernels) == {("0", "0")}

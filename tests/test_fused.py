@@ -13,8 +13,22 @@ from lvae_min import fused, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 # Lanes are 64, a block 1024 and a chunk 4096 elements; two threads share the work from 9 chunks on.
-SIZES = [(1, 1), (1, 63), (1, 64), (1, 65), (5, 205), (1, 1023), (1, 1024), (1, 1025), (3, 1365),
-         (1, 4096), (1, 4097), (7, 1999), (2, 36_864), (37, 1009)]
+SIZES = [
+    (1, 1),
+    (1, 63),
+    (1, 64),
+    (1, 65),
+    (5, 205),
+    (1, 1023),
+    (1, 1024),
+    (1, 1025),
+    (3, 1365),
+    (1, 4096),
+    (1, 4097),
+    (7, 1999),
+    (2, 36_864),
+    (37, 1009),
+]
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -59,7 +73,7 @@ def test_a_saturated_pixel_keeps_its_digits():
     logits, x = torch.full((1, 64), 20.0), torch.full((1, 64), 255, dtype=torch.uint8)
     rec = fused.elbo_terms(logits, x, torch.zeros(1, 1), torch.zeros(1, 1))[0].double()
     exact = 64 * torch.tensor(-20.0, dtype=torch.float64).sigmoid() ** 2
-    assert abs(rec / exact - 1) < 1e-6                      # the twin has 1 - sigmoid(20) = 0 of 2e-9
+    assert abs(rec / exact - 1) < 1e-6  # the twin has 1 - sigmoid(20) = 0 of 2e-9
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.34, 0.36])
@@ -68,7 +82,7 @@ def test_kl_is_never_negative_near_a_collapse(size):
     for logvar in size * torch.linspace(-1, 1, 100):
         kl = fused.elbo_terms(image, image, mu, logvar.view(1, 1))[1].double()
         v = logvar.double()
-        exact = 0.5 * (v.expm1() - v) if size > 1e-4 else v.square() / 4 * (1 + v / 3)      # v^2/4 + v^3/12
+        exact = 0.5 * (v.expm1() - v) if size > 1e-4 else v.square() / 4 * (1 + v / 3)  # v^2/4 + v^3/12
         assert kl >= 0 and abs(kl - exact) <= 2e-6 * exact + 1e-45
 
 
@@ -100,12 +114,14 @@ def strided_inputs():
     images, bytes_ = plain(4, 3, 8, 10, dtype=torch.float32), torch.arange(960).view(4, 3, 8, 10) % 256
     bytes_ = bytes_.to(torch.uint8)
     last = torch.channels_last
-    return [("channels_last", images.to(memory_format=last), bytes_),
-            ("both channels_last", images.to(memory_format=last), bytes_.to(memory_format=last)),
-            ("transposed", images.transpose(2, 3).contiguous().transpose(2, 3), bytes_),
-            ("every other column", images.repeat(1, 1, 1, 2)[..., ::2], bytes_.repeat(1, 1, 1, 2)[..., ::2]),
-            ("one image expanded", images[:1].expand(4, 3, 8, 10), bytes_[:1].expand(4, 3, 8, 10)),
-            ("half a batch", images.repeat(2, 1, 1, 1)[1::2], bytes_)]
+    return [
+        ("channels_last", images.to(memory_format=last), bytes_),
+        ("both channels_last", images.to(memory_format=last), bytes_.to(memory_format=last)),
+        ("transposed", images.transpose(2, 3).contiguous().transpose(2, 3), bytes_),
+        ("every other column", images.repeat(1, 1, 1, 2)[..., ::2], bytes_.repeat(1, 1, 1, 2)[..., ::2]),
+        ("one image expanded", images[:1].expand(4, 3, 8, 10), bytes_[:1].expand(4, 3, 8, 10)),
+        ("half a batch", images.repeat(2, 1, 1, 1)[1::2], bytes_),
+    ]
 
 
 @pytest.mark.parametrize("what, logits, x", strided_inputs(), ids=lambda v: v if isinstance(v, str) else "")
@@ -162,7 +178,7 @@ def test_fused_gradients_match_finite_differences(pixel):
     leaves = [t.detach().clone().requires_grad_() for t in (logits, mu, logvar, sigma)]
     assert torch.autograd.gradcheck(lambda y, m, v, s: fused.lvae_loss(y, x, m, v, s)[0] / 3, leaves)
     assert torch.autograd.gradcheck(lambda y, m, v: fused.elbo_terms(y, x, m, v), leaves[:3])
-    registered = torch.ops.lvae.elbo                        # the way of torch.compile
+    registered = torch.ops.lvae.elbo  # the way of torch.compile
     assert torch.autograd.gradcheck(lambda y, m, v, s: registered(y, x, m, v, s, 0.1, True)[0] / 3, leaves)
     assert torch.autograd.gradcheck(lambda y, m, v: registered(y, x, m, v, None, 0.1, True)[1:3], leaves[:3])
 
@@ -172,8 +188,10 @@ def test_fused_gradients_match_finite_differences(pixel):
 def test_opcheck_finds_nothing(grad, with_sigma):
     logits, x, mu, logvar, sigma = (t.detach() for t in inputs(3, 12))
     leaves = [t.clone().requires_grad_(grad) for t in (logits, mu, logvar, sigma)]
-    torch.library.opcheck(torch.ops.lvae.elbo.default, (
-        leaves[0], x, leaves[1], leaves[2], leaves[3] if with_sigma else None, 1 / 255, grad))
+    torch.library.opcheck(
+        torch.ops.lvae.elbo.default,
+        (leaves[0], x, leaves[1], leaves[2], leaves[3] if with_sigma else None, 1 / 255, grad),
+    )
     torch.library.opcheck(torch.ops.lvae.scale_.default, (logits, mu, logvar, sigma, torch.tensor(2.0), None))
 
 
@@ -217,8 +235,10 @@ def test_gradients_of_two_backwards_add_up():
 def test_second_derivatives_are_refused():
     logits, x, mu, logvar, sigma = inputs(3, 37)
     logits.requires_grad_()
-    for loss in (fused.lvae_loss(logits, x, mu, logvar, sigma)[0],
-                 torch.ops.lvae.elbo(logits, x, mu, logvar, sigma, 1.0, True)[0]):
+    for loss in (
+        fused.lvae_loss(logits, x, mu, logvar, sigma)[0],
+        torch.ops.lvae.elbo(logits, x, mu, logvar, sigma, 1.0, True)[0],
+    ):
         with pytest.raises(RuntimeError, match="no second derivative"):
             torch.autograd.grad(loss, logits, create_graph=True)
 
@@ -252,7 +272,7 @@ def test_every_method_learns_alike_with_both(name):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * theirs.abs().max().item())
 
 
-BAD = {      # what stands in the message: which argument (0 logits, 1 x, 2 mu, 3 logvar, 4 sigma), by what
+BAD = {  # what stands in the message: which argument (0 logits, 1 x, 2 mu, 3 logvar, 4 sigma), by what
     r"\(N, \.\.\.\).*\(3, 37\) and \(3, 36\)": (1, torch.zeros(3, 36)),
     r"\(N, L\).*\(3, 3\) and \(3, 4\)": (3, torch.zeros(3, 4)),
     r"\(N, L\).*\(3,\)": (2, torch.zeros(3)),
@@ -321,7 +341,7 @@ def test_cuda_works_on_the_current_stream():
     expected, side = results(arguments), torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
-        torch.cuda._sleep(50_000_000)                       # the default stream would not wait for this
+        torch.cuda._sleep(50_000_000)  # the default stream would not wait for this
         late = [t + 0 for t in arguments]
         given = results(late)
     side.synchronize()
@@ -333,8 +353,13 @@ def test_cuda_works_on_the_current_stream():
 
 def python(code, **environment):
     """What a new Python prints."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env={**os.environ, **environment},
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -343,7 +368,7 @@ def python(code, **environment):
 def attempt(monkeypatch, tmp_path):
     """Try to build into an empty folder: (why not, why not on CUDA)."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(fused, "HERE", tmp_path)            # no library that was built ahead of time
+    monkeypatch.setattr(fused, "HERE", tmp_path)  # no library that was built ahead of time
     return fused._load.__wrapped__
 
 
@@ -379,10 +404,21 @@ def test_two_processes_build_once_and_a_killed_build_does_not_stop_them(tmp_path
     environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
     monkey = "from lvae_min import fused; f = fused._folder(['lvae.cpp']); f.mkdir(); (f / 'lock').touch()"
     subprocess.run([sys.executable, "-c", monkey], env=environment, cwd=ROOT, check=True)
-    code = "from lvae_min import fused; c = fused._compile; " \
-           "fused._compile = lambda *a: (print('built'), c(*a)); print(repr(fused.why_not()))"
-    both = [subprocess.Popen([sys.executable, "-W", "error", "-c", code], env=environment, cwd=ROOT,
-                             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    code = (
+        "from lvae_min import fused; c = fused._compile; "
+        "fused._compile = lambda *a: (print('built'), c(*a)); print(repr(fused.why_not()))"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code],
+            env=environment,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(2)
+    ]
     told = sorted(process.communicate(timeout=120)[0].split() for process in both)
     assert told == [["''"], ["built", "''"]]
 
@@ -395,13 +431,33 @@ def test_importing_the_package_builds_nothing(tmp_path):
 
 @pytest.mark.unbuilt
 def test_an_installed_package_carries_its_sources_and_a_library_built_ahead_of_time(tmp_path):
-    subprocess.run([sys.executable, "setup.py", "-q", "egg_info", "-e", str(tmp_path), "build",
-                    "--build-base", str(tmp_path / "b"), "--build-lib", str(tmp_path / "lib")], cwd=ROOT,
-                   check=True, env={**os.environ, "LVAE_BUILD": "1"}, capture_output=True)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'lib')!r}); from lvae_min import fused; " \
-           "print(fused.CSRC / 'lvae.cpp', (fused.CSRC / 'lvae.cpp').exists(), repr(fused.why_not()))"
-    assert python(code, TORCH_EXTENSIONS_DIR="/proc/nowhere") == \
-        f"{tmp_path / 'lib'}/lvae_min/csrc/lvae.cpp True ''"
+    subprocess.run(
+        [
+            sys.executable,
+            "setup.py",
+            "-q",
+            "egg_info",
+            "-e",
+            str(tmp_path),
+            "build",
+            "--build-base",
+            str(tmp_path / "b"),
+            "--build-lib",
+            str(tmp_path / "lib"),
+        ],
+        cwd=ROOT,
+        check=True,
+        env={**os.environ, "LVAE_BUILD": "1"},
+        capture_output=True,
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'lib')!r}); from lvae_min import fused; "
+        "print(fused.CSRC / 'lvae.cpp', (fused.CSRC / 'lvae.cpp').exists(), repr(fused.why_not()))"
+    )
+    assert (
+        python(code, TORCH_EXTENSIONS_DIR="/proc/nowhere")
+        == f"{tmp_path / 'lib'}/lvae_min/csrc/lvae.cpp True ''"
+    )
 
 
 def test_auto_takes_the_op_where_it_works_and_says_so():
@@ -424,8 +480,10 @@ def test_auto_takes_the_twin_where_the_op_does_not_work_and_says_why(monkeypatch
 @pytest.mark.unbuilt
 def test_on_a_gpu_without_the_cuda_part_the_twin_runs_and_says_so(monkeypatch):
     monkeypatch.setattr(fused, "_load", lambda: ("", "built for the CPU only: nvcc not found"))
-    assert losses.implementation("auto", "cuda").description == \
-        "elbo: PyTorch (extension not built: built for the CPU only: nvcc not found)"
+    assert (
+        losses.implementation("auto", "cuda").description
+        == "elbo: PyTorch (extension not built: built for the CPU only: nvcc not found)"
+    )
     assert losses.implementation("auto", "cpu").description == "elbo: fused C++ op"
     assert "not for mps" in fused.why_not("mps")
 
@@ -439,9 +497,14 @@ def test_asked_for_torch_nothing_is_built(monkeypatch):
 
 
 @pytest.mark.unbuilt
-@pytest.mark.parametrize("release, reason", [
-    ("release 11.8", "nvcc is 11.8, torch is for CUDA 13.0"), ("", "nvcc is unreadable"),
-    ("release 13.2", "")])
+@pytest.mark.parametrize(
+    "release, reason",
+    [
+        ("release 11.8", "nvcc is 11.8, torch is for CUDA 13.0"),
+        ("", "nvcc is unreadable"),
+        ("release 13.2", ""),
+    ],
+)
 def test_another_version_of_cuda_is_noticed_before_the_build(monkeypatch, tmp_path, release, reason):
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()

@@ -23,8 +23,8 @@ def test_an_image_may_be_refilled_before_the_backward():
     kept = x.clone()
     rec, kl = fused.elbo_terms(logits, x, mu, logvar)
     x.zero_()
-    gradient, = torch.autograd.grad(rec, logits)
-    expected, = torch.autograd.grad(fused.elbo_terms(logits, kept, mu, logvar)[0], logits)
+    (gradient,) = torch.autograd.grad(rec, logits)
+    (expected,) = torch.autograd.grad(fused.elbo_terms(logits, kept, mu, logvar)[0], logits)
     assert torch.equal(gradient, expected)
 
 
@@ -35,8 +35,8 @@ def test_a_kept_graph_gives_the_same_gradient_every_time():
     for factor in (1.0, 3.0, 1.0):
         seen.append(torch.autograd.grad(loss * factor, logits, retain_graph=True)[0])
     once = seen[0].clone()
-    seen[0].zero_()                              # as optimizer.zero_grad(set_to_none=False) does
-    again, = torch.autograd.grad(loss, logits)
+    seen[0].zero_()  # as optimizer.zero_grad(set_to_none=False) does
+    (again,) = torch.autograd.grad(loss, logits)
     assert torch.allclose(seen[1], 3 * once)
     assert torch.equal(seen[2], once) and torch.equal(again, once)
 
@@ -64,12 +64,12 @@ def test_a_second_derivative_is_refused_and_not_taken_for_zero(through):
 def test_float16_gradients_survive_under_a_loss_scale():
     logits, x, mu, logvar = inputs(64, 256)
     sure = (x > 0.5).float()
-    logits = ((2 * sure - 1) * 6 + logits.detach()).half().requires_grad_()     # trained: small gradients
+    logits = ((2 * sure - 1) * 6 + logits.detach()).half().requires_grad_()  # trained: small gradients
     exact = logits.detach().double().requires_grad_()
-    scaled = 2.0 ** 16 * fused.elbo_terms(logits, sure, mu, logvar)[0]
-    gradient, = torch.autograd.grad(scaled, logits)
+    scaled = 2.0**16 * fused.elbo_terms(logits, sure, mu, logvar)[0]
+    (gradient,) = torch.autograd.grad(scaled, logits)
     wide = losses.elbo_terms(exact, sure.double(), mu.double(), logvar.double())[0]
-    expected, = torch.autograd.grad(2.0 ** 16 * wide, exact)
+    (expected,) = torch.autograd.grad(2.0**16 * wide, exact)
     assert (gradient.double() - expected).norm() < 1e-3 * expected.norm()
 
 
@@ -103,6 +103,9 @@ def test_gradients_match_finite_differences():
     """Of every input, with every pattern of incoming gradients, absent ones included."""
     logits, x, mu, logvar = inputs(dtype=torch.float64)
     sigma = torch.tensor([1.3, 0.7], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *given: fused.elbo_terms(given[0], x, *given[1:]), (logits, mu, logvar))
-    assert torch.autograd.gradcheck(lambda *given: fused.lvae_loss(given[0], x, *given[1:])[0],
-                                    (logits, mu, logvar, sigma))
+    assert torch.autograd.gradcheck(
+        lambda *given: fused.elbo_terms(given[0], x, *given[1:]), (logits, mu, logvar)
+    )
+    assert torch.autograd.gradcheck(
+        lambda *given: fused.lvae_loss(given[0], x, *given[1:])[0], (logits, mu, logvar, sigma)
+    )

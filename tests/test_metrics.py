@@ -18,8 +18,10 @@ DSPRITES, MPI3D = (3, 6, 40, 32, 32), (6, 6, 2, 3, 3, 40, 40)
 GOLDEN = json.loads((Path(__file__).parent / "golden_scores.json").read_text())["cases"]
 SIX = (metrics.beta_vae, metrics.factor_vae, metrics.explicitness, metrics.irs, metrics.mig, metrics.sap)
 DETERMINISTIC = ("mig", "sap", "irs", "explicitness")
-QUICK = {"beta_vae": {"batch": 20, "train": 300, "test": 200},
-         "factor_vae": {"batch": 20, "train": 50, "test": 50}}
+QUICK = {
+    "beta_vae": {"batch": 20, "train": 300, "test": 200},
+    "factor_vae": {"batch": 20, "train": 50, "test": 50},
+}
 
 
 def grid(*sizes):
@@ -53,7 +55,7 @@ def with_noise(scale):
     return lambda factors, sizes, random: standardised(factors, sizes) + scale * random.randn(*factors.shape)
 
 
-CASES = {       # name: samples, factor sizes, seed, codes
+CASES = {  # name: samples, factor sizes, seed, codes
     "ds_perfect": (10_000, DSPRITES, 101, lambda f, sizes, random: f / (np.array(sizes) - 1)),
     "ds_rotation": (10_000, DSPRITES, 103, rotated),
     "ds_noisy": (10_000, DSPRITES, 104, with_noise(0.3)),
@@ -83,6 +85,7 @@ def noisy(samples=1000, sizes=(3, 4, 5), latents=4, seed=0):
 
 
 # Parity with the reference implementation
+
 
 @pytest.mark.parametrize("variant", ["discrete", "bins"])
 @pytest.mark.parametrize("name", CASES)
@@ -114,6 +117,7 @@ def test_sap_by_trees_equals_the_reference(name):
 
 # Closed forms
 
+
 def test_one_latent_per_factor_scores_one():
     factors = grid(2, 4, 8, 10)
     for codes in (factors, factors[:, [2, 0, 3, 1]], 0.5 - 3.0 * factors):
@@ -144,20 +148,20 @@ def test_turning_two_latents_by_45_degrees_closes_the_gap():
     turned = (factors - 4) @ [[1, -1], [1, 1]]
     assert metrics.mig(factors, turned, discrete=True) == pytest.approx(0, abs=1e-12)
     assert metrics.sap(factors, turned) == pytest.approx(0, abs=1e-12)
-    assert metrics.irs(factors, turned, discrete=True) == pytest.approx(0.5, abs=1e-12)     # held: 4 of 8
+    assert metrics.irs(factors, turned, discrete=True) == pytest.approx(0.5, abs=1e-12)  # held: 4 of 8
 
 
 def test_mutual_information_is_divided_by_the_entropy_of_the_code():
-    factors, codes = grid(4, 3), grid(2, 2, 3)[:, [0, 2]]            # a code that tells 2 of 4 values apart
+    factors, codes = grid(4, 3), grid(2, 2, 3)[:, [0, 2]]  # a code that tells 2 of 4 values apart
     information = metrics.mutual_information(factors, codes, discrete=True)
-    assert information == pytest.approx(np.eye(2), abs=1e-12)        # by the factor's entropy it would be 1/2
+    assert information == pytest.approx(np.eye(2), abs=1e-12)  # by the factor's entropy it would be 1/2
     information = metrics.mutual_information(factors[:, :1] // 2, grid(4, 3)[:, :1], discrete=True)
     assert information == pytest.approx(np.array([[0.5]]), abs=1e-12)
 
 
 def test_bins_of_ten_merge_neighbouring_values():
     factors = grid(20, 3)
-    parity = factors[:, :1] % 2                                      # what two merged values differ in
+    parity = factors[:, :1] % 2  # what two merged values differ in
     assert metrics.mutual_information(factors, parity) == pytest.approx(np.array([[0], [0]]), abs=1e-12)
     for apart in ({"bins": 20}, {"discrete": True}):
         information = metrics.mutual_information(factors, parity, **apart)
@@ -167,7 +171,7 @@ def test_bins_of_ten_merge_neighbouring_values():
 def test_irs_weighs_latents_by_their_range():
     factors = grid(2, 2)
     codes = np.stack([3 * factors[:, 0], (factors[:, 0] - 0.5) * (factors[:, 1] - 0.5)], 1)
-    wanted = 1.5 / (1.5 + 0.25)                                      # scores 1 and 0, deviations 1.5 and 0.25
+    wanted = 1.5 / (1.5 + 0.25)  # scores 1 and 0, deviations 1.5 and 0.25
     assert metrics.irs(factors, codes, discrete=True) == pytest.approx(wanted, abs=1e-12)
 
 
@@ -190,14 +194,14 @@ def test_newton_finds_a_minimum_its_full_steps_would_run_away_from():
 
     def derivatives(w):
         square = 1 + (w - centre) ** 2
-        return (w - centre) / square ** 0.5, (square ** -1.5)[..., None]
+        return (w - centre) / square**0.5, (square**-1.5)[..., None]
 
     assert metrics._newton(derivatives, 2, 1) == pytest.approx(centre, abs=1e-6)
 
 
 def test_explicitness_counts_equal_scores_half():
     factors = np.array([[0, 0, 0, 0, 1, 1, 1, 1]]).T
-    codes = np.array([[0, 0, 0, 1, 0, 1, 1, 1]]).T                   # true positives 3/4, false ones 1/4
+    codes = np.array([[0, 0, 0, 1, 0, 1, 1, 1]]).T  # true positives 3/4, false ones 1/4
     assert metrics.explicitness(factors, codes) == pytest.approx(3 / 4 - 1 / 4, abs=1e-12)
 
 
@@ -223,23 +227,24 @@ def test_factor_vae_is_scored_on_votes_it_did_not_learn_from():
     factors, _ = noisy(2000, sizes=(4, 4, 4, 4))
     codes = np.random.default_rng(1).standard_normal((2000, 8))
     scores = [metrics.factor_vae(factors, codes, True, seed, train=30, test=2000) for seed in range(3)]
-    assert abs(np.mean(scores)) < 0.08                               # on its own 30 votes: above 0.3
+    assert abs(np.mean(scores)) < 0.08  # on its own 30 votes: above 0.3
 
 
 def test_factor_vae_leaves_out_latents_below_the_threshold():
     factors = grid(4, 5, 5)
-    codes = factors * [1.0, 1.0, 0.02]                               # standard deviation 0.028
+    codes = factors * [1.0, 1.0, 0.02]  # standard deviation 0.028
     assert metrics.factor_vae(factors, codes, discrete=True, std_threshold=0.02) == pytest.approx(1, abs=1e-9)
     assert metrics.factor_vae(factors, codes, discrete=True) < 0.6
 
 
 def test_factor_vae_measures_deviations_without_bias():
     factors = grid(2, 2)
-    codes = 0.1 * factors                                            # 0.05 by M samples, 0.0577 by M - 1
+    codes = 0.1 * factors  # 0.05 by M samples, 0.0577 by M - 1
     assert metrics.factor_vae(factors, codes, discrete=True, std_threshold=0.055) == pytest.approx(1)
 
 
 # Degenerate input
+
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_every_score_is_zero_not_nan_for_a_collapsed_encoder(discrete):
@@ -261,7 +266,7 @@ def test_a_constant_factor_is_left_out():
     constant = np.insert(factors, 1, 7, 1)
     for discrete in (False, True):
         assert metrics.score(constant, codes, discrete) == metrics.score(factors, codes, discrete)
-    assert metrics.mutual_information(constant, codes)[1].tolist() == [0] * 4       # rows are the input's
+    assert metrics.mutual_information(constant, codes)[1].tolist() == [0] * 4  # rows are the input's
 
 
 def test_one_latent_is_its_own_gap():
@@ -275,7 +280,7 @@ def test_one_factor_is_scored_save_that_nothing_beats_chance():
     scores = metrics.score(grid(5, 6)[:, :1], grid(5, 6), discrete=True)
     assert scores["beta_vae"] == scores["factor_vae"] == 0
     assert scores["mig"] == pytest.approx(1)
-    assert scores["irs"] == pytest.approx(2 / (2 + 2.5))             # the second latent follows no factor
+    assert scores["irs"] == pytest.approx(2 / (2 + 2.5))  # the second latent follows no factor
 
 
 def test_fewer_latents_than_factors_are_scored():
@@ -314,19 +319,22 @@ def table_with(value, row, column):
     return table
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"codes": np.zeros((10, 0))}, r"codes must be a filled .* got shape \(10, 0\)"),
-    ({"codes": np.zeros(10)}, r"codes must be .* got shape \(10,\)"),
-    ({"factors": np.zeros((2, 5, 2))}, r"factors must be .* got shape \(2, 5, 2\)"),
-    ({"codes": np.zeros((9, 2))}, "got 10 rows of factors and 9 of codes"),
-    ({"codes": np.zeros((10, 2), complex)}, "codes must be real numbers, got complex128"),
-    ({"factors": np.full((10, 2), "a")}, "factors must be real numbers, got <U1"),
-    ({"codes": table_with(np.nan, 3, 1)}, "codes must be finite .* got nan in column 1, row 3"),
-    ({"codes": table_with(-np.inf, 2, 0)}, "codes must be finite .* got -inf in column 0, row 2"),
-    ({"codes": table_with(-1e31, 2, 0)}, r"below 1e\+30, got -1e\+31 in column 0, row 2"),
-    ({"factors": table_with(np.nan, 3, 1)}, "factors must be finite .* got nan in column 1, row 3"),
-    ({"factors": np.full((10, 2), 3)}, r"every factor is constant \(10 samples of \[3, 3\]\)"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"codes": np.zeros((10, 0))}, r"codes must be a filled .* got shape \(10, 0\)"),
+        ({"codes": np.zeros(10)}, r"codes must be .* got shape \(10,\)"),
+        ({"factors": np.zeros((2, 5, 2))}, r"factors must be .* got shape \(2, 5, 2\)"),
+        ({"codes": np.zeros((9, 2))}, "got 10 rows of factors and 9 of codes"),
+        ({"codes": np.zeros((10, 2), complex)}, "codes must be real numbers, got complex128"),
+        ({"factors": np.full((10, 2), "a")}, "factors must be real numbers, got <U1"),
+        ({"codes": table_with(np.nan, 3, 1)}, "codes must be finite .* got nan in column 1, row 3"),
+        ({"codes": table_with(-np.inf, 2, 0)}, "codes must be finite .* got -inf in column 0, row 2"),
+        ({"codes": table_with(-1e31, 2, 0)}, r"below 1e\+30, got -1e\+31 in column 0, row 2"),
+        ({"factors": table_with(np.nan, 3, 1)}, "factors must be finite .* got nan in column 1, row 3"),
+        ({"factors": np.full((10, 2), 3)}, r"every factor is constant \(10 samples of \[3, 3\]\)"),
+    ],
+)
 def test_wrong_input_is_refused_by_every_score(wrong, message):
     arguments = {"factors": grid(5, 2), "codes": grid(5, 2), **wrong}
     for f in (*SIX, metrics.score):
@@ -351,11 +359,17 @@ def test_what_cannot_be_sampled_or_cut_is_refused():
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data(), samples=st.integers(1, 40), factors=st.integers(1, 4), latents=st.integers(1, 4))
 def test_small_tables_give_a_score_in_range_or_a_value_error(data, samples, factors, latents):
-    table = data.draw(st.lists(st.lists(st.integers(0, 4), min_size=factors, max_size=factors),
-                               min_size=samples, max_size=samples))
+    table = data.draw(
+        st.lists(
+            st.lists(st.integers(0, 4), min_size=factors, max_size=factors),
+            min_size=samples,
+            max_size=samples,
+        )
+    )
     numbers = st.one_of(st.integers(-2, 2), st.floats(-1e29, 1e29), st.floats(-1, 1))
-    codes = data.draw(st.lists(st.lists(numbers, min_size=latents, max_size=latents),
-                               min_size=samples, max_size=samples))
+    codes = data.draw(
+        st.lists(st.lists(numbers, min_size=latents, max_size=latents), min_size=samples, max_size=samples)
+    )
     discrete = data.draw(st.booleans())
     for f in SIX:
         arguments = {} if f is metrics.sap else {"discrete": discrete}
@@ -369,6 +383,7 @@ def test_small_tables_give_a_score_in_range_or_a_value_error(data, samples, fact
 
 
 # Seeds
+
 
 @pytest.mark.parametrize("f", [metrics.beta_vae, metrics.factor_vae, metrics.score])
 def test_a_seed_repeats_its_numbers_and_leaves_the_global_generator_alone(f):
@@ -401,10 +416,11 @@ def test_pairs_share_their_value_and_never_a_sample():
     group = np.arange(12), np.arange(0, 12, 3), np.full(4, 3)
     difference = metrics._mean_differences(codes, *group, 6000, 1, np.random.default_rng(0))
     assert set(difference.ravel().tolist()) == {1.0, 2.0}
-    assert difference.mean() == pytest.approx(4 / 3, abs=0.03)       # pairs 01, 12, 02 alike
+    assert difference.mean() == pytest.approx(4 / 3, abs=0.03)  # pairs 01, 12, 02 alike
 
 
 # Command line
+
 
 def python(*arguments):
     command = [sys.executable, "-W", "error", *map(str, arguments)]
@@ -435,15 +451,22 @@ def bad_files(folder):
     np.savez(folder / "whole.npz", factors=grid(30, 30), codes=grid(30, 30))
     (folder / "cut.npz").write_bytes((folder / "whole.npz").read_bytes()[:5000])
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 2), }".ljust(117) + b"\n"
-    header = b"\x93NUMPY\x01\x00v\x00" + header                    # announces 1.6 TB and has none
+    header = b"\x93NUMPY\x01\x00v\x00" + header  # announces 1.6 TB and has none
     with zipfile.ZipFile(folder / "lie.npz", "w") as archive:
         archive.writestr("factors.npy", header)
         archive.writestr("codes.npy", header)
-    return {"missing.npz": "no such file", ".": "no such file",
-            "no_codes.npz": "no array 'codes', found 'factors.npy'",
-            "pickled.npz": "Object arrays", "rows.npz": "9 rows of factors and 4 of codes",
-            "nan.npz": "got nan in column 0", "text.npz": "not an .npz", "array.npy": "not an .npz",
-            "cut.npz": "not an .npz", "lie.npz": ""}
+    return {
+        "missing.npz": "no such file",
+        ".": "no such file",
+        "no_codes.npz": "no array 'codes', found 'factors.npy'",
+        "pickled.npz": "Object arrays",
+        "rows.npz": "9 rows of factors and 4 of codes",
+        "nan.npz": "got nan in column 0",
+        "text.npz": "not an .npz",
+        "array.npy": "not an .npz",
+        "cut.npz": "not an .npz",
+        "lie.npz": "",
+    }
 
 
 def test_command_line_refuses_a_bad_file_in_one_line(tmp_path, capsys):

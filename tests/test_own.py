@@ -38,26 +38,36 @@ def loaded(path, folder):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
-@pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW", "float", "0 to 255 float", "bool", "uint8 of 0 and 1"])
+@pytest.mark.parametrize(
+    "layout", ["NHWC", "NCHW", "NHW", "float", "0 to 255 float", "bool", "uint8 of 0 and 1"]
+)
 def test_arrays_of_every_layout_give_their_images(tmp_path, suffix, layout):
     pixels = colors(300)
     if layout in ("bool", "uint8 of 0 and 1"):
         pixels = 255 * (pixels > 127).astype(np.uint8)
-    array = {"NHWC": pixels, "NCHW": pixels.transpose(0, 3, 1, 2), "NHW": pixels[..., 0],
-             "float": (pixels / 255).astype(np.float32), "0 to 255 float": pixels.astype(np.float64),
-             "bool": pixels > 127, "uint8 of 0 and 1": pixels // 255}[layout]
+    array = {
+        "NHWC": pixels,
+        "NCHW": pixels.transpose(0, 3, 1, 2),
+        "NHW": pixels[..., 0],
+        "float": (pixels / 255).astype(np.float32),
+        "0 to 255 float": pixels.astype(np.float64),
+        "bool": pixels > 127,
+        "uint8 of 0 and 1": pixels // 255,
+    }[layout]
     dataset, shown = loaded(write(tmp_path / f"mine{suffix}", images=array), tmp_path)
     assert (shown == (pixels[..., :1] if layout == "NHW" else pixels)).all()
     assert dataset.name == "mine" and dataset.factor_names == [] and dataset.latents == 10
     assert isinstance(dataset.store.images, np.memmap) and dataset.scale == 1 / 255
 
 
-@pytest.mark.parametrize("height, width, side", [(64, 64, 64), (128, 128, 128), (90, 70, 64), (40, 64, 64), (218, 178, 128)])
+@pytest.mark.parametrize(
+    "height, width, side", [(64, 64, 64), (128, 128, 128), (90, 70, 64), (40, 64, 64), (218, 178, 128)]
+)
 def test_other_sizes_are_cropped_to_the_middle_square_and_resized(tmp_path, height, width, side):
     pixels = np.zeros((3, height, width, 3), np.uint8)
     crop = min(height, width)
     top, left = (height - crop) // 2, (width - crop) // 2
-    pixels[:, top:top + crop, left:left + crop] = 200                        # nothing but this is to be seen
+    pixels[:, top : top + crop, left : left + crop] = 200  # nothing but this is to be seen
     dataset, shown = loaded(write(tmp_path / "mine.npz", images=pixels), tmp_path)
     assert shown.shape == (3, side, side, 3) and (shown == 200).all()
     assert (f"{width} x {height}" in dataset.source) == (height != side or width != side)
@@ -67,9 +77,13 @@ def test_other_sizes_are_cropped_to_the_middle_square_and_resized(tmp_path, heig
 def test_factors_make_a_scored_set_with_their_names(tmp_path, suffix):
     values = np.array([[0.5, 7], [2.5, 7], [0.5, 9], [1.0, 8]])
     names = np.array(["weight", "age"], dtype="S" if suffix == ".h5" else None)
-    dataset, _ = loaded(write(tmp_path / f"mine{suffix}", images=colors(4), factors=values, factor_names=names), tmp_path)
+    dataset, _ = loaded(
+        write(tmp_path / f"mine{suffix}", images=colors(4), factors=values, factor_names=names), tmp_path
+    )
     assert dataset.factors([0, 1, 2, 3]).tolist() == [[0, 0], [2, 0], [0, 2], [1, 1]]
-    assert dataset.factor_names == ["weight", "age"] and dataset.factor_sizes == (3, 3) and dataset.latents == 2
+    assert (
+        dataset.factor_names == ["weight", "age"] and dataset.factor_sizes == (3, 3) and dataset.latents == 2
+    )
 
 
 def save_pictures(folder, modes=("RGB",), suffixes=(".png", ".jpg"), sizes=((80, 64),)):
@@ -79,7 +93,8 @@ def save_pictures(folder, modes=("RGB",), suffixes=(".png", ".jpg"), sizes=((80,
         size, mode = sizes[number % len(sizes)], modes[number % len(modes)]
         name = f"{number}{suffixes[number % len(suffixes)]}"
         Image.new(mode, size, 40 * number if mode == "L" else (40 * number,) * len(mode)).save(
-            folder / ("more" if number > 3 else "") / name)
+            folder / ("more" if number > 3 else "") / name
+        )
     return folder
 
 
@@ -92,7 +107,9 @@ def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path, modes, 
 
 
 def test_a_folder_of_several_sizes_takes_that_of_the_smallest(tmp_path):
-    dataset, shown = loaded(save_pictures(tmp_path / "cats", sizes=((300, 200), (100, 120))), tmp_path / "data")
+    dataset, shown = loaded(
+        save_pictures(tmp_path / "cats", sizes=((300, 200), (100, 120))), tmp_path / "data"
+    )
     assert shown.shape == (6, 64, 64, 3) and "2 sizes cropped to squares and made 64 x 64" in dataset.source
 
 
@@ -106,12 +123,16 @@ def test_factors_beside_the_images_of_a_folder_are_used(tmp_path):
 def test_images_are_prepared_once_and_again_when_they_change(tmp_path):
     file = write(tmp_path / "mine.npz", images=colors(4), factors=np.zeros((4, 1)))
     loaded(file, tmp_path)
-    made, = (tmp_path / "own").glob("*/images.npy")
+    (made,) = (tmp_path / "own").glob("*/images.npy")
     stamp = made.stat().st_mtime_ns
     loaded(file, tmp_path)
     assert made.stat().st_mtime_ns == stamp
     dataset, shown = loaded(write(file, images=255 - colors(5)), tmp_path)
-    assert (shown == 255 - colors(5)).all() and dataset.labels is None and len(list((tmp_path / "own").iterdir())) == 1
+    assert (
+        (shown == 255 - colors(5)).all()
+        and dataset.labels is None
+        and len(list((tmp_path / "own").iterdir())) == 1
+    )
 
 
 def pickled(file):
@@ -130,34 +151,73 @@ def external(file):
 
 def cut(file):
     write(file, images=colors(40))
-    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 DAMAGES = {
     "not there": ("mine.npz", lambda file: None, "not there"),
-    "cut npz": ("mine.npz", cut, "not a zip file"), "cut h5": ("mine.h5", cut, "truncated file"),
+    "cut npz": ("mine.npz", cut, "not a zip file"),
+    "cut h5": ("mine.h5", cut, "truncated file"),
     "text npz": ("mine.npz", lambda file: file.write_text("hello"), "not a zip file"),
     "text h5": ("mine.h5", lambda file: file.write_text("hello"), "file signature not found"),
-    "csv": ("mine.csv", lambda file: file.write_text("1,2"), "expected a folder of images, an .npz or an .h5"),
+    "csv": (
+        "mine.csv",
+        lambda file: file.write_text("1,2"),
+        "expected a folder of images, an .npz or an .h5",
+    ),
     "pickle": ("mine.npz", pickled, "pickled objects, which are never read"),
-    "link": ("mine.h5", linked, "holds nothing"), "external": ("mine.h5", external, "in another file, which is not read"),
+    "link": ("mine.h5", linked, "holds nothing"),
+    "external": ("mine.h5", external, "in another file, which is not read"),
     "0 images": ("mine.npz", lambda file: write(file, images=colors(0)), "N at least 1"),
     "5 channels": ("mine.npz", lambda file: write(file, images=colors(3, channels=5)), "C 1 or 3"),
-    "integers": ("mine.npz", lambda file: write(file, images=colors(3).astype(np.int64)), "int64; expected uint8 or floats"),
+    "integers": (
+        "mine.npz",
+        lambda file: write(file, images=colors(3).astype(np.int64)),
+        "int64; expected uint8 or floats",
+    ),
     "negative": ("mine.npz", lambda file: write(file, images=colors(3) - 0.5), "values from -0.5"),
     "nan": ("mine.h5", lambda file: write(file, images=colors(3) * np.nan), "all finite"),
-    "two arrays": ("mine.npz", lambda file: write(file, a=colors(3), b=colors(3)), "holds a, b; expected one array"),
+    "two arrays": (
+        "mine.npz",
+        lambda file: write(file, a=colors(3), b=colors(3)),
+        "holds a, b; expected one array",
+    ),
     "table": ("mine.npz", lambda file: write(file, images=np.zeros((5, 9))), "expected one array of images"),
-    "factors short": ("mine.npz", lambda file: write(file, images=colors(3), factors=np.zeros((2, 1))), "numbers (3, K)"),
-    "factors nan": ("mine.npz", lambda file: write(file, images=colors(1), factors=np.full((1, 1), np.nan)), "not all finite"),
-    "names": ("mine.npz", lambda file: write(file, images=colors(1), factors=np.ones((1, 2)), factor_names=["a", "a"]),
-              "2 names, 1 different"),
+    "factors short": (
+        "mine.npz",
+        lambda file: write(file, images=colors(3), factors=np.zeros((2, 1))),
+        "numbers (3, K)",
+    ),
+    "factors nan": (
+        "mine.npz",
+        lambda file: write(file, images=colors(1), factors=np.full((1, 1), np.nan)),
+        "not all finite",
+    ),
+    "names": (
+        "mine.npz",
+        lambda file: write(file, images=colors(1), factors=np.ones((1, 2)), factor_names=["a", "a"]),
+        "2 names, 1 different",
+    ),
     "empty folder": ("cats", lambda file: file.mkdir(), "no images in it"),
-    "no image": ("cats", lambda file: (file.mkdir(), (file / "a.png").write_text("hello")), "a.png: not an image"),
-    "cut image": ("cats", lambda file: (file.mkdir(), Image.fromarray(colors(1)[0]).save(file / "a.png"),
-                                        (file / "a.png").write_bytes((file / "a.png").read_bytes()[:5000])), "a.png: damaged"),
-    "16 bits": ("cats", lambda file: (file.mkdir(), Image.fromarray(np.zeros((64, 64), np.uint16)).save(file / "a.png")),
-                "more than 8 bits"),
+    "no image": (
+        "cats",
+        lambda file: (file.mkdir(), (file / "a.png").write_text("hello")),
+        "a.png: not an image",
+    ),
+    "cut image": (
+        "cats",
+        lambda file: (
+            file.mkdir(),
+            Image.fromarray(colors(1)[0]).save(file / "a.png"),
+            (file / "a.png").write_bytes((file / "a.png").read_bytes()[:5000]),
+        ),
+        "a.png: damaged",
+    ),
+    "16 bits": (
+        "cats",
+        lambda file: (file.mkdir(), Image.fromarray(np.zeros((64, 64), np.uint16)).save(file / "a.png")),
+        "more than 8 bits",
+    ),
 }
 
 
@@ -172,7 +232,9 @@ def test_images_that_cannot_be_used_are_told_in_one_line(tmp_path, damage):
     assert not list(tmp_path.glob("data/own/*"))
 
 
-@pytest.mark.parametrize("given, name", [("mine.npz", "mine"), ("some/folder", "folder"), ("./x.y.h5", "x.y")])
+@pytest.mark.parametrize(
+    "given, name", [("mine.npz", "mine"), ("some/folder", "folder"), ("./x.y.h5", "x.y")]
+)
 def test_a_path_is_a_data_set_and_names_the_run(given, name):
     assert Config(dataset=given).name == f"{name}-lvae"
 
@@ -186,7 +248,9 @@ def test_an_existing_folder_needs_no_separator_in_its_name(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", ["mnist", ""])
 def test_another_name_is_refused_with_all_that_are_known(name):
-    with pytest.raises(ValueError, match="expected dsprites or mpi3d or falcor3d or isaac3d or celeba or arm3d or the path"):
+    with pytest.raises(
+        ValueError, match="expected dsprites or mpi3d or falcor3d or isaac3d or celeba or arm3d or the path"
+    ):
         Config(dataset=name)
 
 
@@ -194,17 +258,48 @@ def test_another_name_is_refused_with_all_that_are_known(name):
 def test_a_run_on_images_of_ones_own_ends_with_pictures_and_scores_if_there_are_factors(tmp_path, factors):
     write(tmp_path / "mine.npz", images=colors(300), **factors)
     done = subprocess.run(
-        [sys.executable, ROOT / "run.py", "--dataset", tmp_path / "mine.npz", "--iterations", "2", "--batch-size", "4",
-         "--threads", "1", "--out", tmp_path / "runs", "--data", tmp_path / "data"], capture_output=True, text=True)
+        [
+            sys.executable,
+            ROOT / "run.py",
+            "--dataset",
+            tmp_path / "mine.npz",
+            "--iterations",
+            "2",
+            "--batch-size",
+            "4",
+            "--threads",
+            "1",
+            "--out",
+            tmp_path / "runs",
+            "--data",
+            tmp_path / "data",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    folder, = (tmp_path / "runs").glob("mine-lvae-*")
+    (folder,) = (tmp_path / "runs").glob("mine-lvae-*")
     scores = json.loads((folder / "results.json").read_text())["scores"]
     assert ("mig" in scores) == bool(factors) and scores["rec"] > 0
-    assert {"curves.png", "reconstructions.png", "traversal.png", "traversal.gif"} <= {f.name for f in folder.iterdir()}
+    assert {"curves.png", "reconstructions.png", "traversal.png", "traversal.gif"} <= {
+        f.name for f in folder.iterdir()
+    }
 
 
 def test_a_run_on_a_damaged_file_ends_with_one_line_and_code_2(tmp_path):
     cut(tmp_path / "mine.npz")
-    done = subprocess.run([sys.executable, ROOT / "run.py", "--dataset", tmp_path / "mine.npz", "--out", tmp_path / "runs",
-                           "--data", tmp_path / "data"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "run.py",
+            "--dataset",
+            tmp_path / "mine.npz",
+            "--out",
+            tmp_path / "runs",
+            "--data",
+            tmp_path / "data",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "mine.npz: " in done.stderr

@@ -18,7 +18,11 @@ from PIL import Image
 
 from lvae_min import data, images, prepare
 
-SIZES = {"mpi3d": (2, 2, 1, 2, 2, 5, 4), "falcor3d": (2, 3, 1, 2, 2, 2, 2), "isaac3d": (3, 2, 1, 2, 2, 1, 2, 2, 2)}
+SIZES = {
+    "mpi3d": (2, 2, 1, 2, 2, 5, 4),
+    "falcor3d": (2, 3, 1, 2, 2, 2, 2),
+    "isaac3d": (3, 2, 1, 2, 2, 1, 2, 2, 2),
+}
 PEOPLE = 200
 
 
@@ -39,8 +43,11 @@ def specs(monkeypatch):
     """The specs with small sizes; 30 images of a CelebA of 200."""
     for name, sizes in SIZES.items():
         names = data.SPECS[name].factors
-        monkeypatch.setitem(data.SPECS, name, dataclasses.replace(
-            data.SPECS[name], factors=dict(zip(names, sizes, strict=True))))
+        monkeypatch.setitem(
+            data.SPECS,
+            name,
+            dataclasses.replace(data.SPECS[name], factors=dict(zip(names, sizes, strict=True))),
+        )
     monkeypatch.setitem(data.SPECS, "celeba", dataclasses.replace(data.SPECS["celeba"], images=30))
     monkeypatch.setattr(prepare, "CELEBA_IMAGES", PEOPLE)
     return data.SPECS
@@ -58,17 +65,23 @@ class Published:
             np.savez(self.file, images=self.pictures)
         elif name == "celeba":
             self.pictures = [smooth(random, 218, 178) for _ in range(PEOPLE)]
-            self.members = {f"img_align_celeba/{number:06d}.jpg": picture(pixels, "JPEG")
-                            for number, pixels in enumerate(self.pictures, 1)}
+            self.members = {
+                f"img_align_celeba/{number:06d}.jpg": picture(pixels, "JPEG")
+                for number, pixels in enumerate(self.pictures, 1)
+            }
             self.attributes = random.integers(0, 2, (PEOPLE, 40))
             lines = [str(PEOPLE), " ".join(data.ATTRIBUTES) + " "]
-            lines += [f"{number:06d}.jpg " + " ".join(f"{2 * value - 1:2d}" for value in row)
-                      for number, row in enumerate(self.attributes, 1)]
+            lines += [
+                f"{number:06d}.jpg " + " ".join(f"{2 * value - 1:2d}" for value in row)
+                for number, row in enumerate(self.attributes, 1)
+            ]
             (folder / prepare.ATTRIBUTE_FILE).write_text("\n".join(lines) + "\n")
             self.zip()
         else:
-            root, labels = {"falcor3d": ("Falcor3D_down128", "train-rec.labels"),
-                            "isaac3d": ("Isaac3D_down128", "labels.npy")}[name]
+            root, labels = {
+                "falcor3d": ("Falcor3D_down128", "train-rec.labels"),
+                "isaac3d": ("Isaac3D_down128", "labels.npy"),
+            }[name]
             sizes, content = SIZES[name], io.BytesIO()
             grid = np.stack(np.unravel_index(np.arange(np.prod(sizes)), sizes), 1)
             np.save(content, grid / np.maximum(np.array(sizes) - 1, 1))
@@ -76,7 +89,8 @@ class Published:
             self.pictures = random.integers(0, 256, (len(grid), 128, 128, 3), np.uint8)
             self.members = {self.labels: content.getvalue()} | {
                 f"{root}/images/{number:06d}.png": picture(pixels, "PNG")
-                for number, pixels in enumerate(self.pictures)}
+                for number, pixels in enumerate(self.pictures)
+            }
             self.zip()
 
     def zip(self):
@@ -90,8 +104,14 @@ class Published:
             return self.pictures
         if self.name == "celeba":
             chosen = [self.pictures[number] for number in prepare.celeba_subset(len(dataset))]
-            return np.stack([np.asarray(Image.fromarray(pixels).crop((15, 35, 163, 183)).resize((128, 128), Image.BILINEAR))
-                             for pixels in chosen])
+            return np.stack(
+                [
+                    np.asarray(
+                        Image.fromarray(pixels).crop((15, 35, 163, 183)).resize((128, 128), Image.BILINEAR)
+                    )
+                    for pixels in chosen
+                ]
+            )
         blocks = self.pictures.reshape(-1, 64, 2, 64, 2, 3).astype(int)
         return (blocks.sum((2, 4)) + 2) // 4
 
@@ -119,7 +139,7 @@ def test_a_prepared_set_holds_the_pictures_of_its_archive(published, tmp_path, c
     batch = dataset.batch(index)
     assert batch.dtype == torch.uint8 and batch.shape[1:] == dataset.shape == data.SPECS[name].shape
     difference = np.abs(batch.flip(0).permute(0, 2, 3, 1).numpy().astype(int) - archive.expected(dataset))
-    if name == "celeba":                            # between them are JPEG and two ways to round
+    if name == "celeba":  # between them are JPEG and two ways to round
         assert difference.mean() < 2
     else:
         assert difference.max() <= (name != "mpi3d")
@@ -136,14 +156,21 @@ def test_factors_of_celeba_are_its_attributes(published, tmp_path, capsys):
 
 def test_the_subset_of_celeba_is_12_per_cent_and_always_the_same():
     chosen = prepare.celeba_subset(24_312)
-    assert len(np.unique(chosen)) == 24_312 and chosen[:4].tolist() == prepare.celeba_subset(24_312)[:4].tolist()
+    assert (
+        len(np.unique(chosen)) == 24_312 and chosen[:4].tolist() == prepare.celeba_subset(24_312)[:4].tolist()
+    )
     assert chosen.max() < 202_599 and abs(chosen.mean() / 202_599 - 0.5) < 0.01
 
 
 def test_the_published_sizes_are_those_of_the_papers():
     assert {name: spec.count for name, spec in data.SPECS.items()} == {
-        "dsprites": 737_280, "mpi3d": 460_800, "falcor3d": 233_280, "isaac3d": 737_280, "celeba": 24_312,
-        "arm3d": 460_800}
+        "dsprites": 737_280,
+        "mpi3d": 460_800,
+        "falcor3d": 233_280,
+        "isaac3d": 737_280,
+        "celeba": 24_312,
+        "arm3d": 460_800,
+    }
     strides = np.cumprod([1, *list(data.SPECS["isaac3d"].factors.values())[:0:-1]])[::-1]
     assert strides.tolist() == [245760, 30720, 6144, 1536, 384, 96, 16, 4, 1]
 
@@ -159,7 +186,7 @@ def test_an_unpacked_folder_is_as_good_as_the_zip(published, tmp_path, capsys):
 
 
 def truncate(archive):
-    archive.file.write_bytes(archive.file.read_bytes()[:-archive.file.stat().st_size // 2])
+    archive.file.write_bytes(archive.file.read_bytes()[: -archive.file.stat().st_size // 2])
 
 
 def flip_a_byte(archive):
@@ -199,6 +226,7 @@ def rewrite_attributes(old, new):
     def damage(archive):
         file = archive.file.parent / prepare.ATTRIBUTE_FILE
         file.write_text(file.read_text().replace(old, new, 1))
+
     return damage
 
 
@@ -209,34 +237,108 @@ def numbered(name, last):
 DAMAGES = {
     "truncated": ("mpi3d", truncate, "not a zip file"),
     "truncated pictures": ("falcor3d", truncate, "not a zip file"),
-    "a page instead of the file": ("mpi3d", lambda a: a.file.write_bytes(b"<html>Quota exceeded</html>"), "not a zip file"),
+    "a page instead of the file": (
+        "mpi3d",
+        lambda a: a.file.write_bytes(b"<html>Quota exceeded</html>"),
+        "not a zip file",
+    ),
     "flipped byte": ("mpi3d", flip_a_byte, "CRC"),
-    "wrong count": ("mpi3d", save_images(np.zeros((319, 64, 64, 3), np.uint8)), "expected uint8 (320, 64, 64, 3)"),
-    "another variant": ("mpi3d", save_images(np.zeros((1280, 64, 64, 3), np.uint8)), "'images' is uint8 (1280, 64"),
+    "wrong count": (
+        "mpi3d",
+        save_images(np.zeros((319, 64, 64, 3), np.uint8)),
+        "expected uint8 (320, 64, 64, 3)",
+    ),
+    "another variant": (
+        "mpi3d",
+        save_images(np.zeros((1280, 64, 64, 3), np.uint8)),
+        "'images' is uint8 (1280, 64",
+    ),
     "wrong dtype": ("mpi3d", save_images(np.zeros((320, 64, 64, 3), np.int16)), "'images' is int16"),
-    "pickle": ("mpi3d", save_images(np.array([{"evil": 1}] * 3, dtype=object)), "pickled objects, which are never read"),
+    "pickle": (
+        "mpi3d",
+        save_images(np.array([{"evil": 1}] * 3, dtype=object)),
+        "pickled objects, which are never read",
+    ),
     "no images": ("mpi3d", lambda a: np.savez(a.file, pictures=np.zeros(3)), "images.npy"),
-    "0 images": ("mpi3d", save_images(np.zeros((0, 64, 64, 3), np.uint8)), "'images' is uint8 (0, 64, 64, 3)"),
+    "0 images": (
+        "mpi3d",
+        save_images(np.zeros((0, 64, 64, 3), np.uint8)),
+        "'images' is uint8 (0, 64, 64, 3)",
+    ),
     "no label file": ("falcor3d", lambda a: change(a, labels=None), "holds no train-rec.labels"),
     "no label file, isaac": ("isaac3d", lambda a: change(a, labels__npy=None), "holds no labels.npy"),
-    "labels cut short": ("falcor3d", lambda a: change(a, labels=npy(np.zeros((9, 7)))), "labels are float64 (9, 7)"),
-    "pickled labels": ("falcor3d", lambda a: change(a, labels=npy(np.array([[{}]], object))), "pickled objects"),
-    "labels of another order": ("falcor3d", lambda a: change(a, labels=npy(np.zeros((96, 7)))), "no column has 2 values"),
+    "labels cut short": (
+        "falcor3d",
+        lambda a: change(a, labels=npy(np.zeros((9, 7)))),
+        "labels are float64 (9, 7)",
+    ),
+    "pickled labels": (
+        "falcor3d",
+        lambda a: change(a, labels=npy(np.array([[{}]], object))),
+        "pickled objects",
+    ),
+    "labels of another order": (
+        "falcor3d",
+        lambda a: change(a, labels=npy(np.zeros((96, 7)))),
+        "no column has 2 values",
+    ),
     "picture missing": ("falcor3d", lambda a: change(a, **{"000017__png": None}), "holds no 000017.png"),
-    "no picture": ("falcor3d", lambda a: change(a, **{"000017__png": b"no picture"}), "000017.png: not an image"),
-    "picture cut short": ("isaac3d", lambda a: change(a, **{"000090__png": picture(a.pictures[0], "PNG")[:9000]}),
-                          "000090.png: damaged"),
-    "picture too large": ("isaac3d", lambda a: change(a, **{"000090__png": picture(np.zeros((512, 512, 3), np.uint8), "PNG")}),
-                          "000090.png: is 512 x 512, expected 128 x 128"),
+    "no picture": (
+        "falcor3d",
+        lambda a: change(a, **{"000017__png": b"no picture"}),
+        "000017.png: not an image",
+    ),
+    "picture cut short": (
+        "isaac3d",
+        lambda a: change(a, **{"000090__png": picture(a.pictures[0], "PNG")[:9000]}),
+        "000090.png: damaged",
+    ),
+    "picture too large": (
+        "isaac3d",
+        lambda a: change(a, **{"000090__png": picture(np.zeros((512, 512, 3), np.uint8), "PNG")}),
+        "000090.png: is 512 x 512, expected 128 x 128",
+    ),
     "climbs out": ("isaac3d", add_climber, "holds a file named '../../evil.png', which lies outside it"),
-    "person missing": ("celeba", lambda a: change(a, **{"000001__jpg": None}), "holds 199 images, expected 200"),
-    "not aligned": ("celeba", lambda a: (a.members.update({name: picture(np.zeros((200, 178, 3), np.uint8), "JPEG")
-                                                           for name in a.members}), a.zip()), "is 178 x 200, expected 178 x 218"),
-    "no attributes": ("celeba", lambda a: (a.file.parent / prepare.ATTRIBUTE_FILE).unlink(), "put it beside the images"),
-    "other attributes": ("celeba", rewrite_attributes("Eyeglasses", "Monocle"), "line 2 has not the 40 names"),
-    "attribute of 0": ("celeba", rewrite_attributes("000007.jpg  1", "000007.jpg  0"), "line 9 is not 000007.jpg"),
-    "one person less": ("celeba", rewrite_attributes("000200.jpg", "000201.jpg"), "line 202 is not 000200.jpg"),
-    "attributes in latin-1": ("celeba", lambda a: (a.file.parent / prepare.ATTRIBUTE_FILE).write_bytes(b"\xff"), "ascii"),
+    "person missing": (
+        "celeba",
+        lambda a: change(a, **{"000001__jpg": None}),
+        "holds 199 images, expected 200",
+    ),
+    "not aligned": (
+        "celeba",
+        lambda a: (
+            a.members.update(
+                {name: picture(np.zeros((200, 178, 3), np.uint8), "JPEG") for name in a.members}
+            ),
+            a.zip(),
+        ),
+        "is 178 x 200, expected 178 x 218",
+    ),
+    "no attributes": (
+        "celeba",
+        lambda a: (a.file.parent / prepare.ATTRIBUTE_FILE).unlink(),
+        "put it beside the images",
+    ),
+    "other attributes": (
+        "celeba",
+        rewrite_attributes("Eyeglasses", "Monocle"),
+        "line 2 has not the 40 names",
+    ),
+    "attribute of 0": (
+        "celeba",
+        rewrite_attributes("000007.jpg  1", "000007.jpg  0"),
+        "line 9 is not 000007.jpg",
+    ),
+    "one person less": (
+        "celeba",
+        rewrite_attributes("000200.jpg", "000201.jpg"),
+        "line 202 is not 000200.jpg",
+    ),
+    "attributes in latin-1": (
+        "celeba",
+        lambda a: (a.file.parent / prepare.ATTRIBUTE_FILE).write_bytes(b"\xff"),
+        "ascii",
+    ),
 }
 
 
@@ -256,15 +358,22 @@ def test_a_damaged_archive_is_told_in_one_line_and_nothing_is_kept(published, tm
         data.load(name, tmp_path / "data")
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(published, tmp_path, capsys, monkeypatch):
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    published, tmp_path, capsys, monkeypatch
+):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(images.shutil, "disk_usage", lambda _: usage)
     code, said = command("mpi3d", published("mpi3d").file, tmp_path / "data", capsys)
     assert code == 2 and "needs 0.0 GB, and the disk has 0.0 GB" in said.err
 
 
-@pytest.mark.parametrize("name, words", [("mpi3d", ("drive.google.com", "CC BY 4.0", "5.7 GB")), ("celeba", (
-    "mmlab.ie.cuhk.edu.hk", "non-commercial", "1.4 GB", "list_attr_celeba.txt"))])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("mpi3d", ("drive.google.com", "CC BY 4.0", "5.7 GB")),
+        ("celeba", ("mmlab.ie.cuhk.edu.hk", "non-commercial", "1.4 GB", "list_attr_celeba.txt")),
+    ],
+)
 def test_without_an_archive_it_says_where_to_get_it(tmp_path, capsys, name, words):
     assert prepare.command(["prepare", name, "--data", str(tmp_path)]) == 2
     said = capsys.readouterr().err
@@ -300,9 +409,15 @@ images.write_set(Path(sys.argv[1]), (1000, 64, 64, 3), chunks(), {})
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_preparation_leaves_nothing_that_is_used_and_can_be_repeated(published, tmp_path, capsys, kill):
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / "mpi3d")], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, cwd=Path(__file__).parent.parent)
+def test_a_killed_preparation_leaves_nothing_that_is_used_and_can_be_repeated(
+    published, tmp_path, capsys, kill
+):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(tmp_path / "mpi3d")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parent.parent,
+    )
     for _ in range(20):
         process.stdout.readline()
     with pytest.raises(ValueError, match="another process prepares it"):
@@ -312,7 +427,9 @@ def test_a_killed_preparation_leaves_nothing_that_is_used_and_can_be_repeated(pu
     assert process.returncode != 0 and not (tmp_path / "mpi3d").exists()
     with pytest.raises(ValueError, match="not there"):
         data.load("mpi3d", tmp_path)
-    code, _ = command("mpi3d", tmp_path / "archives" / "real3d_complicated_shapes_ordered.npz", tmp_path, capsys)
+    code, _ = command(
+        "mpi3d", tmp_path / "archives" / "real3d_complicated_shapes_ordered.npz", tmp_path, capsys
+    )
     assert code == 0 and len(data.load("mpi3d", tmp_path)) == 320 and not (tmp_path / "mpi3d.part").exists()
 
 
@@ -328,8 +445,12 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 images.write_set(Path(sys.argv[1]), (16384, 64, 64, 3), (chunk for _ in range(64)), {})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "set")], capture_output=True, text=True,
-                          cwd=Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "set")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
     assert int(done.stdout) < 60_000
 
 
@@ -388,6 +509,14 @@ def test_a_server_that_cannot_be_reached_is_told_in_one_line(tmp_path):
 
 
 def test_the_command_line_prepares(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "lvae_min.data", "prepare", "mpi3d", "--data", str(tmp_path)],
-                          capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert done.returncode == 2 and done.stderr.startswith("prepare: mpi3d: real3d_") and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "lvae_min.data", "prepare", "mpi3d", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("prepare: mpi3d: real3d_")
+        and done.stderr.count("\n") == 1
+    )
