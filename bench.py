@@ -135,7 +135,7 @@ def bench_scores(_: torch.device) -> list[dict]:
 
 
 def loss_ways(n: int, d: int, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Ways to get L-VAE's loss of (n, d) logits and uint8 pixels, with its gradients, and what bounds them."""
+    """Ways to get L-VAE's loss of (n, d) logits and uint8 pixels, with its gradients, and bounds."""
     logits = torch.randn(n, d, device=device).requires_grad_()
     x = torch.randint(0, 256, (n, d), dtype=torch.uint8, device=device)
     mu, logvar = (torch.randn(n, 10, device=device).requires_grad_() for _ in range(2))
@@ -167,7 +167,7 @@ def loss_ways(n: int, d: int, device: torch.device) -> dict[str, Callable[[], ob
 
 
 def bench_loss(device: torch.device) -> list[dict]:
-    """Loss and gradients of Eq. 5, uint8 pixels: twin, torch.compile, fused; op alone, one sigmoid, same bytes (us)."""
+    """Loss and gradients of Eq. 5 of uint8 pixels, in us: the twin, the op, and what bounds it."""
     if reason := fused.why_not(device):
         print(f"\nloss: nothing to measure: {reason}")
         return []
@@ -192,7 +192,7 @@ def resident() -> float:
 
 
 def data_row(name: str, device: str, batches: int = 200, steps: int = 4) -> dict:
-    """How fast one data set makes batches of 64. Sets that are not drawn are files of their shape without content."""
+    """How fast a data set makes batches of 64; sets that are not drawn are files of their shape, all 0."""
     with tempfile.TemporaryDirectory() as folder:
         before, spec, drawn = resident(), SPECS[name], name in ("dsprites", "arm3d")
         if drawn:
@@ -228,7 +228,7 @@ def data_row(name: str, device: str, batches: int = 200, steps: int = 4) -> dict
 
 
 def bench_data(device: torch.device) -> list[dict]:
-    """Batches of 64 of each data set beside the training step that waits for them, each in a process of its own."""
+    """Batches of 64 of each data set beside the step that waits for them, each in its own process."""
     rows = []
     for name in SPECS:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

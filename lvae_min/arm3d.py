@@ -170,7 +170,7 @@ def background(eye: tuple, ray: tuple) -> tuple:
 
 
 def draw_views(views: np.ndarray, camera: int, horizontal: int) -> None:
-    """Draw into `views` (VIEWS..., 4096) all that one camera sees with the horizontal axis in one position."""
+    """Draw into `views` (VIEWS..., 4096) what one camera sees at one position of the horizontal axis."""
     eye = CAMERAS[camera]
     ray = camera_rays(eye)
     x, y, disc, bright = background(eye, ray)

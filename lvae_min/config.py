@@ -24,7 +24,7 @@ class Config:
     Raises ValueError for an unknown name or an impossible value.
     """
 
-    dataset: str = setting("dsprites", f"data set: {', '.join(SPECS)}, or the path of your own images: a folder, "
+    dataset: str = setting("dsprites", f"data set: {', '.join(SPECS)}, or the path of your images: a folder, "
                                          "an .npz or an .h5")
     model: str = setting("lvae", f"method: {', '.join(OBJECTIVES)}")
     iterations: int = setting(PAPER_ITERATIONS, "training iterations (Sec. 6.3: up to 300,000)")

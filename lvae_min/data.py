@@ -42,14 +42,14 @@ class Spec:
 
 
 ATTRIBUTES = (
-    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair "
-    "Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones "
-    "Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline "
-    "Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick "
-    "Wearing_Necklace Wearing_Necktie Young").split()
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
+    "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
+    "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
+    "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
+    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young").split()
 SPECS = {
-    "dsprites": Spec((1, 64, 64), {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "position y": 32},
-                     network="mlp", binary=True),
+    "dsprites": Spec((1, 64, 64), {"shape": 3, "scale": 6, "orientation": 40,
+                                   "position x": 32, "position y": 32}, network="mlp", binary=True),
     "mpi3d": Spec((3, 64, 64), {"object color": 4, "object shape": 4, "object size": 2, "camera height": 3,
                                 "background color": 3, "horizontal axis": 40, "vertical axis": 40}),
     "falcor3d": Spec((3, 64, 64), {"lighting intensity": 5, "lighting x": 6, "lighting y": 6, "lighting z": 6,
@@ -57,8 +57,8 @@ SPECS = {
     # The order of the strides that the authors' demo uses; the formula in their README names three others
     # wrongly.
     "isaac3d": Spec((3, 64, 64), {"object shape": 3, "robot x": 8, "robot y": 5, "camera height": 4,
-                                  "object scale": 4, "lighting intensity": 4, "lighting y": 6, "object color": 4,
-                                  "wall color": 4}),
+                                  "object scale": 4, "lighting intensity": 4, "lighting y": 6,
+                                  "object color": 4, "wall color": 4}),
     # Sec. 6.1 takes 12 % of CelebA. Its 40 attributes are no grid, and not what z is to hold one by one.
     "celeba": Spec((3, 128, 128), dict.fromkeys(ATTRIBUTES, 2), latents=10, images=24_312),
     "arm3d": Spec((3, 64, 64), arm3d.FACTORS),
@@ -162,7 +162,9 @@ def read_dsprites(file: Path) -> np.ndarray:
     try:
         with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as member:
             version = np.lib.format.read_magic(member)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            first = version == (1, 0)
+            npy = np.lib.format
+            read_header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
             shape, fortran, dtype = read_header(member)
             if shape != wanted or fortran or dtype != np.uint8:
                 raise ValueError(f"imgs is {dtype} {shape}, expected uint8 {wanted}")

@@ -162,7 +162,7 @@ class _Elbo(torch.autograd.Function):
 
 def _refuse_second_derivative() -> None:
     if torch.is_grad_enabled():            # create_graph=True: the result would be silently taken as constant
-        raise RuntimeError("the fused loss has no second derivative; losses.elbo_terms and losses.lvae_loss have")
+        raise RuntimeError("the fused loss has no second derivative; that of lvae_min.losses has")
 
 
 def _register():

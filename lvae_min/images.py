@@ -96,7 +96,7 @@ def decode(content: bytes, mode: str = "RGB") -> np.ndarray:
 
 
 def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
-    """The middle crop x crop pixels of images (N, H, W, C) uint8 as (N, side, side, C); antialiased bilinear."""
+    """The middle crop x crop pixels of images (N, H, W, C) uint8 as (N, side, side, C), antialiased."""
     top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
     images = images[:, top:top + crop, left:left + crop]
     if crop == side:

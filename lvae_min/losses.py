@@ -38,7 +38,8 @@ def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
     wide = torch.promote_types(logits.dtype, torch.float32)                 # sums never run in half precision
     logits, x, mu, logvar = logits.to(wide), x.to(wide), mu.to(wide), logvar.to(wide)
     rec = (logits.sigmoid() - scale * x).square().flatten(1).sum(1)                  # (N,)
-    kl = 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0).sum(1)         # (N,), expm1: exact near a collapse
+    # expm1 keeps the difference exact near a collapse, where exp(logvar) - 1 - logvar turns negative.
+    kl = 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0).sum(1)         # (N,)
     return rec.mean(), kl.mean()
 
 
@@ -66,7 +67,8 @@ class Objective(nn.Module):
 
     has_beta = False        # whether `beta` is a setting of the method
 
-    def __init__(self, beta: float = 2.0, schedule: int = PAPER_ITERATIONS, scale: float | None = None, terms=None):
+    def __init__(self, beta: float = 2.0, schedule: int = PAPER_ITERATIONS, scale: float | None = None,
+                 terms=None):
         super().__init__()
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.terms = terms or sys.modules[__name__]
@@ -168,7 +170,8 @@ class DynamicVAE(Objective):
     """
 
     # Differs from the paper: it names no ramp; on this one C is 7.85 nats after 300,000 iterations.
-    KP, KI, TARGET, START, RISE, PERIOD, RAMP, FIRST, FLOOR = 0.01, -0.005, 18.0, 0.5, 0.15, 6000, 1000, 150.0, 0.1
+    KP, KI, TARGET, START, RISE, PERIOD, RAMP = 0.01, -0.005, 18.0, 0.5, 0.15, 6000, 1000
+    FIRST, FLOOR = 150.0, 0.1
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -283,4 +286,5 @@ def implementation(choice: str, device: torch.device | str = "cpu"):
         why = f" (extension not built: {reason})" if reason else ""
         return SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss, description=f"elbo: PyTorch{why}")
     name = "CUDA kernel" if kind == "cuda" else "C++ op"
-    return SimpleNamespace(elbo_terms=fused.elbo_terms, lvae_loss=fused.lvae_loss, description=f"elbo: fused {name}")
+    return SimpleNamespace(elbo_terms=fused.elbo_terms, lvae_loss=fused.lvae_loss,
+                           description=f"elbo: fused {name}")

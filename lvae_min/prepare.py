@@ -152,7 +152,8 @@ def cropped(content: bytes) -> np.ndarray:
     """An aligned image of CelebA, 178 x 218, as (128, 128, 3) uint8."""
     pixels = im.decode(content)
     if pixels.shape[1::-1] != CELEBA_SIZE:
-        raise ValueError(f"is {pixels.shape[1]} x {pixels.shape[0]}, expected {CELEBA_SIZE[0]} x {CELEBA_SIZE[1]}")
+        raise ValueError(f"is {pixels.shape[1]} x {pixels.shape[0]}, "
+                         f"expected {CELEBA_SIZE[0]} x {CELEBA_SIZE[1]}")
     # Differs from the paper, which gives no crop: the middle 148 x 148 here.
     return im.fit(pixels[None], CELEBA_CROP, 128)[0]
 
@@ -182,7 +183,7 @@ READERS = {
 
 
 def prepare(name: str, file: Path, folder: Path) -> Path:
-    """Make the prepared set `folder`/`name` from its archive `file`. Raises ValueError for a damaged archive."""
+    """Make the prepared set `folder`/`name` from its archive `file`. Raises ValueError if that is damaged."""
     spec = SPECS[name]
     channels, height, width = spec.shape
     if not file.exists():
@@ -196,7 +197,8 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
     except im.DAMAGED as error:
         known = str(file.parent) in str(error) or str(folder) in str(error)
         why = error if known else f"{file}: not the archive of {name}, or damaged ({brief(error)})"
-        raise ValueError(f"{why}; nothing was prepared. {name} is to be had from {ARCHIVES[name].where}") from None
+        raise ValueError(f"{why}; nothing was prepared. "
+                         f"{name} is to be had from {ARCHIVES[name].where}") from None
     return folder / name
 
 
@@ -223,7 +225,8 @@ def download(archive: Archive, folder: Path) -> Path:
             done = done if answer.status == 206 else 0                       # 200: the whole file comes again
             total = done + int(answer.headers.get("Content-Length") or 0)
             with (open(part, "ab" if done else "wb") as stream,
-                  tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name, disable=None) as bar):
+                  tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name,
+                        disable=None) as bar):
                 while block := answer.read(BLOCK):
                     stream.write(block)
                     bar.update(len(block))
@@ -237,7 +240,8 @@ def download(archive: Archive, folder: Path) -> Path:
     found = md5(part)
     if found != archive.md5:
         part.unlink()
-        raise ValueError(f"{archive.url}: md5 {found}, expected {archive.md5}; the file was removed, try again")
+        raise ValueError(f"{archive.url}: md5 {found}, expected {archive.md5}; "
+                         "the file was removed, try again")
     part.replace(file)
     return file
 
@@ -247,7 +251,8 @@ def place(name: str, folder: Path) -> str:
     archive = ARCHIVES[name]
     beside = f" and {archive.also}, side by side" if archive.also else ""
     return (f"{name}: {archive.file} is not in {folder}; get it{beside} from {archive.where} ({archive.size}, "
-            f"licence: {archive.licence}), then: python -m lvae_min.data prepare {name} --from FILE --data {folder}")
+            f"licence: {archive.licence}), then: "
+            f"python -m lvae_min.data prepare {name} --from FILE --data {folder}")
 
 
 def main(arguments: list[str]) -> None:
@@ -255,8 +260,9 @@ def main(arguments: list[str]) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["prepare"])
     parser.add_argument("name", choices=ARCHIVES)
-    parser.add_argument("--from", dest="file", type=Path, help="the archive (default: under its own name in --data)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared sets (default: data)")
+    parser.add_argument("--from", dest="file", type=Path, help="the archive (default: by its name in --data)")
+    parser.add_argument("--data", type=Path, default=Path("data"),
+                        help="folder of prepared sets (default: data)")
     given = parser.parse_args(arguments)
     archive, file = ARCHIVES[given.name], given.file or given.data / ARCHIVES[given.name].file
     if given.file is None and not file.exists() and archive.url:

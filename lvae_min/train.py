@@ -230,13 +230,14 @@ class Run:
         return self.iteration == self.config.iterations
 
     def means(self) -> list[float]:
-        """loss, rec and kl since the last line of the log. Raises FloatingPointError if the loss is not finite."""
+        """loss, rec and kl since the log's last line. Raises FloatingPointError if the loss is not finite."""
         loss, rec, kl = (self.sums / max(self.counted, 1)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"{self.folder}: the loss is not finite between iterations {self.iteration - self.counted + 1} "
-                f"and {self.iteration} (rec {rec:g}, kl {kl:g}, beta {self.objective.beta().item():g}); the last "
-                "checkpoint is from before; try another --seed or a longer --schedule")
+                f"{self.folder}: the loss is not finite between iterations "
+                f"{self.iteration - self.counted + 1} and {self.iteration} (rec {rec:g}, kl {kl:g}, "
+                f"beta {self.objective.beta().item():g}); "
+                "the last checkpoint is from before; try another --seed or a longer --schedule")
         return [loss, rec, kl]
 
     def record(self) -> dict:

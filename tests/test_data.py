@@ -11,7 +11,7 @@ ARCHIVE_SIZES = (3, 2, 5, 4, 4)
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch, sprites):
-    """A file in the layout of the published npz with 480 images, in a folder of its own, and the rows in it."""
+    """A file in the layout of the published npz with 480 images, in its own folder, and the rows in it."""
     monkeypatch.setattr(render, "DSPRITES_SIZES", ARCHIVE_SIZES)
     rows = np.ascontiguousarray(sprites.reshape(3, 6, 40, 32, 32, 64)[:, ::3, ::8, ::8, ::8]).reshape(-1, 64)
     file = tmp_path / data.DSPRITES_FILE

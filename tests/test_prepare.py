@@ -1,4 +1,4 @@
-"""Each archive in small, in the layout of the published one, read by the code that reads the published one."""
+"""Each archive in small, in the layout of the published one, read by the code for the published one."""
 
 import dataclasses
 import hashlib
@@ -395,7 +395,8 @@ def test_a_damaged_prepared_set_is_refused(published, tmp_path, capsys, damage):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)      # a shell's background jobs ignore it
 import numpy as np
 from pathlib import Path
 from lvae_min import images
