@@ -3,6 +3,8 @@
 python figures/results.py runs                  a table of these runs
 python figures/results.py figures/data --readme     the README's table, from the runs that are kept there
 python figures/results.py runs --keep           copy the small files of finished runs to figures/data
+
+With --readme the measurements in figures/data/bench.json go there too; python bench.py --json makes that file.
 """
 
 import argparse
@@ -108,6 +110,28 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def measurements(file: Path) -> str:
+    """What bench.py found, a table a measurement, with the machine it ran on."""
+    found = json.loads(file.read_text())
+    lines = [f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, "
+             f"commit {found['commit']}."]
+    for name, rows in found.items():
+        if isinstance(rows, list) and rows:
+            cells = [[f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()]
+                     for row in rows]
+            lines += ["", f"`python bench.py {name}`", "", "| " + " | ".join(rows[0]) + " |",
+                      "|" + "--:|" * len(rows[0]), *("| " + " | ".join(row) + " |" for row in cells)]
+    return "\n".join(lines)
+
+
+def put(mark: str, text: str) -> None:
+    """Put `text` between the README's comments of that name."""
+    file = HERE.parent / "README.md"
+    before, _, rest = file.read_text().partition(f"<!-- {mark} -->")
+    end = f"<!-- end of {mark} -->"
+    file.write_text(f"{before}<!-- {mark} -->\n{text}\n{end}{rest.partition(end)[2]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,15 +153,8 @@ def main() -> None:
     text = table(given.folder)
     print(text)
     if given.readme:
-        file = HERE.parent / "README.md"
-        before, _, rest = file.read_text().partition("<!-- results -->")
-        file.write_text(
-            before
-            + "<!-- results -->\n"
-            + text
-            + "\n<!-- end of results -->"
-            + rest.partition("<!-- end of results -->")[2]
-        )
+        put("results", text)
+        put("bench", measurements(HERE / "data" / "bench.json"))
 
 
 if __name__ == "__main__":
