@@ -1,10 +1,9 @@
 """Train L-VAE or one of its five rivals, select a checkpoint, score it and draw it.
 
-    python run.py --dataset dsprites --model lvae                      the paper's setting: 300,000 iterations
+    python run.py --dataset dsprites --model lvae                      the paper's: 300,000 iterations
     python run.py --model lvae --iterations 20000                      the schedule fitted to 20,000
-    iterations python run.py --model lvae --iterations 50000 --schedule 300000    the first sixth of the
-    paper's schedule python run.py --model vae beta-vae lvae --seed 0 1 2               several values: a grid
-    of runs
+    python run.py --model lvae --iterations 50000 --schedule 300000    a sixth of the paper's schedule
+    python run.py --model vae beta-vae lvae --seed 0 1 2               several values: a grid of runs
 
 A run is a folder under --out, named by the settings that differ from the defaults. The same command continues
 a run that was stopped, and skips one that is finished. It holds results.json, log.jsonl, best.pt (for

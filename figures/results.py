@@ -1,8 +1,8 @@
 """The table of finished runs: reads results.json of each, prints Markdown, and puts it into the README.
 
-python figures/results.py runs                  a table of these runs
-python figures/results.py figures/data --readme     the README's table, from the runs that are kept there
-python figures/results.py runs --keep           copy the small files of finished runs to figures/data
+    python figures/results.py runs                      a table of these runs
+    python figures/results.py figures/data --readme     the README's table, from the runs kept there
+    python figures/results.py runs --keep               copy small files of finished runs to figures/data
 
 With --readme the measurements in figures/data/bench.json go there too; python bench.py --json makes that file.
 """

@@ -1,5 +1,4 @@
-"""The loss of every method of the paper: two terms (Eq. 1-3), and six ways to weigh them (Eq. 1, 3, 5, Sec.
-6.2).
+"""The loss of each method: two terms (Eq. 1-3), and six ways to weigh them (Eq. 1, 3, 5, Sec. 6.2).
 
 `elbo_terms` and `lvae_loss` are the definitions in plain PyTorch; `lvae_min.fused` has the same two functions
 in C++ and CUDA. An `Objective` is a method: it gets `(logits, x, mu, logvar)`, asks for the terms and weighs
@@ -268,12 +267,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def implementation(choice: str, device: torch.device | str = "cpu"):
-    """Where the two terms are computed: an object with `elbo_terms`, `lvae_loss` and a one-line
-    `description`.
+    """Where the terms are computed: an object with `elbo_terms`, `lvae_loss` and a line of `description`.
 
     choice  "fused": the op of csrc/, compiled at first use; "torch": the two functions above; "auto": the op
-    where
-            it works, else the functions, and the description says why
+            where it works, else the functions, and the description says why
     Raises ValueError for "fused" where the op does not work, and for another choice.
     """
     if choice not in ("fused", "torch", "auto"):

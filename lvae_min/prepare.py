@@ -1,8 +1,8 @@
 """Prepare a data set once, from the archive that its authors publish.
 
-    python -m lvae_min.data prepare mpi3d                     where the archive is to be had, and under what
-    licence python -m lvae_min.data prepare mpi3d --from FILE         make data/mpi3d of it python -m
-    lvae_min.data prepare dsprites                  download it; continues a download that was stopped
+    python -m lvae_min.data prepare mpi3d                 where the archive is to be had, and its licence
+    python -m lvae_min.data prepare mpi3d --from FILE     make data/mpi3d of it
+    python -m lvae_min.data prepare dsprites              download it; continues a download that was stopped
 
 A set is made in one pass, and is there whole or not at all. arm3d needs no preparation, dSprites only where
 its published file is preferred to drawing the same images.

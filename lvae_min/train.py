@@ -1,5 +1,4 @@
-"""One run: its settings, the training loop of Sec. 6.3, checkpoints, evaluation and the selection of Sec.
-6.5.
+"""One run: the training loop of Sec. 6.3, checkpoints, evaluation, and the selection of Sec. 6.5.
 
 A run is a folder. It holds `config.json`, `log.jsonl`, `last.pt` (to continue from), `best.pt` (the network
 that the validation score selected), `results.json` once it is finished, and pictures. Everything random in it
