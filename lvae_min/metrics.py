@@ -304,7 +304,7 @@ def explicitness(factors, codes, discrete: bool = False, bins: int = 10) -> floa
         for label in _categories(factors, discrete, bins):
             p = _sigmoid(_one_against_rest(z, products, label) @ z.T)           # (V, M)
             p /= p.sum(0)
-            areas.append(_mean_area(p.astype(np.float32), label))
+            areas.append(_mean_area(p, label))
     return float(2 * np.mean(areas) - 1)
 
 
@@ -354,7 +354,7 @@ def _one_against_rest(z: np.ndarray, products: np.ndarray, label: np.ndarray) ->
 def _mean_area(score: np.ndarray, label: np.ndarray) -> float:
     """Mean over categories v of the ROC area of score[v] (V, M): share of (inside, outside) pairs in order.
 
-    By ranks, equal scores sharing theirs. Float32 scores: equal codes tie, however a matrix product rounded.
+    By ranks, equal scores sharing theirs.
     """
     order, start, count = _groups(label)
     areas = []
