@@ -140,7 +140,7 @@ def loss_ways(n: int, d: int, device: torch.device) -> dict[str, Callable[[], ob
     x = torch.randint(0, 256, (n, d), dtype=torch.uint8, device=device)
     mu, logvar = (torch.randn(n, 10, device=device).requires_grad_() for _ in range(2))
     sigma = torch.ones(2, device=device, requires_grad=True)
-    leaves, out = (logits, mu, logvar, sigma), torch.empty_like(logits)
+    leaves, out, spare = (logits, mu, logvar, sigma), torch.empty_like(logits), torch.empty_like(x)
     compiled = torch.compile(losses.lvae_loss, dynamic=False)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
@@ -162,7 +162,7 @@ def loss_ways(n: int, d: int, device: torch.device) -> dict[str, Callable[[], ob
         "fused": lambda: step(fused.lvae_loss),
         "op alone": lambda: run(op),
         "sigmoid": lambda: run(lambda: torch.sigmoid(logits)),
-        "same bytes": lambda: run(lambda: torch.add(logits, x, out=out)),
+        "memory floor": lambda: run(lambda: (out.copy_(logits), spare.copy_(x))),  # 10 bytes a pixel, not 9
     }
 
 
