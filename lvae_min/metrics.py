@@ -344,7 +344,7 @@ def _one_against_rest(z: np.ndarray, products: np.ndarray, label: np.ndarray) ->
             gradient += p @ z[block]
             curvature += s @ products[block]
         hessian = np.empty((values, *2 * w.shape[1:]))
-        hessian[:, *upper] = hessian[:, *upper[::-1]] = curvature * outside[:, None]
+        hessian[:, upper[0], upper[1]] = hessian[:, upper[1], upper[0]] = curvature * outside[:, None]
         hessian += np.diag(ridge + 1e-9)                                        # 1e-9: all p may be 0 or 1
         return gradient * outside[:, None] - target + ridge * w, hessian
 
