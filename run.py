@@ -13,7 +13,6 @@ lvae_min.load) and the pictures curves.png, reconstructions.png, traversal.png a
 import argparse
 import dataclasses
 import itertools
-import json
 import shlex
 import signal
 import sys
@@ -22,7 +21,7 @@ from threading import Event
 
 from lvae_min import data, report
 from lvae_min.config import Config
-from lvae_min.train import Run, pick_device
+from lvae_min.train import Run, finished, pick_device
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +46,7 @@ def parse(arguments: list[str]) -> tuple[list[Config], Path, Path]:
     out, folder = given.pop("out"), given.pop("data")
     configs = [Config(**dict(zip(given, values, strict=True)))
                for values in itertools.product(*given.values())]
-    return list({config.name: config for config in configs}.values()), out, folder
+    return list(dict.fromkeys(configs)), out, folder
 
 
 def carry_out(config: Config, folder: Path, dataset: data.Dataset, stop: Event) -> dict | None:
@@ -91,9 +90,9 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, on_signal)
     for config in configs:
         folder = out / config.name
-        if (folder / "results.json").exists():
+        results = finished(config, folder)
+        if results is not None:
             print(f"{folder}: finished before")
-            results = json.loads((folder / "results.json").read_text())
         else:
             if config.dataset not in datasets:
                 datasets[config.dataset] = data.load(config.dataset, data_folder)

@@ -72,7 +72,7 @@ class Config:
         parts = [own_name(self.dataset) if is_path(self.dataset) else self.dataset, self.model]
         for setting_name, value in dataclasses.asdict(self).items():
             if value != usual[setting_name]:
-                shown = f"{value:g}" if isinstance(value, float) else str(value).replace(":", "")
+                shown = str(value).removesuffix(".0").replace(":", "")       # all digits: no two runs share a name
                 parts.append(setting_name.replace("_", "-") + shown)
         return "-".join(parts)
 

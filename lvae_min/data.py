@@ -59,7 +59,7 @@ SPECS = {
     "isaac3d": Spec((3, 64, 64), {"object shape": 3, "robot x": 8, "robot y": 5, "camera height": 4,
                                   "object scale": 4, "lighting intensity": 4, "lighting y": 6,
                                   "object color": 4, "wall color": 4}),
-    # Sec. 6.1 takes 12 % of CelebA. Its 40 attributes are no grid, and not what z is to hold one by one.
+    # Sec. 8 takes 12 % of CelebA. Its 40 attributes are no grid, and not what z is to hold one by one.
     "celeba": Spec((3, 128, 128), dict.fromkeys(ATTRIBUTES, 2), latents=10, images=24_312),
     "arm3d": Spec((3, 64, 64), arm3d.FACTORS),
 }

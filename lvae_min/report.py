@@ -42,7 +42,8 @@ class Progress:
             self.bar.update(step - self.bar.n)
         elif step % PRINT_EVERY == 0 or step == self.total:
             rate = (step - self.start) / (time.monotonic() - self.began)
-            left = time.strftime("%H:%M:%S", time.gmtime((self.total - step) / rate))
+            seconds = round((self.total - step) / rate)
+            left = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
             self.say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
                      f"{rate:.1f} it/s  {left} left{'  COLLAPSED (kl < 0.1)' * record['collapsed']}")
 

@@ -40,6 +40,31 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def finished(config: Config, folder: Path) -> dict | None:
+    """The results of a finished run in `folder`, or None. Raises ValueError if they are damaged or of another run."""
+    file = folder / "results.json"
+    if not file.exists():
+        return None
+    try:
+        results = json.loads(file.read_text())
+        stored = {key: results["settings"][key] for key in dataclasses.asdict(config)}
+        complete = {"scores", "selected", "equilibrium", "collapsed", "rec_mean", "seconds"} <= set(results)
+    except (ValueError, KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{file}: damaged; remove it, and the same command scores the run again")
+    for key, value in dataclasses.asdict(config).items():
+        if key not in MOVABLE and value is not None and stored[key] != value:
+            raise ValueError(f"{folder}: was made with {key} {stored[key]}, not {value}; "
+                             "name another folder with --out")
+    return results
+
+
 def pick_device(name: str) -> torch.device:
     """The device called `name`; auto is the first GPU, or else the CPU. Raises ValueError without one."""
     try:
@@ -83,7 +108,7 @@ class Run:
         self.folder = Path(folder)
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
-        self.threads = config.threads or len(os.sched_getaffinity(0))
+        self.threads = config.threads or cores()
         torch.set_num_threads(self.threads)
         keep_freed_memory()
         self.dataset, split = dataset, Split.of(len(dataset))
@@ -265,13 +290,19 @@ class Run:
 
     def truncate_log(self) -> None:
         """Drop the lines that a killed process wrote after its last checkpoint: they come again."""
-        with open(self.folder / "log.jsonl", "ab") as log:
+        file = self.folder / "log.jsonl"
+        with open(file, "ab") as log:
+            if log.tell() < self.log_bytes:
+                raise ValueError(f"{file}: cut short, {log.tell()} bytes of {self.log_bytes}; "
+                                 f"remove the folder {self.folder} to start again")
             log.truncate(self.log_bytes)
 
     def write_log(self, record: dict) -> None:
         with open(self.folder / "log.jsonl", "ab") as log:
             log.write(json.dumps(record).encode() + b"\n")
             log.flush()
+            if "validation" in record or self.counted == 0:     # before a checkpoint counts on these bytes
+                os.fsync(log.fileno())
             self.log_bytes = log.tell()
 
     def draw(self, index: np.ndarray, codes: np.ndarray) -> None:

@@ -88,3 +88,8 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
 def test_impossible_settings_are_named_with_what_is_expected(settings, message):
     with pytest.raises(ValueError, match=message):
         Config(**settings)
+
+
+def test_settings_that_differ_in_a_late_digit_have_different_names():
+    names = {Config(model="beta-vae", beta=beta).name for beta in (1.2345678, 1.234568)}
+    assert len(names) == 2

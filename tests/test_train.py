@@ -81,6 +81,34 @@ def test_lines_written_after_the_last_checkpoint_are_written_again(small, tmp_pa
     )
 
 
+def test_a_log_that_is_shorter_than_its_checkpoint_is_refused_and_not_filled_up(small, tmp_path):
+    run = Run(config(), tmp_path, small)
+    run.train(StopAt(run, 100))
+    run.close()
+    short = (tmp_path / "log.jsonl").read_bytes()[:50]
+    (tmp_path / "log.jsonl").write_bytes(short)
+    with pytest.raises(ValueError, match="cut short, 50 bytes of"):
+        Run(config(), tmp_path, small).train()
+    assert (tmp_path / "log.jsonl").read_bytes() == short
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(small, tmp_path):
+    run = Run(config(iterations=10), tmp_path, small)
+    run.train()
+    run.finish()
+    assert train.finished(config(iterations=10), tmp_path)["settings"]["seed"] == 0
+    with pytest.raises(ValueError, match="was made with seed 0, not 1"):
+        train.finished(config(iterations=10, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"settings": {}}'])
+def test_damaged_results_are_refused_in_one_line(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match="damaged; remove it") as error:
+        train.finished(config(), tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_seeds_differ_and_repeat(small, tmp_path):
     runs = [
         Run(config(seed=seed, iterations=5), tmp_path / str(number), small)
