@@ -41,7 +41,7 @@ setup(
     packages=["lvae_min", "lvae_min.csrc"],
     package_dir={"lvae_min.csrc": "csrc"},
     package_data={"lvae_min.csrc": ["*"]},
-    install_requires=["torch>=2.10", "numpy", "h5py", "scikit-learn", "ninja", "matplotlib", "tqdm",
+    install_requires=["torch>=2.10", "numpy", "h5py", "scikit-learn", "threadpoolctl", "ninja", "matplotlib", "tqdm",
                       "pillow"],
     extras_require={"test": ["pytest", "hypothesis", "pybind11"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),

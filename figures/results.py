@@ -4,7 +4,7 @@
     python figures/results.py figures/data --readme     the README's table, from the runs kept there
     python figures/results.py runs --keep               copy small files of finished runs to figures/data
 
-With --readme the measurements in figures/data/bench.json go there too; python bench.py --json makes that file.
+With --readme the measurements in figures/data/bench.json go there too (python bench.py --json).
 """
 
 import argparse
@@ -142,7 +142,7 @@ def main() -> None:
     given = parser.parse_args()
     if not list(given.folder.glob("*/results.json")):
         parser.error(
-            f"{given.folder}: no finished run; python run.py --iterations 20000 makes one (20 minutes)"
+            f"{given.folder}: no finished run; python run.py --iterations 20000 makes one"
         )
     if given.keep:
         for file in given.folder.glob("*/results.json"):

@@ -59,6 +59,8 @@ class Config:
         self.check("threads", self.threads is None or 1 <= self.threads <= 1024, "1 to 1024")
         if not OBJECTIVES[self.model].has_beta:
             object.__setattr__(self, "beta", Config.beta)
+        if not OBJECTIVES[self.model].has_scales:
+            object.__setattr__(self, "sigma_freeze", 0.0)
 
     def check(self, name: str, fine: bool, expected: str) -> None:
         if not fine:
@@ -72,7 +74,7 @@ class Config:
         parts = [own_name(self.dataset) if is_path(self.dataset) else self.dataset, self.model]
         for setting_name, value in dataclasses.asdict(self).items():
             if value != usual[setting_name]:
-                shown = str(value).removesuffix(".0").replace(":", "")       # all digits: no two runs share a name
+                shown = str(value).removesuffix(".0").replace(":", "")      # all digits: names differ
                 parts.append(setting_name.replace("_", "-") + shown)
         return "-".join(parts)
 

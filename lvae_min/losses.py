@@ -65,6 +65,7 @@ class Objective(nn.Module):
     """
 
     has_beta = False        # whether `beta` is a setting of the method
+    has_scales = False      # whether it learns scales, which `--sigma-freeze` may hold
 
     def __init__(self, beta: float = 2.0, schedule: int = PAPER_ITERATIONS, scale: float | None = None,
                  terms=None):
@@ -213,6 +214,8 @@ class SigmaVAE(Objective):
     D is the number of pixels. The optimum is s^2 = rec / D; in the units of Eq. 3, beta is 2 s^2.
     """
 
+    has_scales = True
+
     def __init__(self, **settings):
         super().__init__(**settings)
         self.log_sigma = nn.Parameter(torch.zeros(()))
@@ -240,6 +243,8 @@ class LVAE(Objective):
     Setting dL/ds_i = 0 gives s0^4 = rec and s1^4 = kl, so at convergence beta_hat = s0^2 / s1^2 (Sec. 7.1)
     equals sqrt(rec / kl). The regulariser is the s^2 of Eq. 5, not the log(s) of Eq. 4.
     """
+
+    has_scales = True
 
     def __init__(self, **settings):
         super().__init__(**settings)

@@ -90,7 +90,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder = networks
         self.to_empty(device="cpu")
         self.reset(torch.Generator().manual_seed(0))
-        if network == "cnn":                      # a quarter less time for an iteration on the CPU (measured)
+        if network == "cnn":                      # 6 % less time on the CPU: 99 against 105 ms
             self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()

@@ -46,7 +46,7 @@ def cores() -> int:
 
 
 def finished(config: Config, folder: Path) -> dict | None:
-    """The results of a finished run in `folder`, or None. Raises ValueError if they are damaged or of another run."""
+    """The results of a finished run, or None. Raises ValueError if they are damaged or of another run."""
     file = folder / "results.json"
     if not file.exists():
         return None

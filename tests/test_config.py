@@ -90,6 +90,11 @@ def test_impossible_settings_are_named_with_what_is_expected(settings, message):
         Config(**settings)
 
 
+def test_a_method_without_learned_scales_has_none_to_freeze():
+    assert Config(model="vae", sigma_freeze=0.1) == Config(model="vae")
+    assert Config(model="sigma-vae", iterations=9, sigma_freeze=0.1).name.endswith("sigma-freeze0.1")
+
+
 def test_settings_that_differ_in_a_late_digit_have_different_names():
     names = {Config(model="beta-vae", beta=beta).name for beta in (1.2345678, 1.234568)}
     assert len(names) == 2
