@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lvae_min import arm3d, own, render
-from lvae_min.images import open_set
+from lvae_min.images import open_set, read_npy_chunks, read_npy_header
 from lvae_min.stores import Bits, Painted, Pixels
 
 SCORED = 10_000         # images of a split that are scored, always the same ones
@@ -161,20 +161,15 @@ def read_dsprites(file: Path) -> np.ndarray:
     rows = np.empty(wanted[:2], np.uint64)
     try:
         with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as member:
-            version = np.lib.format.read_magic(member)
-            first = version == (1, 0)
-            npy = np.lib.format
-            read_header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
-            shape, fortran, dtype = read_header(member)
-            if shape != wanted or fortran or dtype != np.uint8:
+            shape, dtype = read_npy_header(member)
+            if shape != wanted or dtype != np.uint8:
                 raise ValueError(f"imgs is {dtype} {shape}, expected uint8 {wanted}")
-            for start in range(0, wanted[0], 4096):
-                count = min(4096, wanted[0] - start)
-                octets = member.read(count * 64 * 64)
-                images = np.frombuffer(octets, np.uint8).reshape(-1, 64, 64)
-                if len(images) < count or images.max() > 1:
-                    raise ValueError(f"images {start} to {start + count}: cut short, or not 0 and 1")
-                rows[start:start + count] = render.pack(images)
+            start = 0
+            for images in read_npy_chunks(member, shape, dtype):
+                if images.max() > 1:
+                    raise ValueError(f"images {start} to {start + len(images)} are not 0 and 1")
+                rows[start:start + len(images)] = render.pack(images)
+                start += len(images)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
         raise ValueError(f"{file}: not the published dSprites archive, or damaged ({error}); "
                          "replace it, or remove it: without it the images are drawn") from None

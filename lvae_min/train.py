@@ -45,6 +45,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def differences(config: Config, stored: dict) -> list[str]:
+    """What a run's stored settings have otherwise, in words. Raises KeyError or TypeError if damaged."""
+    return [f"{key} {stored[key]}, not {value}" for key, value in dataclasses.asdict(config).items()
+            if stored[key] != value and value is not None and key not in MOVABLE]
+
+
+def refuse(folder: Path, other: list[str]) -> None:
+    """Raise ValueError if a folder's run has other settings."""
+    if other:
+        raise ValueError(f"{folder}: was made with {other[0]}; name another folder with --out")
+
+
 def finished(config: Config, folder: Path) -> dict | None:
     """The results of a finished run, or None. Raises ValueError if they are damaged or of another run."""
     file = folder / "results.json"
@@ -52,16 +64,13 @@ def finished(config: Config, folder: Path) -> dict | None:
         return None
     try:
         results = json.loads(file.read_text())
-        stored = {key: results["settings"][key] for key in dataclasses.asdict(config)}
+        other = differences(config, results["settings"])
         complete = {"scores", "selected", "equilibrium", "collapsed", "rec_mean", "seconds"} <= set(results)
     except (ValueError, KeyError, TypeError):
         complete = False
     if not complete:
         raise ValueError(f"{file}: damaged; remove it, and the same command scores the run again")
-    for key, value in dataclasses.asdict(config).items():
-        if key not in MOVABLE and value is not None and stored[key] != value:
-            raise ValueError(f"{folder}: was made with {key} {stored[key]}, not {value}; "
-                             "name another folder with --out")
+    refuse(folder, other)
     return results
 
 
@@ -156,19 +165,16 @@ class Run:
 
     def check_settings(self) -> None:
         """Write the settings down in a new run, compare them in one that is there."""
-        settings, file = dataclasses.asdict(self.config), self.folder / "config.json"
+        file = self.folder / "config.json"
         if not file.exists():
             where = {"elbo": self.elbo, "threads": self.threads, **machine(self.device)}
-            return write_whole(file, json.dumps({"settings": settings, **where}, indent=1).encode())
+            content = {"settings": dataclasses.asdict(self.config), **where}
+            return write_whole(file, json.dumps(content, indent=1).encode())
         try:
-            stored = json.loads(file.read_text())["settings"]
-            other = {key: stored[key] for key in settings
-                     if key not in MOVABLE and stored[key] != settings[key]}
+            other = differences(self.config, json.loads(file.read_text())["settings"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: damaged; remove the folder {self.folder} to start again") from None
-        for key, value in other.items():
-            raise ValueError(f"{self.folder}: was made with {key} {value}, not {settings[key]}; "
-                             "name another folder with --out")
+        refuse(self.folder, other)
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -181,6 +187,12 @@ class Run:
                 "optimizer": self.optimizer.state_dict(), "noise": self.noise.get_state(), "sums": self.sums,
                 "counted": self.counted, "best": self.best, "log_bytes": self.log_bytes, "faint": self.faint,
                 "seconds": self.seconds}
+
+    def checkpoint(self) -> None:
+        """Write last.pt, and see to it that the log it counts on is on the disk before."""
+        with open(self.folder / "log.jsonl", "ab") as log:
+            os.fsync(log.fileno())
+        save(self.folder / "last.pt", self.state())
 
     def restore(self, state: dict) -> None:
         """Continue from a `state`. Raises ValueError if it is not one of this run."""
@@ -244,13 +256,13 @@ class Run:
                     self.draw(self.validation, codes)
                     drawn = time.monotonic()
             if due or (self.counted == 0 and time.monotonic() - saved > SAVE_SECONDS):
-                save(self.folder / "last.pt", self.state())
+                self.checkpoint()
                 saved = time.monotonic()
         progress.close()
         self.seconds = time.monotonic() - began
         if self.iteration < self.config.iterations:
             self.means()                                  # a network that is not finite is not kept
-            save(self.folder / "last.pt", self.state())
+            self.checkpoint()
         return self.iteration == self.config.iterations
 
     def means(self) -> list[float]:
@@ -301,8 +313,6 @@ class Run:
         with open(self.folder / "log.jsonl", "ab") as log:
             log.write(json.dumps(record).encode() + b"\n")
             log.flush()
-            if "validation" in record or self.counted == 0:     # before a checkpoint counts on these bytes
-                os.fsync(log.fileno())
             self.log_bytes = log.tell()
 
     def draw(self, index: np.ndarray, codes: np.ndarray) -> None:

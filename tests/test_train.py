@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from threading import Event
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_a_log_that_is_shorter_than_its_checkpoint_is_refused_and_not_filled_up(
     with pytest.raises(ValueError, match="cut short, 50 bytes of"):
         Run(config(), tmp_path, small).train()
     assert (tmp_path / "log.jsonl").read_bytes() == short
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint_that_counts_on_it(small, tmp_path, monkeypatch):
+    run, synced = Run(config(iterations=10), tmp_path, small), []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        "os.fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))
+    )
+    run.train(StopAt(run, 3))
+    names = [name.rsplit("/", 1)[1] for name in synced]
+    assert names.count("last.pt.part") >= 3
+    assert all(names[at - 1] == "log.jsonl" for at, name in enumerate(names) if name == "last.pt.part")
 
 
 def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(small, tmp_path):
@@ -213,7 +226,7 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
     run = Run(config(iterations=30), tmp_path, small)
     run.train()
     for weights in run.vae.parameters():
-        weights.data.zero_()                                    # not the one that was selected
+        weights.data.zero_()  # not the one that was selected
     results = run.finish()
     vae = lvae_min.load(tmp_path)
     scores, codes = train.evaluate(vae, small, run.test)
