@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event
 
 from lvae_min import data, report
-from lvae_min.config import Config
+from lvae_min.config import MOVABLE, Config
 from lvae_min.train import Run, finished, pick_device
 
 
@@ -37,7 +37,7 @@ def parse(arguments: list[str]) -> tuple[list[Config], Path, Path]:
         kind = next((kind for kind in (int, float) if field.type in (kind, kind | None)), str)
         default = "" if field.default is None else f" (default: {field.default})"
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, nargs="+", default=[field.default],
+        parser.add_argument(flag, type=kind, nargs=1 if field.name in MOVABLE else "+", default=[field.default],
                             metavar=field.name.upper(), help=field.metadata["help"] + default)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--data", type=Path, default=Path("data"),

@@ -11,6 +11,7 @@ from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
 MAX_SIGMA_RATE = 1e-2
+MOVABLE = ("device", "threads", "loss")         # settings that say where a run is done, not what it is
 
 
 def setting(default, text: str):
@@ -68,13 +69,16 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The run's folder: data set, method, and settings that are not what they would be by themselves."""
+        """The run's folder: data set, method, and settings that are not what they would be by themselves.
+
+        Where it is done is no part of it: a run may be stopped here and continued there.
+        """
         usual = dataclasses.asdict(Config(self.dataset, self.model, self.iterations, self.schedule))
         usual |= {"iterations": PAPER_ITERATIONS, "schedule": self.iterations}
         parts = [own_name(self.dataset) if is_path(self.dataset) else self.dataset, self.model]
         for setting_name, value in dataclasses.asdict(self).items():
-            if value != usual[setting_name]:
-                shown = str(value).removesuffix(".0").replace(":", "")      # all digits: names differ
+            if value != usual[setting_name] and setting_name not in MOVABLE:
+                shown = str(value).removesuffix(".0")                # all digits: names differ
                 parts.append(setting_name.replace("_", "-") + shown)
         return "-".join(parts)
 

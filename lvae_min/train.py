@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from lvae_min import losses, metrics
-from lvae_min.config import Config, learning_rates
+from lvae_min.config import MOVABLE, Config, learning_rates
 from lvae_min.data import SCORED, Batches, Dataset, Split
 from lvae_min.files import Claim, brief, load_checkpoint, save, write_whole
 from lvae_min.model import VAE
@@ -28,7 +28,6 @@ from lvae_min.report import Progress, machine
 LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300              # a killed run loses at most this
 DRAW_SECONDS = 60               # pictures of a running run are not drawn more often
-MOVABLE = ("device", "threads", "loss")          # settings that say where a run is done, not what it is
 COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a collapse
 
 
@@ -118,7 +117,6 @@ class Run:
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
         self.threads = config.threads or cores()
-        torch.set_num_threads(self.threads)
         keep_freed_memory()
         self.dataset, split = dataset, Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
@@ -131,6 +129,7 @@ class Run:
         self.claim = Claim(self.folder)
         try:
             self.check_settings()
+            torch.set_num_threads(self.threads)
             if (self.folder / "last.pt").exists():
                 self.restore(load_checkpoint(self.folder / "last.pt"))
         except BaseException:
@@ -171,7 +170,9 @@ class Run:
             content = {"settings": dataclasses.asdict(self.config), **where}
             return write_whole(file, json.dumps(content, indent=1).encode())
         try:
-            other = differences(self.config, json.loads(file.read_text())["settings"])
+            stored = json.loads(file.read_text())
+            other = differences(self.config, stored["settings"])
+            self.threads = self.config.threads or int(stored["threads"])      # as many: the same bits
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: damaged; remove the folder {self.folder} to start again") from None
         refuse(self.folder, other)

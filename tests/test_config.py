@@ -62,7 +62,7 @@ def test_sigma_learns_faster_in_a_shorter_schedule_but_not_beyond_one_per_cent()
         ({"iterations": 50_000, "schedule": 300_000}, "dsprites-lvae-iterations50000-schedule300000"),
         ({"model": "beta-vae", "beta": 4.0}, "dsprites-beta-vae-beta4"),
         ({"model": "vae", "beta": 4.0}, "dsprites-vae"),
-        ({"device": "cuda:1", "batch_size": 32}, "dsprites-lvae-batch-size32-devicecuda1"),
+        ({"device": "cuda:1", "threads": 3, "loss": "torch", "batch_size": 32}, "dsprites-lvae-batch-size32"),
     ],
 )
 def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):

@@ -36,7 +36,7 @@ def test_a_grid_trains_scores_and_draws_each_run(finished):
     out, done = finished
     assert done.returncode == 0 and done.stderr == ""
     folders = {path.name for path in out.iterdir()}
-    assert folders == {f"dsprites-{model}-iterations60-batch-size8-threads1" for model in ("lvae", "vae")}
+    assert folders == {f"dsprites-{model}-iterations60-batch-size8" for model in ("lvae", "vae")}
     for folder in out.iterdir():
         assert {path.name for path in folder.iterdir()} == PICTURES | {
             "config.json",
@@ -98,7 +98,7 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(finished, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
     )
-    folder = tmp_path / "dsprites-lvae-iterations60-batch-size8-threads1"
+    folder = tmp_path / "dsprites-lvae-iterations60-batch-size8"
     wait_for_step(process, folder, 18)
     process.send_signal(kill)
     said, error = process.communicate()

@@ -349,3 +349,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, step):
 def test_load_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="best.pt: not there"):
         lvae_min.load(tmp_path)
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(small, tmp_path):
+    Run(config("vae", threads=1), tmp_path, small).close()
+    run = Run(config("vae", threads=None), tmp_path, small)
+    assert run.threads == torch.get_num_threads() == 1
+    run.close()
