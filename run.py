@@ -3,7 +3,8 @@
     python run.py --dataset dsprites --model lvae                      the paper's: 300,000 iterations
     python run.py --model lvae --iterations 20000                      the schedule fitted to 20,000
     python run.py --model lvae --iterations 50000 --schedule 300000    a sixth of the paper's schedule
-    python run.py --model vae beta-vae lvae --seed 0 1 2               several values: a grid of runs
+    python run.py --model vae lvae --seed 0 1 2 --jobs 2               a grid of six runs, two at once
+    torchrun --nproc-per-node 8 run.py --model vae lvae --seed 0 1 2   the same, shared by eight processes
 
 A run is a folder under --out, named by the settings that differ from the defaults. The same command continues
 a run that was stopped, and skips one that is finished. It holds results.json, log.jsonl, best.pt (for
@@ -13,15 +14,25 @@ lvae_min.load) and the pictures curves.png, reconstructions.png, traversal.png a
 import argparse
 import dataclasses
 import itertools
+import os
 import shlex
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
+
+import torch
 
 from lvae_min import data, report
 from lvae_min.config import MOVABLE, Config
-from lvae_min.train import Run, finished, pick_device
+from lvae_min.report import Grid
+from lvae_min.train import Run, cores, finished, pick_device
+
+MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)     # one line each
+RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (                                   # as torchrun numbers its processes
+    int(os.environ.get(name, default)) for name, default in
+    (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,36 +40,29 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"run.py: {message}; run.py --help lists all\n")
 
 
-def parse(arguments: list[str]) -> tuple[list[Config], Path, Path]:
-    """The runs asked for, the folder that holds runs and the one that holds data."""
+def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
+    """The runs asked for, and what else was given: out, data, jobs."""
     parser = Parser(prog="run.py", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in dataclasses.fields(Config):
         kind = next((kind for kind in (int, float) if field.type in (kind, kind | None)), str)
         default = "" if field.default is None else f" (default: {field.default})"
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, nargs=1 if field.name in MOVABLE else "+", default=[field.default],
+        several = 1 if field.name in MOVABLE else "+"
+        parser.add_argument(flag, type=kind, nargs=several, default=[field.default],
                             metavar=field.name.upper(), help=field.metadata["help"] + default)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--data", type=Path, default=Path("data"),
                         help="folder of archives and prepared sets (default: data)")
-    given = vars(parser.parse_args(arguments))
-    out, folder = given.pop("out"), given.pop("data")
-    configs = [Config(**dict(zip(given, values, strict=True)))
-               for values in itertools.product(*given.values())]
-    return list(dict.fromkeys(configs)), out, folder
-
-
-def carry_out(config: Config, folder: Path, dataset: data.Dataset, stop: Event) -> dict | None:
-    """Train, score and draw one run; its results, or None if it was stopped before its end."""
-    run = Run(config, folder, dataset)
-    print(f"{folder}: {'continued at' if run.iteration else 'starts at'} iteration {run.iteration} of "
-          f"{config.iterations}, {len(dataset)} images ({dataset.source}), {run.elbo}, "
-          f"{run.device}, {run.threads} threads", flush=True)
-    try:
-        return run.finish() if run.train(stop) else None
-    finally:
-        run.close()
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, in one process (default: 1); on a "
+                        "CPU as many as it has cores are fastest, on one thread each")
+    given = parser.parse_args(arguments)
+    if not 1 <= given.jobs <= 1024:
+        raise ValueError(f"--jobs {given.jobs}: expected 1 to 1024")
+    names = [field.name for field in dataclasses.fields(Config)]
+    configs = [Config(**dict(zip(names, values, strict=True)))
+               for values in itertools.product(*(getattr(given, name) for name in names))]
+    return list(dict.fromkeys(configs)), given
 
 
 def summary(results: dict) -> str:
@@ -78,9 +82,82 @@ def summary(results: dict) -> str:
     return "\n".join(lines)
 
 
+class Runs:
+    """The runs that this process carries out, in turn or some at once, on one copy of the data."""
+
+    def __init__(self, configs: list[Config], given: argparse.Namespace, stop: Event):
+        self.configs, self.given, self.stop = configs, given, stop
+        self.jobs = max(min(given.jobs, len(configs)), 1)
+        self.threads = max(cores() // (self.jobs * LOCAL_WORLD), 1)                # of each run
+        self.grid = None
+        if len(configs) > 1:
+            self.grid = Grid(len(configs), sum(config.iterations for config in configs),
+                             f"grid, rank {RANK}" if WORLD > 1 else "grid")
+        self.datasets, self.loading, self.failures = {}, Lock(), []
+
+    def dataset(self, name: str, device: torch.device) -> data.Dataset:
+        with self.loading:                                      # once for all runs
+            if name not in self.datasets:
+                self.datasets[name] = data.load(name, self.given.data)
+            return self.datasets[name].to(device)
+
+    def train(self, config: Config, folder: Path) -> dict | None:
+        """Train, score and draw a run; its results, or None if it was stopped before its end."""
+        device = pick_device(config.device, LOCAL_RANK)
+        dataset = self.dataset(config.dataset, device)
+        run = Run(dataclasses.replace(config, device=str(device)), folder, dataset, self.threads)
+        try:
+            begins = "continued at" if run.iteration else "starts at"
+            report.say(f"{folder}: {begins} iteration {run.iteration} of {config.iterations}, "
+                       f"{len(dataset)} images ({dataset.source}), {run.step.description}, {run.device}, "
+                       f"{run.threads} threads")
+            return run.finish() if run.train(self.stop, self.grid) else None
+        finally:
+            run.close()
+
+    def one(self, config: Config) -> None:
+        """Carry out a run, if that was not done before, and say what came of it."""
+        folder = self.given.out / config.name
+        if self.stop.is_set():
+            return
+        try:
+            results = finished(config, folder)
+            if results is not None:
+                report.say(f"{folder}: finished before\n{summary(results)}")
+                if self.grid:
+                    self.grid.advance(config.iterations, trained=False)
+            else:
+                results = self.train(config, folder)
+                if results is None:
+                    return report.say(f"{folder}: stopped")
+                report.say(f"{folder}: finished\n{summary(results)}")
+        except MISTAKES as error:
+            self.failures.append(str(error))
+            if self.grid:
+                report.say(f"{folder}: FAILED, the others go on")
+                self.grid.end(failed=True)
+            return
+        if self.grid:
+            self.grid.end()
+
+    def all(self) -> int:
+        """Carry out all runs; the exit code: 0, 2 if a run failed, 130 if they were stopped."""
+        if self.jobs == 1:
+            for config in self.configs:
+                self.one(config)
+        else:
+            with ThreadPoolExecutor(self.jobs) as pool:
+                list(pool.map(self.one, self.configs))
+        if self.grid:
+            self.grid.close()
+        for failure in self.failures:
+            print(f"run.py: {failure}", file=sys.stderr)
+        return 130 if self.stop.is_set() else 2 if self.failures else 0
+
+
 def main(arguments: list[str]) -> int:
-    configs, out, data_folder = parse(arguments)
-    stop, datasets = Event(), {}
+    configs, given = parse(arguments)
+    stop = Event()
 
     def on_signal(number, _):
         stop.set()
@@ -88,28 +165,17 @@ def main(arguments: list[str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    for config in configs:
-        folder = out / config.name
-        results = finished(config, folder)
-        if results is not None:
-            print(f"{folder}: finished before")
-        else:
-            if config.dataset not in datasets:
-                datasets[config.dataset] = data.load(config.dataset, data_folder)
-            dataset = datasets[config.dataset].to(pick_device(config.device))
-            results = carry_out(config, folder, dataset, stop)
-        if results is None:
-            print(f"{folder}: stopped; continue with\n    python run.py {shlex.join(arguments)}")
-            return 130
-        print(summary(results), flush=True)
-    return 0
+    code = Runs(configs[RANK::WORLD], given, stop).all()
+    if code == 130:
+        print(f"stopped; continue with\n    python run.py {shlex.join(arguments)}", flush=True)
+    return code
 
 
 def command(arguments: list[str]) -> int:
     """`main` with a user's mistakes told in one line; the exit code is 2 then."""
     try:
         return main(arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except MISTAKES as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
 

@@ -41,8 +41,8 @@ setup(
     packages=["lvae_min", "lvae_min.csrc"],
     package_dir={"lvae_min.csrc": "csrc"},
     package_data={"lvae_min.csrc": ["*"]},
-    install_requires=["torch>=2.10", "numpy", "h5py", "scikit-learn", "threadpoolctl", "ninja", "matplotlib", "tqdm",
-                      "pillow"],
+    install_requires=["torch>=2.10", "numpy", "h5py", "scikit-learn", "threadpoolctl", "ninja", "matplotlib",
+                      "tqdm", "pillow"],
     extras_require={"test": ["pytest", "hypothesis", "pybind11"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )

@@ -11,7 +11,7 @@ from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
 MAX_SIGMA_RATE = 1e-2
-MOVABLE = ("device", "threads", "loss")         # settings that say where a run is done, not what it is
+MOVABLE = ("device", "threads", "loss", "graph")        # where and how a run is done, not what it is
 
 
 def setting(default, text: str):
@@ -38,9 +38,12 @@ class Config:
                                         "10 for celeba and without factors)")
     sigma_freeze: float | None = setting(None, "fraction of the schedule in which learned scales stay at 1 "
                                                "(default: 0 at a schedule of 300,000, 0.05 at a shorter one)")
+    precision: str = setting("float32", "of the network's products in training: float32, or bf16, which is "
+                                        "faster and rounds to 8 bits; scores are always float32's")
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
     device: str = setting("auto", "cpu, cuda, cuda:1, ..., or auto")
-    threads: int | None = setting(None, "CPU threads of the run (default: all cores)")
+    graph: str = setting("auto", "an iteration as one CUDA graph: on, off, auto (if a GPU holds the images)")
+    threads: int | None = setting(None, "CPU threads of a run (default: all cores, shared by --jobs)")
 
     def __post_init__(self):
         if self.schedule is None:
@@ -56,7 +59,9 @@ class Config:
         self.check("beta", 0 <= self.beta < math.inf, "0 or more")
         self.check("latents", self.latents is None or 1 <= self.latents <= 10_000, "1 to 10,000")
         self.check("sigma_freeze", 0 <= self.sigma_freeze <= 1, "0 to 1")
+        self.check("precision", self.precision in ("float32", "bf16"), "float32 or bf16")
         self.check("loss", self.loss in ("fused", "torch", "auto"), "fused, torch or auto")
+        self.check("graph", self.graph in ("on", "off", "auto"), "on, off or auto")
         self.check("threads", self.threads is None or 1 <= self.threads <= 1024, "1 to 1024")
         if not OBJECTIVES[self.model].has_beta:
             object.__setattr__(self, "beta", Config.beta)

@@ -76,14 +76,15 @@ class Dataset:
     shape           (C, H, W)
     binary          images are 0/1, not 0 to 255; `scale` times an image is in [0, 1]
     factor_names, factor_sizes      empty where there are none
+    content         crc32 of the pixels of a prepared set, None of a drawn one
     """
 
     def __init__(self, name: str, source: str, spec: Spec, store: Bits | Pixels | Painted,
-                 labels: np.ndarray | None = None):
+                 labels: np.ndarray | None = None, content: int | None = None):
         self.name, self.source, self.shape, self.network = name, source, spec.shape, spec.network
         self.binary, self.scale = spec.binary, 1.0 if spec.binary else 1 / 255
         self.factor_names, self.factor_sizes = list(spec.factors), tuple(spec.factors.values())
-        self.wanted_latents, self.store, self.labels = spec.latents, store, labels
+        self.wanted_latents, self.store, self.labels, self.content = spec.latents, store, labels, content
 
     def __len__(self) -> int:
         return len(self.store)
@@ -97,6 +98,11 @@ class Dataset:
     def device(self) -> torch.device:
         """Where batches are made."""
         return self.store.device
+
+    @property
+    def resident(self) -> bool:
+        """Whether the images themselves are on `device`."""
+        return self.store.resident
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Move the images to a device, where batches are then made."""
@@ -140,16 +146,22 @@ class Batches:
     def __init__(self, training: np.ndarray, batch_size: int, seed: int, device: torch.device | str = "cpu"):
         if batch_size > len(training):
             raise ValueError(f"batch size {batch_size}: the training set has {len(training)} images")
-        self.training, self.batch_size, self.seed, self.device = training, batch_size, seed, device
-        self.epoch, self.order = -1, torch.empty(0)
+        self.training, self.batch_size, self.seed = training, batch_size, seed
+        self.count = len(training) // batch_size                              # of an epoch
+        self.epoch, self.order = -1, torch.empty(len(training), dtype=torch.int64, device=device)
+        self.places = torch.arange(batch_size, device=device)
 
-    def __call__(self, iteration: int) -> Tensor:
-        """Indices (N,) int64 of the batch of `iteration`, counted from 0."""
-        epoch, batch = divmod(iteration, len(self.training) // self.batch_size)
+    def turn(self, iteration: int) -> None:
+        """See to it that the epoch of `iteration`, counted from 0, is laid out on the device."""
+        epoch = iteration // self.count
         if epoch != self.epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.training)
-            self.epoch, self.order = epoch, torch.from_numpy(order).to(self.device)
-        return self.order[batch * self.batch_size:(batch + 1) * self.batch_size]
+            self.epoch = epoch
+            self.order.copy_(torch.from_numpy(order))
+
+    def at(self, clock: Tensor) -> Tensor:
+        """Indices (N,) int64 of the batch of iteration `clock` (1,), a number on the device."""
+        return self.order.index_select(0, clock % self.count * self.batch_size + self.places)
 
 
 def read_dsprites(file: Path) -> np.ndarray:
@@ -205,7 +217,7 @@ def load_prepared(name: str, folder: Path) -> Dataset:
     if images.shape != (spec.count, height, width, channels):
         raise ValueError(f"{folder / name}: images of shape {images.shape}, expected "
                          f"{(spec.count, height, width, channels)}; remove it and prepare it again")
-    return Dataset(name, about.get("source", ""), spec, Pixels(images), labels)
+    return Dataset(name, about.get("source", ""), spec, Pixels(images), labels, about.get("content"))
 
 
 def load_own(path: Path, folder: Path) -> Dataset:
@@ -213,7 +225,8 @@ def load_own(path: Path, folder: Path) -> Dataset:
     images, labels, about = open_set(own.prepared(path, folder))
     values = [] if labels is None else (labels.max(0) + 1).tolist()
     spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(about.get("names", []), values, strict=True)))
-    return Dataset(own_name(str(path)), about.get("source", str(path)), spec, Pixels(images), labels)
+    source, content = about.get("source", str(path)), about.get("content")
+    return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
 
 
 def is_path(name: str) -> bool:

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"                        
 # The two -fno- flags let the compiler turn a comparison into a blend; no result changes. Never -ffast-math.
 CXX_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", STABLE_ABI]
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", STABLE_ABI]
+_LOADING = threading.Lock()
 
 
 def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
@@ -209,9 +211,14 @@ def _register():
 # ------------------------------------------------------------------------------------------------ the build
 
 
-@functools.cache
 def _load() -> tuple[str, str]:
     """Load the op, compile it if need be: why it is not there, why its CUDA part is not; empty if it is."""
+    with _LOADING:                              # runs in threads of one process ask at the same moment
+        return _load_once()
+
+
+@functools.cache
+def _load_once() -> tuple[str, str]:
     try:
         cuda_reason = _load_library()
     except Exception as error:      # whatever is wrong with a compiler must not stop a training run

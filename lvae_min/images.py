@@ -163,7 +163,7 @@ def bar(chunks: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
 def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
          factors: np.ndarray | None) -> None:
     """Write the files of a prepared set. They are written, not mapped: mapped pages would fill the memory."""
-    written = 0
+    written, content = 0, 0
     with open(part / "images.npy", "wb") as stream:
         header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(stream, header)
@@ -171,7 +171,9 @@ def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
             if chunk.shape[1:] != tuple(shape[1:]) or chunk.dtype != np.uint8:
                 raise ValueError(f"images are {chunk.dtype} {chunk.shape[1:]}, "
                                  f"expected uint8 {tuple(shape[1:])}")
-            stream.write(np.ascontiguousarray(chunk).data)
+            pixels = np.ascontiguousarray(chunk).data
+            stream.write(pixels)
+            content = zlib.crc32(pixels, content)
             written += len(chunk)
         if written != shape[0]:
             raise ValueError(f"{written} images, expected {shape[0]}")
@@ -179,7 +181,7 @@ def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
         os.fsync(stream.fileno())
     if factors is not None:
         np.save(part / "factors.npy", factors.astype(np.int64), allow_pickle=False)
-    (part / "about.json").write_text(json.dumps(about, indent=1))
+    (part / "about.json").write_text(json.dumps({**about, "content": content}, indent=1))
 
 
 def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
@@ -205,6 +207,6 @@ def fingerprint(path: Path) -> list:
     """Changes when the file, or a file in the folder, does: names, sizes and times of change."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     stats = [(file, file.stat()) for file in files]
-    content = repr([(file.relative_to(path).as_posix(), info.st_size, info.st_mtime_ns) for file, info in stats
-                    if stat.S_ISREG(info.st_mode)])
+    content = repr([(file.relative_to(path).as_posix(), info.st_size, info.st_mtime_ns)
+                    for file, info in stats if stat.S_ISREG(info.st_mode)])
     return [len(files), sum(info.st_size for _, info in stats), zlib.crc32(content.encode())]

@@ -30,8 +30,9 @@ class Array:
         if len(images) > 1 and "images" in images:
             images = {"images": images["images"]}
         if len(images) != 1:
-            raise ValueError(f"holds {', '.join(found) or 'nothing'}; expected one array of images (N, H, W), "
-                             "(N, H, W, C) or (N, C, H, W), or several of which one is called 'images'")
+            raise ValueError(f"holds {', '.join(found) or 'nothing'}; expected one array of images "
+                             "(N, H, W), (N, H, W, C) or (N, C, H, W), or several of which one "
+                             "is called 'images'")
         (self.name, (self.shape, self.dtype)), = images.items()
         self.names = [name for name in (FACTORS, NAMES) if name in found]
 
@@ -142,7 +143,7 @@ def numbered(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[
         raise ValueError(f"factors are {values.dtype} {values.shape}; expected numbers ({count}, K)")
     if not np.isfinite(values).all():
         raise ValueError("factors are not all finite")
-    names = [f"factor {k}" for k in range(values.shape[1])] if names is None else list(map(str, np.ravel(names)))
+    names = [f"factor {k}" for k in range(values.shape[1])] if names is None else [*map(str, np.ravel(names))]
     if len(names) != values.shape[1] or len(set(names)) < len(names):
         raise ValueError(f"factor_names has {len(names)} names, {len(set(names))} different, for "
                          f"{values.shape[1]} factors")
@@ -166,7 +167,8 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
                                    f", {len(sizes)} sizes cropped to squares and made {side} x {side}")
     factors, about["names"] = None, []
     if (path / "factors.npy").is_file():
-        factors, about["names"] = numbered(np.load(path / "factors.npy", allow_pickle=False), len(names), None)
+        values = np.load(path / "factors.npy", allow_pickle=False)
+        factors, about["names"] = numbered(values, len(names), None)
 
     def make(content: bytes) -> np.ndarray:
         pixels = im.decode(content, "L" if grey else "RGB")

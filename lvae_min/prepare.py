@@ -54,7 +54,8 @@ ARCHIVES = {
         md5="7da33b31b13a06f4b04a70402ce90c2e"),
     "mpi3d": Archive("real3d_complicated_shapes_ordered.npz", DRIVE + "1Tp8eTdHxgUMtsZv5uAoYAbJR1BOa_OQm",
                      "up to 5.7 GB", "CC BY 4.0 (github.com/rr-learning/disentanglement_dataset)"),
-    "falcor3d": Archive("Falcor3D_down128.zip", DRIVE + "1XAQfFK1x6cpN1eiovbP0hVfLTm5SsSoJ", "3.7 GB", HIGH_RES),
+    "falcor3d": Archive("Falcor3D_down128.zip", DRIVE + "1XAQfFK1x6cpN1eiovbP0hVfLTm5SsSoJ", "3.7 GB",
+                        HIGH_RES),
     "isaac3d": Archive("Isaac3D_down128.zip", DRIVE + "1OmQ1G2wnm6eTsSFGTKFZZAh5D3nQTW1B", "13 GB", HIGH_RES),
     "celeba": Archive(
         "img_align_celeba.zip", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "1.4 GB",
@@ -250,8 +251,8 @@ def place(name: str, folder: Path) -> str:
     """Where an archive is to be had, in a sentence."""
     archive = ARCHIVES[name]
     beside = f" and {archive.also}, side by side" if archive.also else ""
-    return (f"{name}: {archive.file} is not in {folder}; get it{beside} from {archive.where} ({archive.size}, "
-            f"licence: {archive.licence}), then: "
+    return (f"{name}: {archive.file} is not in {folder}; get it{beside} from {archive.where} "
+            f"({archive.size}, licence: {archive.licence}), then: "
             f"python -m lvae_min.data prepare {name} --from FILE --data {folder}")
 
 

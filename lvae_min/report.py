@@ -6,6 +6,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 
 import torch
 from tqdm import tqdm
@@ -14,25 +15,100 @@ SCORES = {"beta_vae": "beta-VAE", "factor_vae": "FactorVAE", "explicitness": "Ex
           "irs": "IRS", "mig": "MIG", "sap": "SAP"}                        # as Table 2 heads them
 TERMS = {"rec": "rec", "kl": "kl", "beta": "beta"}
 PRINT_EVERY = 1000      # iterations between lines where there is no terminal
+GRID_SECONDS = 60       # between lines of a grid
 
 
 def numbers(values: dict[str, float], names: dict[str, str]) -> str:
     return "  ".join(f"{title} {values[name]:.4g}" for name, title in names.items() if name in values)
 
 
+def duration(seconds: float) -> str:
+    seconds = round(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def say(text: str) -> None:
+    """Print whole lines: runs may share a terminal, and a bar may be on it."""
+    if sys.stdout.isatty():
+        tqdm.write(text)
+    else:
+        sys.stdout.write(text + "\n")          # print() writes the end of the line by itself
+        sys.stdout.flush()
+
+
+def new_bar(name: str, total: int, done: int = 0, **place) -> tqdm | None:
+    if sys.stdout.isatty():
+        return tqdm(total=total, initial=done, desc=name, unit="it", file=sys.stdout, dynamic_ncols=True,
+                    mininterval=0.5, **place)
+    return None
+
+
+class Grid:
+    """Several runs as one: how many are done, and how much time is left for all of them."""
+
+    def __init__(self, runs: int, iterations: int, name: str = "grid"):
+        self.name, self.runs, self.iterations, self.began = name, runs, iterations, time.monotonic()
+        self.ended, self.failed, self.done, self.trained, self.said = 0, 0, 0, 0, time.monotonic()
+        self.places, self.lock = [], Lock()
+        self.bar = new_bar(name, iterations, position=0)
+
+    def place(self) -> int:
+        """A line on the terminal for the bar of a run, under that of the grid."""
+        with self.lock:
+            place = next(number for number in range(1, self.runs + 2) if number not in self.places)
+            self.places.append(place)
+        return place
+
+    def leave(self, place: int) -> None:
+        with self.lock:
+            self.places.remove(place)
+
+    def advance(self, iterations: int, trained: bool = True) -> None:
+        """Count iterations of a run, whether trained now or before."""
+        with self.lock:
+            self.done += iterations
+            self.trained += iterations * trained
+            if self.bar is not None:
+                self.bar.update(iterations)
+            due = time.monotonic() - self.said > GRID_SECONDS
+        if due:
+            self.tell()
+
+    def end(self, failed: bool = False) -> None:
+        """Count a run that is done."""
+        with self.lock:
+            self.ended, self.failed = self.ended + 1, self.failed + failed
+        self.tell()
+
+    def tell(self) -> None:
+        """A line, or the words beside the bar."""
+        failed = f", {self.failed} failed" if self.failed else ""
+        text = f"{self.ended} of {self.runs} runs done{failed}"
+        self.said = time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        elif self.trained:
+            rate = self.trained / (time.monotonic() - self.began)
+            say(f"{self.name}: {text}, {self.done / self.iterations:.0%} of all iterations, "
+                f"{duration((self.iterations - self.done) / rate)} left")
+        else:
+            say(f"{self.name}: {text}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
 class Progress:
     """A bar with rate, time left and the live rec, kl and beta; plain lines where stdout is no terminal."""
 
-    def __init__(self, name: str, total: int, done: int):
+    def __init__(self, name: str, total: int, done: int, grid: Grid | None = None):
         self.name, self.total, self.start, self.began = name, total, done, time.monotonic()
-        self.bar = tqdm(total=total, initial=done, desc=name, unit="it", file=sys.stdout, dynamic_ncols=True,
-                        mininterval=0.5) if sys.stdout.isatty() else None
-
-    def say(self, line: str) -> None:
-        if self.bar is None:
-            print(line, flush=True)
-        else:
-            self.bar.write(line)
+        self.step, self.grid = done, grid
+        self.place = 0 if grid is None else grid.place()
+        self.bar = new_bar(name, total, done, position=self.place, leave=grid is None)
+        if grid is not None:
+            grid.advance(done, trained=False)
 
     def show(self, record: dict) -> None:
         """Bring a line of the log before the reader."""
@@ -42,17 +118,21 @@ class Progress:
             self.bar.update(step - self.bar.n)
         elif step % PRINT_EVERY == 0 or step == self.total:
             rate = (step - self.start) / (time.monotonic() - self.began)
-            seconds = round((self.total - step) / rate)
-            left = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-            self.say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
-                     f"{rate:.1f} it/s  {left} left{'  COLLAPSED (kl < 0.1)' * record['collapsed']}")
+            say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
+                f"{rate:.1f} it/s  {duration((self.total - step) / rate)} left"
+                f"{'  COLLAPSED (kl < 0.1)' * record['collapsed']}")
+        if self.grid is not None:
+            self.grid.advance(step - self.step)
+        self.step = step
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
-        self.say(f"{self.name}  validation at {step}: {numbers(scores, TERMS | SCORES)}")
+        say(f"{self.name}  validation at {step}: {numbers(scores, TERMS | SCORES)}")
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+        if self.grid is not None:
+            self.grid.leave(self.place)
 
 
 def table(scores: dict[str, float]) -> str:

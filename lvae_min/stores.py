@@ -1,7 +1,7 @@
 """How the images of a data set are kept, whole and compact, and made batches; one class a way of keeping.
 
-Each has a length, `device`, where its batches are made, `to(device)`, and `batch(index)`, which gives images
-(N, C, H, W) uint8 of `index` (N,) int64 on that device.
+Each has a length, `device`, where its batches are made, `resident`, whether its images are there too,
+`to(device)`, and `batch(index)`, which gives images (N, C, H, W) uint8 of `index` (N,) int64 on that device.
 """
 
 import math
@@ -18,6 +18,8 @@ GPU_SHARE = 0.5             # of a GPU's free memory that images may take
 
 class Bits:
     """Binary images of `shape` (C, H, W): octets (M, C*H*W / 8) uint8, bit j of a byte is its pixel j."""
+
+    resident = True
 
     def __init__(self, octets: Tensor, shape: tuple[int, int, int]):
         self.octets, self.shape = octets, shape
@@ -50,7 +52,7 @@ class Pixels:
     def __init__(self, images: np.ndarray):
         height, width, channels = images.shape[1:]
         self.images, self.shape = images, (channels, height, width)
-        self.device, self.resident = torch.device("cpu"), None                # resident: the images on a GPU
+        self.device, self.copy = torch.device("cpu"), None                    # copy: the images on a GPU
         self.file = None
         if isinstance(images, np.memmap):
             self.file = os.open(images.filename, os.O_RDONLY)
@@ -59,17 +61,21 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def resident(self) -> bool:
+        return self.copy is not None or self.device.type == "cpu"
+
     def to(self, device: torch.device | str) -> "Pixels":
         """Make batches on `device`; the images move to a GPU if they take at most half of its free memory."""
         device = torch.device(device)
         if device != self.device:
-            self.device, self.resident = device, None
+            self.device, self.copy = device, None
             if device.type == "cuda" and self.images.nbytes <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-                self.resident = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
+                self.copy = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
                 step = max(CHUNK_BYTES // math.prod(self.shape), 1)
                 for start in range(0, len(self), step):
                     part = np.array(self.images[start:start + step])
-                    self.resident[start:start + step] = torch.from_numpy(part)
+                    self.copy[start:start + step] = torch.from_numpy(part)
         return self
 
     def read(self, index: list[int]) -> np.ndarray:
@@ -84,8 +90,8 @@ class Pixels:
         return images
 
     def batch(self, index: Tensor) -> Tensor:
-        if self.resident is not None:
-            images = self.resident.index_select(0, index)
+        if self.copy is not None:
+            images = self.copy.index_select(0, index)
         else:
             images = torch.from_numpy(self.read(index.tolist())).to(self.device)
         return images.permute(0, 3, 1, 2).contiguous()
@@ -97,6 +103,8 @@ class Painted:
     `sizes` are those of the factors; `geometry` and `colors` say which of them, by position, make the number
     of a view and of a palette.
     """
+
+    resident = True
 
     def __init__(self, views: Tensor, palettes: np.ndarray, sizes: tuple[int, ...], geometry: tuple[int, ...],
                  colors: tuple[int, ...]):

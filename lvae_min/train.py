@@ -5,38 +5,31 @@ that the validation score selected), `results.json` once it is finished, and pic
 comes from its seed, so that a run that was stopped and continued equals one that never was, to the bit.
 """
 
-import ctypes
 import dataclasses
 import json
 import math
 import os
-import platform
 import time
+from contextlib import closing
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import torch
 
 from lvae_min import losses, metrics
-from lvae_min.config import MOVABLE, Config, learning_rates
-from lvae_min.data import SCORED, Batches, Dataset, Split
+from lvae_min.config import MOVABLE, Config
+from lvae_min.data import SCORED, Dataset, Split
 from lvae_min.files import Claim, brief, load_checkpoint, save, write_whole
 from lvae_min.model import VAE
-from lvae_min.report import Progress, machine
+from lvae_min.report import Grid, Progress, machine
+from lvae_min.step import Step
 
 LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300              # a killed run loses at most this
 DRAW_SECONDS = 60               # pictures of a running run are not drawn more often
+SCORING = Lock()                # scores limit the threads of BLAS, which is one for the whole process
 COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a collapse
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the 20 MB gradients that each iteration frees: 2,500 page faults less an iteration."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):   # mmap, trim threshold; top pad
-            libc.mallopt(option, value)
 
 
 def cores() -> int:
@@ -46,8 +39,9 @@ def cores() -> int:
 
 def differences(config: Config, stored: dict) -> list[str]:
     """What a run's stored settings have otherwise, in words. Raises KeyError or TypeError if damaged."""
+    stored = {"precision": "float32", **stored}                       # a setting that older runs do not name
     return [f"{key} {stored[key]}, not {value}" for key, value in dataclasses.asdict(config).items()
-            if stored[key] != value and value is not None and key not in MOVABLE]
+            if key not in MOVABLE and stored[key] != value and value is not None]
 
 
 def refuse(folder: Path, other: list[str]) -> None:
@@ -73,10 +67,17 @@ def finished(config: Config, folder: Path) -> dict | None:
     return results
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; auto is the first GPU, or else the CPU. Raises ValueError without one."""
+def pick_device(name: str, turn: int = 0) -> torch.device:
+    """The device called `name`; auto is a GPU, or else the CPU, and process `turn` takes GPU `turn`.
+
+    Raises ValueError for a device that is not there.
+    """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not a CPU or a GPU of NVIDIA's")
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", turn % max(torch.cuda.device_count(), 1))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:      # torch asserts that it was compiled with CUDA
         raise ValueError(f"--device {name}: {brief(error)}; expected cpu, cuda or auto") from None
@@ -101,29 +102,30 @@ def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray) -> tuple[dict[str, f
     scores = dict(zip(("rec", "kl", "rec_mean"), (sums / len(index)).tolist(), strict=True))
     codes = np.concatenate(codes)
     if dataset.factor_names:
-        scores |= metrics.score(dataset.factors(index), codes)
+        with SCORING:
+            scores |= metrics.score(dataset.factors(index), codes)
     return scores, codes
 
 
 class Run:
     """A run in `folder`: new, or continued from its last checkpoint.
 
+    threads  CPU threads of a new run for which `config` gives none (default: all cores)
+
     Raises ValueError for settings that the data set does not allow, for a folder that holds something else or
     a run with other settings, and for a damaged checkpoint; nothing in the folder is changed then.
     """
 
-    def __init__(self, config: Config, folder: Path | str, dataset: Dataset):
+    def __init__(self, config: Config, folder: Path | str, dataset: Dataset, threads: int | None = None):
         self.folder = Path(folder)
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
-        self.threads = config.threads or cores()
-        keep_freed_memory()
+        self.threads = config.threads or threads or cores()
         self.dataset, split = dataset, Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
-        self.batches = Batches(split.training, config.batch_size, config.seed, self.device)
-        self.build()
-        self.iteration, self.seconds, self.log_bytes, self.faint = 0, 0.0, 0, 0
-        self.sums, self.counted = torch.zeros(3, dtype=torch.float64, device=self.device), 0
+        self.check_factors()
+        self.step = Step(self.config, dataset, split.training, self.device, self.threads)
+        self.seconds, self.log_bytes, self.faint = 0.0, 0, 0
         self.best = {"iteration": 0, "score": -math.inf}
         self.check_folder()
         self.claim = Claim(self.folder)
@@ -136,23 +138,17 @@ class Run:
             self.close()
             raise
 
-    def build(self) -> None:
-        """Network, objective, optimiser and noise, all from the seed."""
-        config, dataset = self.config, self.dataset
-        terms = losses.implementation(config.loss, self.device)
-        self.elbo = terms.description
-        self.vae = VAE(dataset.shape, config.latents, dataset.network, dataset.binary)
-        self.vae.reset(torch.Generator().manual_seed(config.seed))
-        self.vae.to(self.device)
-        self.objective = losses.OBJECTIVES[config.model](
-            beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms).to(self.device)
-        groups = [list(self.vae.parameters()), list(self.objective.parameters())]
-        self.optimizer = torch.optim.Adam(                                    # Sec. 6.3: betas and eps
-            [{"params": group, "lr": torch.tensor(0.0, device=self.device)} for group in groups if group],
-            betas=(0.9, 0.999), eps=1e-8, fused=True)
-        self.rates = [torch.tensor(rates, dtype=torch.float32, device=self.device)
-                      for rates in learning_rates(config)]
-        self.noise = torch.Generator(self.device).manual_seed(config.seed + 1)
+    def check_factors(self) -> None:
+        """Refuse a set whose validation or test images are too few for a score, before hours of training."""
+        if self.dataset.labels is None:
+            return                                               # a published grid of factors
+        for part, index in (("validation", self.validation), ("test", self.test)):
+            codes = np.random.default_rng(0).standard_normal((len(index), 2))
+            try:
+                metrics.score(self.dataset.factors(index), codes)
+            except ValueError as error:
+                raise ValueError(f"{self.dataset.name}: its {len(index)} {part} images cannot be scored "
+                                 f"({brief(error)}); add images, or leave the factors out") from None
 
     def check_folder(self) -> None:
         """Refuse a folder that holds something else than a run."""
@@ -166,12 +162,14 @@ class Run:
         """Write the settings down in a new run, compare them in one that is there."""
         file = self.folder / "config.json"
         if not file.exists():
-            where = {"elbo": self.elbo, "threads": self.threads, **machine(self.device)}
-            content = {"settings": dataclasses.asdict(self.config), **where}
+            content = {"settings": dataclasses.asdict(self.config), "elbo": self.step.description,
+                       "content": self.dataset.content, "threads": self.threads, **machine(self.device)}
             return write_whole(file, json.dumps(content, indent=1).encode())
         try:
             stored = json.loads(file.read_text())
             other = differences(self.config, stored["settings"])
+            if stored.get("content") not in (None, self.dataset.content):
+                other.append("images that have changed since")
             self.threads = self.config.threads or int(stored["threads"])      # as many: the same bits
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: damaged; remove the folder {self.folder} to start again") from None
@@ -181,12 +179,13 @@ class Run:
         """Let other processes have the folder."""
         self.claim.close()
 
+    @property
+    def iteration(self) -> int:
+        return self.step.iteration
+
     def state(self) -> dict:
         """All that the rest of the run depends on: plain tensors, numbers and dicts."""
-        return {"iteration": self.iteration, "vae": self.vae.state_dict(),
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "noise": self.noise.get_state(), "sums": self.sums,
-                "counted": self.counted, "best": self.best, "log_bytes": self.log_bytes, "faint": self.faint,
+        return {**self.step.state(), "best": self.best, "log_bytes": self.log_bytes, "faint": self.faint,
                 "seconds": self.seconds}
 
     def checkpoint(self) -> None:
@@ -198,31 +197,12 @@ class Run:
     def restore(self, state: dict) -> None:
         """Continue from a `state`. Raises ValueError if it is not one of this run."""
         try:
-            self.vae.load_state_dict(state["vae"])
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.noise.set_state(state["noise"])
-            self.sums = state["sums"].to(self.device)
-            for name in ("iteration", "counted", "best", "log_bytes", "faint", "seconds"):
+            self.step.restore(state)
+            for name in ("best", "log_bytes", "faint", "seconds"):
                 setattr(self, name, state[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
                              f"({brief(error)})") from None
-
-    def step(self) -> None:
-        """One iteration; nothing in it waits for the device."""
-        x = self.dataset.batch(self.batches(self.iteration))
-        noise = torch.randn(len(x), self.config.latents, generator=self.noise, device=self.device)
-        logits, mu, logvar = self.vae(x, noise)
-        terms = self.objective(logits, x, mu, logvar)                         # loss, rec, kl
-        self.optimizer.zero_grad()
-        terms[0].backward()
-        for group, rates in zip(self.optimizer.param_groups, self.rates, strict=False):
-            group["lr"].copy_(rates[self.iteration])
-        self.optimizer.step()
-        self.sums += torch.stack(terms).detach()
-        self.iteration += 1
-        self.counted += 1
 
     @property
     def interval(self) -> int:
@@ -234,32 +214,33 @@ class Run:
         return self.iteration % self.interval == 0 or self.iteration in (min(1000, self.interval),
                                                                          self.config.iterations)
 
-    def train(self, stop: Event | None = None) -> bool:
+    def train(self, stop: Event | None = None, grid: Grid | None = None) -> bool:
         """Train to the end, or until `stop` is set; whether the end was reached.
+
+        A grid that the run is one of is told of its progress.
 
         Raises FloatingPointError when the loss is not finite; no checkpoint is written from then on.
         """
         self.truncate_log()
-        progress = Progress(self.folder.name, self.config.iterations, self.iteration)
         began, saved, drawn = time.monotonic() - self.seconds, time.monotonic(), -math.inf
-        while self.iteration < self.config.iterations and not (stop and stop.is_set()):
-            self.step()
-            due = self.due()
-            if due or self.iteration % LOG_EVERY == 0:
-                record = self.record()
-                if due:
-                    record["validation"], codes = self.validate()
-                    progress.validation(self.iteration, record["validation"])
-                self.write_log(record)
-                progress.show(record)
-                self.seconds = time.monotonic() - began
-                if due and time.monotonic() - drawn > DRAW_SECONDS:
-                    self.draw(self.validation, codes)
-                    drawn = time.monotonic()
-            if due or (self.counted == 0 and time.monotonic() - saved > SAVE_SECONDS):
-                self.checkpoint()
-                saved = time.monotonic()
-        progress.close()
+        with closing(Progress(self.folder.name, self.config.iterations, self.iteration, grid)) as progress:
+            while self.iteration < self.config.iterations and not (stop and stop.is_set()):
+                self.step()
+                due = self.due()
+                if due or self.iteration % LOG_EVERY == 0:
+                    record = self.record()
+                    if due:
+                        record["validation"], codes = self.validate()
+                        progress.validation(self.iteration, record["validation"])
+                    self.write_log(record)
+                    progress.show(record)
+                    self.seconds = time.monotonic() - began
+                    if due and time.monotonic() - drawn > DRAW_SECONDS:
+                        self.draw(self.validation, codes)
+                        drawn = time.monotonic()
+                if due or (self.step.counted == 0 and time.monotonic() - saved > SAVE_SECONDS):
+                    self.checkpoint()
+                    saved = time.monotonic()
         self.seconds = time.monotonic() - began
         if self.iteration < self.config.iterations:
             self.means()                                  # a network that is not finite is not kept
@@ -268,37 +249,38 @@ class Run:
 
     def means(self) -> list[float]:
         """loss, rec and kl since the log's last line. Raises FloatingPointError if the loss is not finite."""
-        loss, rec, kl = (self.sums / max(self.counted, 1)).tolist()
+        loss, rec, kl = (self.step.sums / max(self.step.counted, 1)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"{self.folder}: the loss is not finite between iterations "
-                f"{self.iteration - self.counted + 1} and {self.iteration} (rec {rec:g}, kl {kl:g}, "
-                f"beta {self.objective.beta().item():g}); "
+                f"{self.iteration - self.step.counted + 1} and {self.iteration} (rec {rec:g}, kl {kl:g}, "
+                f"beta {self.step.objective.beta().item():g}); "
                 "the last checkpoint is from before; try another --seed or a longer --schedule")
         return [loss, rec, kl]
 
     def record(self) -> dict:
         """One line of the log: means since the line before, and the weights at this moment."""
         loss, rec, kl = self.means()
-        self.faint = self.faint + self.counted if kl < COLLAPSED else 0
-        sigmas = [*self.objective.sigmas().tolist(), None, None]
-        self.sums.zero_()
-        self.counted = 0
+        self.faint = self.faint + self.step.counted if kl < COLLAPSED else 0
+        sigmas = [*self.step.objective.sigmas().tolist(), None, None]
+        self.step.sums.zero_()
+        self.step.counted = 0
         return {"step": self.iteration, "loss": loss, "rec": rec, "kl": kl,
-                "beta": self.objective.beta().item(), "sigma_0": sigmas[0], "sigma_1": sigmas[1],
-                "lr": self.optimizer.param_groups[0]["lr"].item(), "collapsed": self.faint >= 1000}
+                "beta": self.step.objective.beta().item(), "sigma_0": sigmas[0], "sigma_1": sigmas[1],
+                "lr": self.step.optimizer.param_groups[0]["lr"].item(), "collapsed": self.faint >= 1000}
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; keeps the network if none was better (Sec. 6.5)."""
-        scores, codes = evaluate(self.vae, self.dataset, self.validation)
+        scores, codes = evaluate(self.step.vae, self.dataset, self.validation)
         # NaN and the first look never win; the earliest of equal scores does. Without factors the last one is
         # taken.
         score = scores.get("beta_vae", self.iteration)
         first_look = self.iteration % self.interval and self.iteration < self.config.iterations
         if not first_look and score > self.best["score"]:
             self.best = {"iteration": self.iteration, "score": score}
-            save(self.folder / "best.pt", {"network": self.vae.settings, "vae": self.vae.state_dict(),
-                                           "beta": self.objective.beta().item(), **self.best})
+            vae, beta = self.step.vae, self.step.objective.beta().item()
+            save(self.folder / "best.pt", {"network": vae.settings, "vae": vae.state_dict(), "beta": beta,
+                                           **self.best})
         return scores, codes
 
     def truncate_log(self) -> None:
@@ -318,13 +300,13 @@ class Run:
 
     def draw(self, index: np.ndarray, codes: np.ndarray) -> None:
         from lvae_min import plots  # matplotlib takes half a second to import
-        plots.draw(self.folder, self.vae, self.dataset, index, codes)
+        plots.draw(self.folder, self.step.vae, self.dataset, index, codes)
 
     def finish(self) -> dict:
         """Score the selected network on the test images, draw it, and write results.json."""
         best = load_checkpoint(self.folder / "best.pt")
-        self.vae.load_state_dict(best["vae"])
-        scores, codes = evaluate(self.vae, self.dataset, self.test)
+        self.step.vae.load_state_dict(best["vae"])
+        scores, codes = evaluate(self.step.vae, self.dataset, self.test)
         self.draw(self.test, codes)
         rec_mean = scores.pop("rec_mean")
         lines = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
@@ -333,8 +315,9 @@ class Run:
             "rec_mean": rec_mean, "bins": 10, "images": len(self.test),
             "selected": {"iteration": best["iteration"], "by": "validation beta_vae", "score": best["score"]},
             "equilibrium": self.equilibrium(lines), "collapsed": any(line["collapsed"] for line in lines),
-            "settings": dataclasses.asdict(self.config), "elbo": self.elbo, "dataset": self.dataset.source,
-            "seconds": self.seconds, "threads": self.threads, **machine(self.device),
+            "settings": dataclasses.asdict(self.config), "elbo": self.step.description,
+            "dataset": self.dataset.source, "seconds": self.seconds, "threads": self.threads,
+            **machine(self.device),
         }
         write_whole(self.folder / "results.json", json.dumps(results, indent=1).encode())
         return results
@@ -345,6 +328,6 @@ class Run:
         weights = np.diff(steps, prepend=0) * (steps > self.config.iterations - 1000)
         rec, kl = (float(np.average([line[term] for line in lines], weights=weights))
                    for term in ("rec", "kl"))
-        residuals = self.objective.equilibrium(rec, kl)
+        residuals = self.step.objective.equilibrium(rec, kl)
         return {"rec": rec, "kl": kl, "residuals": residuals,
                 "transient": self.config.iterations < self.config.schedule} if residuals else {}

@@ -50,10 +50,15 @@ def test_split_is_85_to_two_times_7_point_5_and_always_the_same():
     assert len(np.unique(np.concatenate([split.training, split.validation, split.test]))) == 737_280
 
 
+def batch(batches, iteration):
+    batches.turn(iteration)
+    return batches.at(torch.tensor([iteration]))
+
+
 def test_an_epoch_shows_each_training_image_once_and_the_next_in_another_order():
     training = np.arange(100, 164)
     batches = data.Batches(training, 16, seed=3)
-    epochs = [torch.cat([batches(iteration) for iteration in range(first, first + 4)]) for first in (0, 4)]
+    epochs = [torch.cat([batch(batches, first + number) for number in range(4)]) for first in (0, 4)]
     assert all(sorted(epoch.tolist()) == training.tolist() for epoch in epochs)
     assert not torch.equal(*epochs)
 
@@ -62,8 +67,9 @@ def test_batches_depend_on_seed_and_iteration_alone():
     training = np.arange(1000)
     straight, jumped = data.Batches(training, 16, seed=3), data.Batches(training, 16, seed=3)
     for iteration in range(150):
-        last = straight(iteration)
-    assert torch.equal(jumped(149), last) and not torch.equal(data.Batches(training, 16, seed=4)(149), last)
+        last = batch(straight, iteration)
+    other = data.Batches(training, 16, seed=4)
+    assert torch.equal(batch(jumped, 149), last) and not torch.equal(batch(other, 149), last)
 
 
 def test_a_batch_larger_than_the_training_set_is_refused():

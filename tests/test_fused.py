@@ -369,7 +369,7 @@ def attempt(monkeypatch, tmp_path):
     """Try to build into an empty folder: (why not, why not on CUDA)."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(fused, "HERE", tmp_path)  # no library that was built ahead of time
-    return fused._load.__wrapped__
+    return fused._load_once.__wrapped__
 
 
 @pytest.mark.unbuilt

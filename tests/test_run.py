@@ -118,9 +118,60 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(finished, tmp_pa
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())["scores"]
+
+
+def test_runs_in_one_process_end_with_the_numbers_of_runs_alone(finished, tmp_path):
+    done = small_run(tmp_path, "--iterations", 60, "--model", "vae", "lvae", "--seed", 0, 1, "--jobs", 3)
+    assert done.returncode == 0 and done.stderr == "" and "grid: 4 of 4 runs done, 100% of all" in done.stdout
+    for folder in finished[0].iterdir():
+        beside = tmp_path / folder.name
+        assert (beside / "log.jsonl").read_bytes() == (folder / "log.jsonl").read_bytes()
+        assert results_of(beside) == results_of(folder)
+    seeds = [results_of(tmp_path / f"dsprites-vae-iterations60-batch-size8{seed}") for seed in ("", "-seed1")]
+    assert seeds[0] != seeds[1]
+
+
+def test_runs_share_the_cores_unless_threads_are_given():
+    configs, given = run.parse("--model vae lvae --jobs 2".split())
+    assert run.Runs(configs, given, None).threads == max(run.cores() // 2, 1)
+    configs, given = run.parse("--model vae lvae --jobs 8 --threads 3".split())
+    assert run.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
+
+
+def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(tmp_path):
+    folder = tmp_path / "dsprites-vae-iterations20-batch-size8"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("precious")
+    done = small_run(tmp_path, "--iterations", 20, "--model", "vae", "lvae", "beta-vae")
+    assert done.returncode == 2 and "grid: 3 of 3 runs done, 1 failed" in done.stdout
+    assert done.stderr.count("\n") == 1 and "holds thesis.tex and no config.json" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    assert len(list(tmp_path.glob("*/results.json"))) == 2
+
+
+def test_a_grid_that_is_stopped_goes_on_with_the_same_command(finished, tmp_path):
+    arguments = ["--iterations", "60", "--model", "lvae", "vae", "--jobs", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [*SMALL, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(process, tmp_path / "dsprites-lvae-iterations60-batch-size8", 12)
+    process.send_signal(signal.SIGTERM)
+    said, error = process.communicate()
+    assert process.returncode == 130 and error == "" and said.count("stopped; continue with") == 1
+    assert small_run(tmp_path, *arguments[:-2]).returncode == 0
+    for folder in finished[0].iterdir():
+        assert results_of(tmp_path / folder.name) == results_of(folder)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--jobs", "0"], "--jobs 0: expected 1 to 1024"),
+        (["--graph", "on"], "--graph on: expected a GPU whose memory holds the images"),
+        (["--device", "meta"], "--device meta: not a CPU or a GPU"),
+        (["--precision", "fp8"], "--precision fp8: expected float32 or bf16"),
         (["--model", "lave"], "--model lave: expected vae or beta-vae or control-vae"),
         (["--dataset", "cats"], "--dataset cats"),
         (["--iterations", "many"], "argument --iterations: invalid int value: 'many'"),
@@ -169,7 +220,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
 
 
 def test_a_grid_is_the_product_of_its_values_without_what_a_method_ignores():
-    configs, out, folder = run.parse("--model vae beta-vae --beta 2 4 --seed 0 1 --out o --data d".split())
+    configs, given = run.parse("--model vae beta-vae --beta 2 4 --seed 0 1 --out o --data d --jobs 3".split())
     assert sorted(config.name for config in configs) == sorted(
         [
             "dsprites-vae",
@@ -180,4 +231,4 @@ def test_a_grid_is_the_product_of_its_values_without_what_a_method_ignores():
             "dsprites-beta-vae-seed1-beta4",
         ]
     )
-    assert (out, folder) == (Path("o"), Path("d"))
+    assert (given.out, given.data, given.jobs) == (Path("o"), Path("d"), 3)

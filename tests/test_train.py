@@ -2,13 +2,14 @@ import json
 import math
 import os
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import lvae_min
-from lvae_min import metrics, train
+from lvae_min import data, metrics, stores, train
 from lvae_min.config import Config
 from lvae_min.files import load_checkpoint, write_whole
 from lvae_min.losses import OBJECTIVES
@@ -146,28 +147,28 @@ def test_global_random_numbers_are_neither_used_nor_changed(small, tmp_path):
 def test_adam_has_the_settings_of_section_6_3_and_follows_the_schedule(small, tmp_path):
     run = Run(config(schedule=300_000, iterations=100), tmp_path, small)
     run.step()
-    groups = run.optimizer.param_groups
+    groups = run.step.optimizer.param_groups
     assert [(group["betas"], group["eps"], group["weight_decay"]) for group in groups] == [
         ((0.9, 0.999), 1e-8, 0)
     ] * 2
     assert [group["lr"].item() for group in groups] == pytest.approx([1e-5, 1e-5])
-    assert groups[1]["params"][0] is run.objective.sigma
+    assert groups[1]["params"][0] is run.step.objective.sigma
 
 
 def test_sigma_stays_at_one_while_frozen_and_then_moves(small, tmp_path):
     run = Run(config(iterations=100, sigma_freeze=0.5), tmp_path, small)
     run.train(StopAt(run, 50))
-    assert run.objective.sigma.tolist() == [1, 1]
+    assert run.step.objective.sigma.tolist() == [1, 1]
     run.close()
     run = Run(config(iterations=100, sigma_freeze=0.5), tmp_path, small)
     run.train(StopAt(run, 51))
-    assert (run.objective.sigma != 1).all()
+    assert (run.step.objective.sigma != 1).all()
 
 
 def test_the_log_holds_means_over_its_lines(small, tmp_path, monkeypatch):
     run, seen = Run(config(iterations=40), tmp_path, small), []
-    forward = run.objective.forward
-    monkeypatch.setattr(run.objective, "forward", lambda *batch: seen.append(forward(*batch)) or seen[-1])
+    objective, forward = run.step.objective, run.step.objective.forward
+    monkeypatch.setattr(objective, "forward", lambda *batch: seen.append(forward(*batch)) or seen[-1])
     run.train()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(4, 41, 4))
@@ -187,8 +188,8 @@ def test_the_log_holds_means_over_its_lines(small, tmp_path, monkeypatch):
 )
 def test_a_run_is_looked_at_early_every_10000_iterations_and_at_least_ten_times(iterations, looks):
     run = Run.__new__(Run)
-    run.config, due = Config(iterations=iterations), []
-    for run.iteration in range(1, iterations + 1):
+    run.config, run.step, due = Config(iterations=iterations), SimpleNamespace(), []
+    for run.step.iteration in range(1, iterations + 1):
         if run.due():
             due.append(run.iteration)
     assert due == list(looks)
@@ -225,7 +226,7 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     run = Run(config(iterations=30), tmp_path, small)
     run.train()
-    for weights in run.vae.parameters():
+    for weights in run.step.vae.parameters():
         weights.data.zero_()  # not the one that was selected
     results = run.finish()
     vae = lvae_min.load(tmp_path)
@@ -250,7 +251,7 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
 
 def test_residuals_are_those_of_the_last_thousand_iterations(small, tmp_path):
     run = Run(config(iterations=3000, schedule=4000), tmp_path, small)
-    run.objective.sigma.data = torch.tensor([2.0, 1.5])
+    run.step.objective.sigma.data = torch.tensor([2.0, 1.5])
     lines = [{"step": step, "rec": 100.0, "kl": 50.0} for step in (500, 1000, 2000)]
     lines += [{"step": 2500, "rec": 15.0, "kl": 4.0}, {"step": 3000, "rec": 17.0, "kl": 6.0}]
     found = run.equilibrium(lines)
@@ -263,7 +264,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_next_checkpoint(smal
     run.train(StopAt(run, 23))
     run.close()
     run = Run(config(), tmp_path, small)
-    run.vae.decoder[0].bias.data[0] = math.nan
+    run.step.vae.decoder[0].bias.data[0] = math.nan
     with pytest.raises(FloatingPointError, match="not finite between iterations 24 and 46 .rec nan"):
         run.train()
     assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 23
@@ -271,7 +272,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_next_checkpoint(smal
 
 def test_a_run_that_is_stopped_keeps_no_network_that_is_not_finite(small, tmp_path):
     run = Run(config(), tmp_path, small)
-    run.vae.decoder[0].bias.data[0] = math.nan
+    run.step.vae.decoder[0].bias.data[0] = math.nan
     with pytest.raises(FloatingPointError, match="iterations 1 and 3"):
         run.train(StopAt(run, 3))
     assert not (tmp_path / "last.pt").exists()
@@ -280,8 +281,8 @@ def test_a_run_that_is_stopped_keeps_no_network_that_is_not_finite(small, tmp_pa
 def test_a_collapse_is_flagged_after_a_thousand_iterations_in_a_row(small, tmp_path):
     run, flags = Run(config(), tmp_path, small), []
     for kl in [0.05] * 9 + [0.2] + [0.05] * 11:
-        run.sums += torch.tensor([500, 500, 100 * kl])
-        run.counted = 100
+        run.step.sums += torch.tensor([500, 500, 100 * kl])
+        run.step.counted = 100
         flags.append(run.record()["collapsed"])
     assert flags == [False] * 19 + [True] * 2
 
@@ -356,3 +357,66 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(small, tmp_path):
     run = Run(config("vae", threads=None), tmp_path, small)
     assert run.threads == torch.get_num_threads() == 1
     run.close()
+
+
+def test_bf16_rounds_the_products_and_stays_near_float32(small, tmp_path):
+    logs = {}
+    for precision in ("float32", "bf16"):
+        run = Run(config(iterations=200, precision=precision), tmp_path / precision, small)
+        assert run.train() and run.step.vae.encoder[1].weight.dtype == torch.float32
+        logs[precision] = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    rec = [logs[precision][-1]["rec"] for precision in logs]
+    assert rec[0] != rec[1] and rec[1] == pytest.approx(rec[0], rel=0.02)
+
+
+def test_a_graph_replays_an_iteration_and_gives_the_same_numbers(small, tmp_path, monkeypatch):
+    """Without a GPU: the graph is a stand-in that does the recorded work when it is replayed."""
+    whole, run = (Run(config(iterations=60), tmp_path / name, small) for name in ("whole", "graph"))
+    assert whole.train()
+    run.step.graphed = True
+    replays = []
+
+    def capture():
+        run.step.graph = SimpleNamespace(replay=lambda: replays.append(run.iteration) or run.step.work())
+
+    monkeypatch.setattr(run.step, "capture", capture)
+    assert run.train() and replays == list(range(3, 60)) and same(whole.state(), run.state())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", METHODS)
+def test_on_a_gpu_a_graph_equals_the_eager_path_and_can_be_continued(model, small, tmp_path):
+    small.to("cuda")
+    runs = [Run(config(model, graph=graph, device="cuda"), tmp_path / graph, small)
+            for graph in ("on", "off")]
+    assert all(run.train() for run in runs) and runs[0].step.graph and not runs[1].step.graph
+    part = Run(config(model, graph="on", device="cuda"), tmp_path / "part", small)
+    part.train(StopAt(part, 37))
+    part.close()
+    part = Run(config(model, graph="on", device="cuda"), tmp_path / "part", small)
+    assert part.train() and same(runs[0].state(), runs[1].state()) and same(runs[0].state(), part.state())
+
+
+def test_denormals_are_flushed_where_a_run_trains(small, tmp_path):
+    torch.set_flush_denormal(False)
+    Run(config(), tmp_path, small).close()
+    assert (torch.tensor([1e-39]) * torch.tensor([0.5])).item() == 0
+
+
+def test_factors_of_too_few_images_are_refused_before_training(small, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the real scores
+    index = np.arange(20)
+    spec = data.Spec((1, 64, 64), {"shape": 20}, network="mlp", binary=True, images=20)
+    few = data.Dataset("few", "", spec, stores.Bits(small.store.octets[:20], spec.shape), index[:, None])
+    with pytest.raises(ValueError, match="few: its 2 validation images cannot be scored .*add images"):
+        Run(config(), tmp_path / "run", few)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_changed_since_a_run_was_stopped_are_noticed(small, tmp_path):
+    small.content = 1
+    Run(config(), tmp_path, small).close()
+    Run(config(), tmp_path, small).close()
+    small.content = 2
+    with pytest.raises(ValueError, match="was made with images that have changed since"):
+        Run(config(), tmp_path, small)
