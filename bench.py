@@ -3,6 +3,18 @@
     python bench.py                     all of them, in under five minutes
     python bench.py step scores         some
     python bench.py --json bench.json   and keep the numbers
+    python bench.py --device cuda       on a GPU
+
+    loss        the fused loss against the same in PyTorch, and against what bounds it
+    step        one iteration against stock PyTorch, and its rate against the peak of the matrix products
+    parts       where the time of an iteration goes
+    means       what each means to make it faster brings, alone
+    grid        one run against two at once
+    data        the batches of each data set against the iteration that waits for them
+    evaluation  one evaluation against the 10,000 iterations between two
+    scores      each of the six scores
+    start       from the command to the first iteration
+    growth      time over batch size and width of the network, memory over size of the data set
 
 A time is the least of several, since a machine that others use only ever adds to it.
 """
@@ -10,60 +22,79 @@ A time is the least of several, since a machine that others use only ever adds t
 import argparse
 import json
 import multiprocessing
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
-from lvae_min import fused, losses, metrics, report
+import lvae_min.step
+from lvae_min import fused, losses, metrics, model, report
 from lvae_min.config import Config
-from lvae_min.data import SPECS, Batches, Dataset, Split, load
-from lvae_min.stores import Pixels
-from lvae_min.train import Run, pick_device
+from lvae_min.data import SCORED, SPECS, Batches, Dataset, Split, load
+from lvae_min.step import Step
+from lvae_min.stores import Bits, Pixels
+from lvae_min.train import cores, evaluate, pick_device
 
-LOSS_SHAPES = [
-    (64, 4096),
-    (256, 4096),
-    (128, 12288),
-    (128, 49152),
-]  # dSprites twice, RGB of 64 and 128 pixels
+LOSS_SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]      # dSprites twice, RGB of 64 and 128
+STEPS = [("dsprites", 32), ("dsprites", 64), ("dsprites", 128), ("dsprites", 256), ("arm3d", 64)]
+NETWORKS = {"dsprites": "MLP", "arm3d": "CNN"}
+PEAK_SIDE = 1024                # of the square matrices whose product is taken for the machine's peak
 
 
-def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
+ADAM = torch.optim.Adam
+
+
+def waiter(device: torch.device | None) -> Callable[[], None]:
+    """What waits for the device."""
+    return torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
+
+
+def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1,
+          device: torch.device | None = None) -> dict[str, float]:
     """Seconds a call of each function, the least over `rounds`; they take turns: a slow moment hits all."""
+    wait = waiter(device)
     best = dict.fromkeys(functions, float("inf"))
     for _ in range(rounds + 1):  # the first round warms up, and is as good as the others
         for name, function in functions.items():
+            wait()
             start = time.perf_counter()
             for _ in range(calls):
                 function()
+            wait()
             best[name] = min(best[name], (time.perf_counter() - start) / calls)
     return best
 
 
+def make_step(dataset: Dataset, batch_size: int, device: torch.device, threads: int | None = None,
+              **settings) -> Step:
+    """An iteration of L-VAE, as run.py does it."""
+    config = Config(dataset.name, batch_size=batch_size, **settings)
+    return Step(config, dataset, Split.of(len(dataset)).training, device, threads or cores())
+
+
 def stock_step(dataset: Dataset, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """A training step as tutorials write it: DataLoader, nn.Linear, Adam, the loss of Eq. 1 term by term."""
+    """An iteration as tutorials write it: DataLoader, nn.Linear, Adam, the loss of Eq. 1 term by term."""
     images = dataset.batch(torch.arange(0, len(dataset), 40, device=device)).cpu()
     loader = DataLoader(TensorDataset(images), batch_size, shuffle=True, drop_last=True)
-    encoder = nn.Sequential(
-        nn.Flatten(), nn.Linear(4096, 1200), nn.ReLU(), nn.Linear(1200, 1200), nn.ReLU(), nn.Linear(1200, 10)
-    ).to(device)
-    decoder = nn.Sequential(
-        nn.Linear(5, 1200),
-        nn.ReLU(),
-        nn.Linear(1200, 1200),
-        nn.ReLU(),
-        nn.Linear(1200, 4096),
-        nn.Sigmoid(),
-        nn.Unflatten(1, (1, 64, 64)),
-    ).to(device)
+    if dataset.network == "cnn":
+        encoder, decoder = model.cnn(dataset.shape, dataset.latents)
+    else:
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(4096, 1200), nn.ReLU(), nn.Linear(1200, 1200),
+                                nn.ReLU(), nn.Linear(1200, 10))
+        decoder = nn.Sequential(nn.Linear(5, 1200), nn.ReLU(), nn.Linear(1200, 1200), nn.ReLU(),
+                                nn.Linear(1200, 4096), nn.Unflatten(1, (1, 64, 64)))
+    encoder, decoder = encoder.to(device), decoder.append(nn.Sigmoid()).to(device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-4)
     batches = iter(loader)
 
@@ -73,7 +104,7 @@ def stock_step(dataset: Dataset, batch_size: int, device: torch.device) -> Calla
         if batch is None:
             batches = iter(loader)
             batch = next(batches)
-        x = batch[0].to(device).float()
+        x = batch[0].to(device).float() * dataset.scale
         mu, logvar = encoder(x).chunk(2, 1)
         x_hat = decoder(mu + torch.exp(0.5 * logvar) * torch.randn_like(mu))
         rec = nn.functional.mse_loss(x_hat, x, reduction="sum") / len(x)
@@ -85,25 +116,181 @@ def stock_step(dataset: Dataset, batch_size: int, device: torch.device) -> Calla
     return step
 
 
+def products(device: torch.device) -> dict[str, Callable[[], object]]:
+    """One large matrix product in each precision: what the machine can do at best."""
+    square = torch.randn(PEAK_SIDE, PEAK_SIDE, device=device)
+    half = square.bfloat16()
+    return {"product": lambda: square @ square, "bf16 product": lambda: half @ half}
+
+
+def operations(step: Step) -> int:
+    """Floating-point operations of the products of an iteration, the first layer's taken as dense."""
+    x = step.dataset.batch(step.batches.at(step.clock)).float()
+    with FlopCounterMode(display=False) as counter:
+        logits, mu, logvar = step.forward(x)
+        (logits.sum() + mu.sum() + logvar.sum()).backward()
+    step.optimizer.zero_grad()
+    return counter.get_total_flops()
+
+
 def bench_step(device: torch.device) -> list[dict]:
-    """The training step of L-VAE on dSprites against stock PyTorch, at each batch size of the paper."""
-    dataset, rows = load("dsprites").to(device), []
-    for batch_size in (32, 64, 128, 256):
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run(Config(batch_size=batch_size, device=str(device)), Path(folder) / "run", dataset)
-            seconds = least(
-                {"ours": run.step, "stock": stock_step(dataset, batch_size, device)}, rounds=4, calls=8
-            )
-            run.close()
-        rows.append(
-            {
-                "batch": batch_size,
-                "ours, ms": 1e3 * seconds["ours"],
-                "stock, ms": 1e3 * seconds["stock"],
-                "images/s": batch_size / seconds["ours"],
-                "stock / ours": seconds["stock"] / seconds["ours"],
-            }
-        )
+    """An iteration of L-VAE, and one in stock PyTorch; GFLOP/s count the MLP's first layer as if dense."""
+    rows = []
+    for name, batch_size in STEPS:
+        dataset = load(name).to(device)
+        ours, rounded = (make_step(dataset, batch_size, device, precision=precision)
+                         for precision in ("float32", "bf16"))
+        ways = {"ours": ours, "bf16": rounded, "stock": stock_step(dataset, batch_size, device)}
+        ours.batches.turn(0)
+        seconds = least(ways, rounds=3, calls=8, device=device)
+        seconds |= least(products(device), rounds=20, device=device)
+        flops = operations(ours)
+        peak, peak_rounded = (2 * PEAK_SIDE**3 / seconds[way] for way in ("product", "bf16 product"))
+        rows.append({
+            "network": NETWORKS[name], "batch": batch_size, "ours, ms": 1e3 * seconds["ours"],
+            "stock, ms": 1e3 * seconds["stock"], "stock / ours": seconds["stock"] / seconds["ours"],
+            "images/s": batch_size / seconds["ours"], "GFLOP/s": flops / seconds["ours"] / 1e9,
+            "of peak, %": 100 * flops / seconds["ours"] / peak, "bf16, ms": 1e3 * seconds["bf16"],
+            "stock / bf16": seconds["stock"] / seconds["bf16"],
+            "of bf16 peak, %": 100 * flops / seconds["bf16"] / peak_rounded})
+    return rows
+
+
+def bench_parts(device: torch.device) -> list[dict]:
+    """Where the time of an eager iteration goes, each part waited for; medians of 20."""
+    rows, wait = [], waiter(device)
+    for name, batch_size in STEPS:
+        step, times = make_step(load(name).to(device), batch_size, device, graph="off"), []
+        for number in range(25):
+            step.batches.turn(number)
+            moments = [time.perf_counter()]
+
+            def done(moments=moments):
+                wait()
+                moments.append(time.perf_counter())
+
+            x = step.dataset.batch(step.batches.at(step.clock))
+            done()
+            logits, mu, logvar = step.forward(x)
+            done()
+            loss = step.objective(logits, x, mu, logvar)[0]
+            done()
+            step.optimizer.zero_grad()
+            loss.backward()
+            done()
+            step.update()
+            done()
+            step.clock += 1
+            times.append(np.diff(moments))
+        parts = np.median(times[5:], 0)
+        names = ("data, %", "forward, %", "loss, %", "backward, %", "optimizer, %")
+        rows.append({"network": NETWORKS[name], "batch": batch_size, "all, ms": 1e3 * parts.sum(),
+                     **dict(zip(names, (100 * parts / parts.sum()).tolist(), strict=True))})
+    return rows
+
+
+def worn(step: Step) -> Step:
+    """The step with a sixth of Adam's means denormal and without gradient, as after 20,000 iterations."""
+    step()
+    torch.set_flush_denormal(False)
+    for weights in step.vae.parameters():
+        sixth = slice(0, weights.numel() // 6)
+        step.optimizer.state[weights]["exp_avg"].view(-1)[sixth] = 1e-40
+        weights.grad.view(-1)[sixth] = 0
+    return step
+
+
+def freed_memory(keep: bool) -> float:
+    """Seconds of an iteration of the CNN whose freed memory stays with the process, or goes back."""
+    device = torch.device("cpu")
+    patch = mock.patch.object(lvae_min.step, "keep_freed_memory",
+                              lvae_min.step.keep_freed_memory if keep else lambda: None)
+    with patch:
+        step = make_step(load("arm3d"), 64, device)
+    return least({"": step}, rounds=4, calls=8)[""]
+
+
+def bench_means(device: torch.device) -> list[dict]:
+    """What each means brings alone: an iteration of 64 images without it, over one with it (CPU)."""
+    if device.type != "cpu":
+        return []
+    sprites, arm = load("dsprites"), load("arm3d")
+
+    def stock_adam(groups, fused, capturable, **settings):
+        return ADAM(groups, **settings)
+
+    with mock.patch.object(torch.optim, "Adam", stock_adam):
+        plain_adam = make_step(sprites, 64, device)
+    dense = make_step(sprites, 64, device)
+    dense.vae.posterior = lambda x: dense.vae.encoder(x.float()).chunk(2, dim=1)
+    scattered = make_step(arm, 64, device)
+    scattered.vae.to(memory_format=torch.contiguous_format)
+    kept, flushed = (worn(make_step(sprites, 64, device)).update for _ in range(2))
+
+    def update(with_denormals):
+        torch.set_flush_denormal(not with_denormals)
+        (kept if with_denormals else flushed)()
+        torch.set_flush_denormal(True)
+
+    ways = {
+        "ours": make_step(sprites, 64, device), "fused Adam": plain_adam, "sparse first layer": dense,
+        "fused loss": make_step(sprites, 64, device, loss="torch"),
+        "denormals flushed (Adam alone)": lambda: update(True), "flushed": lambda: update(False),
+        "ours, CNN": make_step(arm, 64, device), "channels last (CNN)": scattered,
+        "fused loss (CNN)": make_step(arm, 64, device, loss="torch")}
+    seconds = least(ways, rounds=3, calls=6)
+    freed = [apart(freed_memory, keep) for keep in (True, False)]
+    base = {"CNN": "ours, CNN", "alone": "flushed"}
+    pairs = {name: (seconds[next((base[word] for word in base if word in name), "ours")], taken)
+             for name, taken in seconds.items() if name not in ("ours", "ours, CNN", "flushed")}
+    pairs["freed memory kept (CNN)"] = freed
+    return [{"means": name, "with, ms": 1e3 * taken, "without, ms": 1e3 * without,
+             "without / with": without / taken} for name, (taken, without) in pairs.items()]
+
+
+def together(makers: list[Callable[[], Step]], seconds: float) -> float:
+    """Iterations a second of several steps at once, each made and called in a thread of its own."""
+    counts, ready, stop = [0] * len(makers), threading.Barrier(len(makers) + 1), threading.Event()
+
+    def work(number):
+        step = makers[number]()
+        for _ in range(4):
+            step()
+        ready.wait()
+        while not stop.is_set():
+            step()
+            counts[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(makers))]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    start = time.perf_counter()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - start)
+
+
+def bench_grid(device: torch.device) -> list[dict]:
+    """Images a second of one run on all cores, and of as many runs as cores (two on a GPU) at once."""
+    rows, many = [], cores() if device.type == "cpu" else 2
+    for name, batch_size, precision in (("dsprites", 64, "float32"), ("dsprites", 256, "float32"),
+                                        ("dsprites", 64, "bf16"), ("arm3d", 64, "float32")):
+        dataset = load(name).to(device)
+
+        def make(threads, dataset=dataset, batch_size=batch_size, precision=precision):
+            return make_step(dataset, batch_size, device, threads, precision=precision)
+
+        ways = {"one": [lambda: make(cores())], "many": [lambda: make(max(cores() // many, 1))] * many}
+        best = dict.fromkeys(ways, 0.0)
+        for _ in range(2):
+            for way, makers in ways.items():
+                best[way] = max(best[way], batch_size * together(makers, 2.5))
+        rows.append({"network": NETWORKS[name], "batch": batch_size, "precision": precision,
+                     "one run, images/s": best["one"], f"{many} runs at once, images/s": best["many"],
+                     "at once / one": best["many"] / best["one"]})
     return rows
 
 
@@ -191,52 +378,139 @@ def resident() -> float:
     return int(lines["RssAnon"].split()[0]) / 2**20
 
 
-def data_row(name: str, device: str, batches: int = 200, steps: int = 4) -> dict:
+def apart(function: Callable, *given):
+    """What a function of this file gives in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *given).result()
+
+
+def empty_file(folder: Path, shape: tuple[int, int, int], count: int) -> Pixels:
+    """Images in a file, all 0, memory-mapped."""
+    channels, height, width = shape
+    file = folder / "images.npy"
+    np.lib.format.open_memmap(file, "w+", np.uint8, (count, height, width, channels)).flush()
+    return Pixels(np.load(file, mmap_mode="r"))
+
+
+def data_row(name: str, device_name: str) -> dict:
     """How fast a data set makes batches of 64; sets that are not drawn are files of their shape, all 0."""
+    before, spec, device = resident(), SPECS[name], torch.device(device_name)
     with tempfile.TemporaryDirectory() as folder:
-        before, spec, drawn = resident(), SPECS[name], name in ("dsprites", "arm3d")
-        if drawn:
+        if name in ("dsprites", "arm3d"):
             dataset = load(name)
         else:
-            channels, height, width = spec.shape
-            file = Path(folder) / "images.npy"
-            np.lib.format.open_memmap(file, "w+", np.uint8, (spec.count, height, width, channels)).flush()
-            dataset = Dataset(
-                name,
-                "no content",
-                spec,
-                Pixels(np.load(file, mmap_mode="r")),
-                np.zeros((spec.count, len(spec.factors)), np.int64),
-            )
+            dataset = Dataset(name, "no content", spec, empty_file(Path(folder), spec.shape, spec.count),
+                              np.zeros((spec.count, len(spec.factors)), np.int64))
+        dataset.to(device)
         order = Batches(Split.of(len(dataset)).training, 64, seed=0, device=device)
-        numbers = iter(range(10**9))
-        batch = least({"": lambda: dataset.batch(order(next(numbers)))}, rounds=3, calls=batches // 4)[""]
+        clock = torch.zeros(1, dtype=torch.int64, device=device)
+        order.turn(0)
+
+        def batch():
+            dataset.batch(order.at(clock.add_(1)))
+
+        seconds = least({"batch": batch}, rounds=3, calls=50, device=device)
         grown = resident() - before
-        run = Run(Config(name, device=device), Path(folder) / "run", dataset.to(device))
-        step = least({"": run.step}, rounds=2, calls=steps // 2)[""]
-        run.close()
-    size = len(dataset) * int(np.prod(dataset.shape)) / 1e9
+        seconds |= least({"step": make_step(dataset, 64, device)}, rounds=2, calls=3, device=device)
     return {
-        "data set": name,
-        "as bytes, GB": size,
-        "resident, GB": grown,
-        "images/s": 64 / batch,
-        "batch, ms": 1e3 * batch,
-        "step, ms": 1e3 * step,
-        "batch / step": batch / step,
-    }
+        "data set": name, "as bytes, GB": len(dataset) * int(np.prod(dataset.shape)) / 1e9,
+        "resident, GB": grown, "images/s": 64 / seconds["batch"], "batch, ms": 1e3 * seconds["batch"],
+        "step, ms": 1e3 * seconds["step"], "batch / step, %": 100 * seconds["batch"] / seconds["step"]}
 
 
 def bench_data(device: torch.device) -> list[dict]:
     """Batches of 64 of each data set beside the step that waits for them, each in its own process."""
+    return [apart(data_row, name, str(device)) for name in SPECS]
+
+
+def bench_evaluation(device: torch.device) -> list[dict]:
+    """One evaluation of 10,000 images beside the 10,000 iterations of 64 images between two (Sec. 6.3)."""
     rows = []
-    for name in SPECS:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            rows.append(pool.submit(data_row, name, str(device)).result())
+    for name in ("dsprites", "arm3d"):
+        dataset = load(name).to(device)
+        step = make_step(dataset, 64, device)
+        index = Split.of(len(dataset)).validation[:SCORED]
+        x = dataset.batch(torch.from_numpy(index[:1000]).to(device))
+
+        @torch.no_grad()
+        def encode(step=step, x=x):
+            step.vae.posterior(x)
+
+        def whole(step=step, dataset=dataset, index=index):
+            evaluate(step.vae, dataset, index)
+
+        seconds = least({"evaluation": whole}, rounds=1, device=device)
+        seconds |= least({"encode": encode, "step": step}, rounds=4, calls=3, device=device)
+        rows.append({"network": NETWORKS[name], "encoded images/s": len(x) / seconds["encode"],
+                     "evaluation, s": seconds["evaluation"], "step, ms": 1e3 * seconds["step"],
+                     "evaluation / 10,000 steps, %": seconds["evaluation"] / (1e2 * seconds["step"])})
     return rows
 
 
-BENCHES = {"loss": bench_loss, "step": bench_step, "data": bench_data, "scores": bench_scores}
+START = """
+import sys, time
+moments = [time.perf_counter()]
+done = lambda: moments.append(time.perf_counter())
+import run
+done()
+dataset = run.data.load("dsprites")
+done()
+one = run.Run(run.Config(device=sys.argv[1]), sys.argv[2], dataset.to(run.pick_device(sys.argv[1])))
+done()
+one.step()
+one.step.sums.tolist()
+done()
+print(*moments)
+"""
+
+
+def bench_start(device: torch.device) -> list[dict]:
+    """Seconds from the command to the first iteration of dSprites, in a fresh process; the least of three."""
+    found = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", START, str(device), folder + "/run"], text=True,
+                                  capture_output=True, check=True, cwd=Path(__file__).resolve().parent)
+            moments = [start, *map(float, done.stdout.split()[-5:])]
+        found.append(np.diff(moments))
+    parts = min(found, key=np.sum)
+    names = ("Python", "import", "data", "network and folder", "first iteration")
+    return [{**dict(zip(names, parts.tolist(), strict=True)), "all, s": float(parts.sum())}]
+
+
+def memory(kind: str, count: int) -> float:
+    """Memory in GB that `count` images take, while 50 batches are made: bits in memory, or a file of RGB."""
+    before = resident()
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "bits":
+            store = Bits(torch.ones(count, 512, dtype=torch.uint8), (1, 64, 64))
+        else:
+            store = empty_file(Path(folder), (3, 64, 64), count)
+        for start in range(50):
+            store.batch(torch.arange(start, count, max(count // 64, 1))[:64])
+        return resident() - before
+
+
+def bench_growth(device: torch.device) -> list[dict]:
+    """How cost grows: ms over batch size and width of the MLP, GB over images (figures/cost.py)."""
+    dataset = load("dsprites").to(device)
+    steps = {("batch size", size): make_step(dataset, size, device) for size in (16, 32, 64, 128, 256, 512)}
+    for width in (300, 600, 1200, 2400):
+        with mock.patch.object(model, "HIDDEN", width):
+            steps["hidden units", width] = make_step(dataset, 64, device)
+    seconds = least(steps, rounds=2, calls=4, device=device)
+    rows = [{"over": over, "value": value, "ms or GB": 1e3 * taken}
+            for (over, value), taken in seconds.items()]
+    for kind, title in (("bits", "images, bits in memory"), ("file", "images, RGB in a file")):
+        rows += [{"over": title, "value": count, "ms or GB": apart(memory, kind, count)}
+                 for count in (50_000, 200_000, 737_280)]
+    return rows
+
+
+BENCHES = {"loss": bench_loss, "step": bench_step, "parts": bench_parts, "means": bench_means,
+           "grid": bench_grid, "data": bench_data, "evaluation": bench_evaluation, "scores": bench_scores,
+           "start": bench_start, "growth": bench_growth}
 
 
 def show(title: str, rows: list[dict]) -> None:

@@ -59,7 +59,7 @@ class Step:
         self.graphed, self.graph, self.warm = self.wants_graph(), None, 0
         self.batches = Batches(training, config.batch_size, config.seed, device)
         terms = losses.implementation(config.loss, device)
-        self.description = terms.description + ", CUDA graph" * self.graphed
+        self.description = terms.description + ", CUDA graph" * self.graphed + self.rounding()
         self.vae = VAE(dataset.shape, config.latents or dataset.latents, dataset.network, dataset.binary)
         self.vae.reset(torch.Generator().manual_seed(config.seed))
         self.vae.to(device)
@@ -80,6 +80,12 @@ class Step:
         if self.config.graph == "on" and not possible:
             raise ValueError("--graph on: expected a GPU whose memory holds the images")
         return possible and self.config.graph != "off"
+
+    def rounding(self) -> str:
+        """Words on bf16, if that was asked for: few CPUs have more than two instructions for it."""
+        fast = self.device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        slow = "" if fast else " (this CPU has no matrix unit for it and may be slower than in float32)"
+        return f", bf16{slow}" if self.config.precision == "bf16" else ""
 
     def __call__(self) -> None:
         self.batches.turn(self.iteration)
