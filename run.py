@@ -68,9 +68,11 @@ def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
 def summary(results: dict) -> str:
     """What a finished run found, as a few lines."""
     selected, settled = results["selected"], results["equilibrium"]
+    names = {f"validation {name}": f"the validation {title} score" for name, title in report.SCORES.items()}
+    by = names.get(selected["by"], selected["by"])
     lines = [report.table(results["scores"]),
-             f"test scores (10 bins) of iteration {selected['iteration']}, selected by the validation "
-             f"beta-VAE score; rec from mu: {results['rec_mean']:.2f}; {results['seconds'] / 60:.1f} min"]
+             f"test scores (10 bins) of iteration {selected['iteration']}, selected by {by}; rec from mu: "
+             f"{results['rec_mean']:.2f}; {results['seconds'] / 60:.1f} min"]
     if settled:
         residuals = ", ".join(f"{name}^4 / {term} - 1 = {value:+.3f}" for term, (name, value)
                               in zip(("rec", "kl"), settled["residuals"].items(), strict=True))

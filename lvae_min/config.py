@@ -8,6 +8,7 @@ import numpy as np
 
 from lvae_min.data import NAMES, SPECS, is_path, own_name
 from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
+from lvae_min.report import SCORES
 
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
 MAX_SIGMA_RATE = 1e-2
@@ -38,6 +39,8 @@ class Config:
                                         "10 for celeba and without factors)")
     sigma_freeze: float | None = setting(None, "fraction of the schedule in which learned scales stay at 1 "
                                                "(default: 0 at a schedule of 300,000, 0.05 at a shorter one)")
+    select: str = setting("beta_vae", "validation score that selects the network (Sec. 6.5): "
+                                      f"{', '.join(SCORES)}, rec (the lowest), or last, the last iteration")
     precision: str = setting("float32", "of the network's products in training: float32, or bf16, which is "
                                         "faster and rounds to 8 bits; scores are always float32's")
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
@@ -59,6 +62,7 @@ class Config:
         self.check("beta", 0 <= self.beta < math.inf, "0 or more")
         self.check("latents", self.latents is None or 1 <= self.latents <= 10_000, "1 to 10,000")
         self.check("sigma_freeze", 0 <= self.sigma_freeze <= 1, "0 to 1")
+        self.check("select", self.select in (*SCORES, "rec", "last"), " or ".join([*SCORES, "rec", "last"]))
         self.check("precision", self.precision in ("float32", "bf16"), "float32 or bf16")
         self.check("loss", self.loss in ("fused", "torch", "auto"), "fused, torch or auto")
         self.check("graph", self.graph in ("on", "off", "auto"), "on, off or auto")

@@ -100,9 +100,8 @@ def traversal(vae: VAE, image: Tensor) -> Tensor:
     return vae.decode(z.flatten(0, 1)).unflatten(0, (vae.latents, STEPS))
 
 
-def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None:
-    """traversal.png, one row a latent, and traversal.gif, which moves all latents to and fro (Fig. 4)."""
-    images = traversal(vae, image)
+def traversal_figure(images: Tensor, titles: list[str], heading: str):
+    """A figure of traversed images (L, STEPS, C, H, W), one row a latent (Fig. 4)."""
     figure, axes = new_figure(STEPS * 0.8 + 1.2, len(images) * 0.85 + 0.6, len(images), STEPS)
     for latent, row in enumerate(axes):
         for step, cell in enumerate(row):
@@ -110,7 +109,15 @@ def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None
         row[0].set_ylabel(titles[latent], rotation=0, ha="right", va="center", fontsize=8)
     for step, value in enumerate(np.linspace(-SPAN, SPAN, STEPS)):
         axes[0, step].set_title(f"{value:+.1f}", fontsize=8)
-    figure.suptitle(f"{folder.name}: each row moves one latent, z from {-SPAN} to {SPAN}", fontsize=9)
+    figure.suptitle(heading, fontsize=8)
+    return figure
+
+
+def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None:
+    """traversal.png, one row a latent, and traversal.gif, which moves all latents to and fro (Fig. 4)."""
+    images = traversal(vae, image)
+    heading = f"{folder.name}: each row moves one latent, z from {-SPAN} to {SPAN}"
+    figure = traversal_figure(images, titles, heading)
     figure.savefig(folder / "traversal.png", dpi=100)
     frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()   # (STEPS, H, L * W, C)
     larger = frames.repeat_interleave(2, 2).repeat_interleave(2, 1)

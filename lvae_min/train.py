@@ -39,7 +39,7 @@ def cores() -> int:
 
 def differences(config: Config, stored: dict) -> list[str]:
     """What a run's stored settings have otherwise, in words. Raises KeyError or TypeError if damaged."""
-    stored = {"precision": "float32", **stored}                       # a setting that older runs do not name
+    stored = {"precision": "float32", "select": "beta_vae", **stored}       # settings that older runs lack
     return [f"{key} {stored[key]}, not {value}" for key, value in dataclasses.asdict(config).items()
             if key not in MOVABLE and stored[key] != value and value is not None]
 
@@ -123,6 +123,8 @@ class Run:
         self.threads = config.threads or threads or cores()
         self.dataset, split = dataset, Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
+        # Without factors there is no score to select by.
+        self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
         self.check_factors()
         self.step = Step(self.config, dataset, split.training, self.device, self.threads)
         self.seconds, self.log_bytes, self.faint = 0.0, 0, 0
@@ -272,9 +274,9 @@ class Run:
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; keeps the network if none was better (Sec. 6.5)."""
         scores, codes = evaluate(self.step.vae, self.dataset, self.validation)
-        # NaN and the first look never win; the earliest of equal scores does. Without factors the last one is
-        # taken.
-        score = scores.get("beta_vae", self.iteration)
+        # NaN and the first look never win; the earliest of equal scores does.
+        by = self.select
+        score = self.iteration if by == "last" else -scores["rec"] if by == "rec" else scores[by]
         first_look = self.iteration % self.interval and self.iteration < self.config.iterations
         if not first_look and score > self.best["score"]:
             self.best = {"iteration": self.iteration, "score": score}
@@ -313,7 +315,8 @@ class Run:
         results = {
             "scores": {"rec": scores.pop("rec"), "kl": scores.pop("kl"), "beta": best["beta"], **scores},
             "rec_mean": rec_mean, "bins": 10, "images": len(self.test),
-            "selected": {"iteration": best["iteration"], "by": "validation beta_vae", "score": best["score"]},
+            "selected": {"iteration": best["iteration"], "score": best["score"],
+                         "by": "last iteration" if self.select == "last" else f"validation {self.select}"},
             "equilibrium": self.equilibrium(lines), "collapsed": any(line["collapsed"] for line in lines),
             "settings": dataclasses.asdict(self.config), "elbo": self.step.description,
             "dataset": self.dataset.source, "seconds": self.seconds, "threads": self.threads,

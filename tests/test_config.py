@@ -82,6 +82,8 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
         ({"seed": -1}, "--seed -1"),
         ({"latents": 0}, "--latents 0"),
         ({"loss": "fast"}, "--loss fast"),
+        ({"select": "fid"}, "--select fid: expected beta_vae or factor_vae"),
+        ({"graph": "yes"}, "--graph yes"),
         ({"threads": 0}, "--threads 0"),
     ],
 )

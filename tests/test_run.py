@@ -165,6 +165,40 @@ def test_a_grid_that_is_stopped_goes_on_with_the_same_command(finished, tmp_path
         assert results_of(tmp_path / folder.name) == results_of(folder)
 
 
+def workers_of(launcher):
+    """Processes of run.py that torchrun has started, and not those that have ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == launcher.pid and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+def test_torchrun_shares_a_grid_and_survives_the_loss_of_workers(finished, tmp_path):
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        + ["--max-restarts", "3", *SMALL[1:], "--iterations", "60", "--model", "lvae", "vae", "--seed", "0"]
+        + ["1", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    names = [f"dsprites-{model}-iterations60-batch-size8" for model in ("lvae", "vae")]
+    for name, step in zip(names, (12, 24), strict=True):       # rank 0 and then, in its second life, a worker
+        wait_for_step(launcher, tmp_path / name, step)
+        os.kill(workers_of(launcher)[0], signal.SIGKILL)
+    said, _ = launcher.communicate(timeout=100)
+    assert launcher.returncode == 0, said
+    assert len(list(tmp_path.glob("*/results.json"))) == 4 and "continued at iteration" in said
+    assert "grid, rank 0: 2 of 2 runs done" in said and "grid, rank 1: 2 of 2 runs done" in said
+    for name in names:
+        assert (tmp_path / name / "log.jsonl").read_bytes() == (finished[0] / name / "log.jsonl").read_bytes()
+        assert results_of(tmp_path / name) == results_of(finished[0] / name)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

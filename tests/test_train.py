@@ -211,6 +211,16 @@ def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(
     assert run.best["iteration"] == load_checkpoint(tmp_path / "best.pt")["iteration"] == selected
 
 
+@pytest.mark.parametrize("select, selected", [("mig", 3), ("rec", 2), ("last", 4)])
+def test_another_score_can_select(small, tmp_path, monkeypatch, select, selected):
+    looks = [{"rec": 5.0, "mig": 0.1}, {"rec": 3.0, "mig": 0.2}, {"rec": 4.0, "mig": 0.5}]
+    given = iter([*looks, {"rec": 9.0, "mig": math.nan}])
+    monkeypatch.setattr(train, "evaluate", lambda *_: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None))
+    run = Run(config(iterations=10, select=select), tmp_path, small)
+    run.train(StopAt(run, 4))
+    assert run.best["iteration"] == selected
+
+
 def test_without_factors_the_last_network_is_selected(small, tmp_path):
     small.factor_names, small.factor_sizes = [], ()
     run = Run(config(iterations=12), tmp_path, small)

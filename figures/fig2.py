@@ -1,0 +1,46 @@
+"""Fig. 2: reconstruction loss against the beta-VAE score of many networks, coloured by beta.
+
+    python figures/fig2.py [runs]       writes fig2.png beside this file
+
+A point is a network of a VAE (beta = 1) or beta-VAE run at one evaluation, on validation images.
+"""
+
+from common import arguments, missing, provenance, read, save, script
+
+from lvae_min.plots import new_figure
+
+
+def main() -> None:
+    runs = [run for run in read(arguments(__doc__).folder) if run["model"] in ("vae", "beta-vae")]
+    runs = [run for run in runs if any("beta_vae" in line["validation"] for line in run.looks)]
+    if not runs:
+        missing("VAE and beta-VAE", "--model vae beta-vae --beta 2 4 --batch-size 32 64 128 256 --jobs 2")
+        return
+    datasets = sorted({run["dataset"] for run in runs})
+    figure, axes = new_figure(4.6 * len(datasets), 4, 1, len(datasets))
+    for cell, dataset in zip(axes[0], datasets, strict=True):
+        here = [run for run in runs if run["dataset"] == dataset]
+        values = sorted({1.0 if run["model"] == "vae" else run["beta"] for run in here})
+        for beta in values:
+            looks = [
+                line["validation"]
+                for run in here
+                for line in run.looks
+                if (1.0 if run["model"] == "vae" else run["beta"]) == beta
+            ]
+            cell.scatter(
+                [look["beta_vae"] for look in looks],
+                [look["rec"] for look in looks],
+                s=14,
+                color=f"C{values.index(beta)}",
+                label=f"beta = {beta:g}",
+            )
+        cell.set(
+            title=dataset, xlabel="beta-VAE score (0 to 1)", ylabel="reconstruction loss (squared error)"
+        )
+        cell.legend(fontsize=8)
+    figure.suptitle(f"Paper's Fig. 2\n{provenance(runs)}", fontsize=7)
+    save(figure, "fig2.png")
+
+
+script(main)

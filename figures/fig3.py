@@ -1,0 +1,45 @@
+"""Fig. 3: the learned scales sigma_0, sigma_1 of L-VAE and the validation score over iterations.
+
+    python figures/fig3.py [runs]       writes fig3.png beside this file
+
+The red line is the selected iteration. One panel for each data set and schedule, of the first seed.
+"""
+
+from common import arguments, cut, missing, provenance, read, save, script
+
+from lvae_min.plots import new_figure
+
+
+def main() -> None:
+    runs = {}
+    for run in read(arguments(__doc__).folder):
+        if run["model"] == "lvae":
+            first = runs.setdefault(run.protocol, run)
+            if (run["seed"], abs(run["batch_size"] - 64)) < (first["seed"], abs(first["batch_size"] - 64)):
+                runs[run.protocol] = run
+    if not runs:
+        missing("L-VAE", "--model lvae --iterations 50000 --schedule 300000")
+        return
+    figure, axes = new_figure(5 * len(runs), 4, 1, len(runs))
+    for cell, (protocol, run) in zip(axes[0], runs.items(), strict=True):
+        steps = [line["step"] for line in run.log]
+        for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)")):
+            cell.plot(steps, [line[name] for line in run.log], label=title)
+        cell.axvline(run.results["selected"]["iteration"], color="C3", lw=1, label="selected")
+        cell.set(xlabel="iterations", ylabel="learned scale", title=f"{protocol[0]}, {cut(protocol)}")
+        looks = [line for line in run.looks if "beta_vae" in line["validation"]]
+        score = cell.twinx()
+        score.plot(
+            [line["step"] for line in looks],
+            [line["validation"]["beta_vae"] for line in looks],
+            "C2.-",
+            label="beta-VAE score",
+        )
+        score.set(ylabel="beta-VAE score, validation (0 to 1)", ylim=(0, 1.05))
+        lines = [*cell.get_lines(), *score.get_lines()]
+        cell.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="lower right")
+    figure.suptitle(f"Paper's Fig. 3\n{provenance(list(runs.values()))}", fontsize=7)
+    save(figure, "fig3.png")
+
+
+script(main)

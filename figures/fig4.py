@@ -1,0 +1,49 @@
+"""Fig. 4: latent traversals of L-VAE; the paper shows CelebA, this shows each data set that was trained on.
+
+    python figures/fig4.py [runs]       writes fig4-DATASET.png beside this file
+
+Needs the networks (best.pt), which figures/data does not hold, and the data set of each.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from common import cut, missing, provenance, read, save, script
+
+import lvae_min
+from lvae_min import data, plots
+from lvae_min.train import evaluate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="folder of the runs")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets"
+    )
+    given = parser.parse_args()
+    longest = {}
+    for run in read(given.folder):
+        if run["model"] == "lvae" and (run.folder / "best.pt").exists():
+            other = longest.setdefault(run["dataset"], run)
+            if (run["iterations"], -run["schedule"]) > (other["iterations"], -other["schedule"]):
+                longest[run["dataset"]] = run
+    if not longest:
+        missing("an L-VAE and its network", "--model lvae --iterations 50000")
+    for name, run in longest.items():
+        dataset, vae = data.load(name, given.data), lvae_min.load(run.folder)
+        index = data.Split.of(len(dataset)).test[:2000]
+        _, codes = evaluate(vae, dataset, index)
+        images = plots.traversal(vae, dataset.batch(torch.from_numpy(index[:1])))
+        heading = (
+            f"Paper's Fig. 4, {name}, L-VAE, {cut(run.protocol)} iterations: each row moves one latent\n"
+            f"{provenance([run])}"
+        )
+        figure = plots.traversal_figure(images, plots.latent_titles(vae, dataset, index, codes), heading)
+        save(figure, f"fig4-{dataset.name}.png")
+
+
+script(main)

@@ -1,0 +1,67 @@
+"""What Eq. 5 says of its own solution, beside the paper's Table 2 and these runs.
+
+python figures/fixed_point.py [runs]        writes fixed_point.md beside this file
+
+dL/ds_i = 0:  s_i^4 = L_i,   beta_hat = s_0^2 / s_1^2 = sqrt(rec / kl),   L = 2 (sqrt(rec) + sqrt(kl))
+"""
+
+from math import sqrt
+
+from common import arguments, cut, missing, provenance, read, script, write
+from paper import BETA_HAT, COLUMNS, TABLE_2
+
+
+def paper_table() -> list[str]:
+    """The KL that rec and beta_hat of each L-VAE row of Table 2 imply, if it is at its fixed point."""
+    lines = [
+        "| data set | rec (paper) | beta_hat (paper) | KL implied, rec / beta_hat^2 | loss implied |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for dataset, beta in BETA_HAT.items():
+        rec = TABLE_2[dataset, "lvae"][COLUMNS.index("rec")]
+        kl = rec / beta**2
+        lines.append(f"| {dataset} | {rec:.2f} | {beta:.2f} | {kl:.2f} | {2 * (sqrt(rec) + sqrt(kl)):.2f} |")
+    return lines
+
+
+def run_table(runs: list) -> list[str]:
+    """Scales at the end of each run beside the fourth roots of its terms over its last 1,000 iterations."""
+    lines = [
+        "| data set | iterations | batch | seed | rec | KL | beta_hat | sqrt(rec / KL) | s_0^4 / rec - 1 "
+        "| s_1^4 / KL - 1 |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for run in runs:
+        end, last = run.results["equilibrium"], run.log[-1]
+        first, second = end["residuals"].values()
+        lines.append(
+            f"| {run['dataset']} | {cut(run.protocol)} | {run['batch_size']} | {run['seed']} "
+            f"| {end['rec']:.2f} | {end['kl']:.2f} | {last['beta']:.3f} "
+            f"| {sqrt(end['rec'] / end['kl']):.3f} | {first:+.3f} | {second:+.3f} |"
+        )
+    return lines
+
+
+def text(runs: list) -> str:
+    lines = paper_table()
+    if runs:
+        lines += [
+            "",
+            *run_table(runs),
+            "",
+            f"{provenance(runs)}. A schedule that was cut short is a transient: "
+            "its scales are still on their way.",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    runs = [run for run in read(arguments(__doc__).folder) if run["model"] == "lvae"]
+    if not runs:
+        missing("L-VAE", "--model lvae --iterations 50000")
+    write("fixed_point.md", text(runs))
+    print(text(runs))
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,59 @@
+"""Fill the README: tables of the runs in figures/data, and the measurements of bench.py.
+
+python figures/readme.py        reads figures/data and figures/data/bench.json
+"""
+
+import json
+from pathlib import Path
+
+import fixed_point
+import table2
+import table3
+from common import DATA, HERE, read, script
+
+
+def measurements(file: Path) -> str:
+    """What bench.py found, a table a measurement, with the machine it ran on."""
+    found = json.loads(file.read_text())
+    lines = [
+        f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, "
+        f"commit {found['commit']}."
+    ]
+    for name, rows in found.items():
+        if isinstance(rows, list) and rows and name != "growth":
+            cells = [
+                [f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()]
+                for row in rows
+            ]
+            lines += [
+                "",
+                f"`python bench.py {name}`",
+                "",
+                "| " + " | ".join(rows[0]) + " |",
+                "|" + "--:|" * len(rows[0]),
+                *("| " + " | ".join(row) + " |" for row in cells),
+            ]
+    return "\n".join(lines)
+
+
+def put(readme: str, mark: str, text: str) -> str:
+    """The README with `text` between its comments of that name."""
+    before, start, rest = readme.partition(f"<!-- {mark} -->")
+    _, end, after = rest.partition(f"<!-- end of {mark} -->")
+    if not start or not end:
+        raise ValueError(f"README.md: has no comments <!-- {mark} --> and <!-- end of {mark} -->")
+    return f"{before}{start}\n{text}\n{end}{after}"
+
+
+def main() -> None:
+    file, runs = HERE.parent / "README.md", read(DATA)
+    readme = put(file.read_text(), "results", table2.markdown(table2.groups(runs)))
+    readme = put(readme, "fixed point", fixed_point.text([run for run in runs if run["model"] == "lvae"]))
+    pairs = [(run, other) for run, other in table3.pairs(runs) if other is not None]
+    if pairs:
+        readme = put(readme, "table 3", table3.text(pairs))
+    file.write_text(put(readme, "bench", measurements(DATA / "bench.json")))
+    print(f"written: {file}")
+
+
+script(main)

@@ -1,0 +1,145 @@
+"""Table 2: six methods, reconstruction loss and six scores, the paper's numbers in brackets.
+
+    python figures/table2.py [runs]     writes table2.md and table2.tex beside this file
+
+Of the runs of a method with one seed (batch sizes; beta 2 and 4 of beta-VAE) the one with the best validation
+score counts (Sec. 6.5); mean and sample standard deviation are over seeds. The best of a column is bold, the
+second best underlined, within one data set and one number of iterations.
+"""
+
+from collections import defaultdict
+
+from common import Finished, arguments, cut, flags, missing, provenance, read, script, selected, spread, write
+from paper import COLUMNS, METHODS, TABLE_2
+
+TITLES = {
+    "rec": "rec ↓",
+    "beta_vae": "beta-VAE ↑",
+    "factor_vae": "FactorVAE ↑",
+    "explicitness": "Explicitness ↑",
+    "irs": "IRS ↑",
+    "mig": "MIG ↑",
+    "sap": "SAP ↑",
+}
+SEARCHED = (2.0, 4.0)  # betas of beta-VAE, Sec. 6.3; others are Table 3's
+
+
+def groups(runs: list[Finished]) -> dict[tuple, dict[str, list[Finished]]]:
+    """For each protocol, for each method in the order of Table 2, its selected runs, one a seed."""
+    found = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if "beta_vae" in run.results["scores"] and (run["model"] != "beta-vae" or run["beta"] in SEARCHED):
+            found[run.protocol][run["model"]].append(run)
+    return {
+        protocol: {model: selected(found[protocol][model]) for model in METHODS if found[protocol][model]}
+        for protocol in sorted(found, key=lambda protocol: (protocol[0] != "dsprites", str(protocol)))
+    }
+
+
+def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
+    """1 for the best and 2 for the second best method of a column; equal ones, as printed, share a place."""
+    placed = {}
+    for name in COLUMNS if len(methods) > 2 else ():
+        sign = 1 if name == "rec" else -1
+        values = {model: sign * round(mean(runs, name), 2) for model, runs in methods.items()}
+        for model, value in values.items():
+            place = 1 + sum(other < value for other in set(values.values()))
+            if place <= 2:
+                placed[model, name] = place
+    return placed
+
+
+def mean(runs: list[Finished], name: str) -> float:
+    return sum(run.results["scores"][name] for run in runs) / len(runs)
+
+
+def weight(runs: list[Finished]) -> str:
+    """beta of the selected networks."""
+    return spread([run.results["scores"]["beta"] for run in runs])
+
+
+def chosen(runs: list[Finished]) -> str:
+    """Batch size and iteration that the validation score selected, a seed each."""
+    return ", ".join(f"{run['batch_size']} at {run.results['selected']['iteration']:,}" for run in runs)
+
+
+def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, str]) -> list[list[str]]:
+    """A row of cells for each method; `styles` are the formats of the best and the second best."""
+    placed, lines = marks(methods), []
+    for model, runs in methods.items():
+        cells = [METHODS[model], str(len(runs)), chosen(runs), weight(runs), f"{mean(runs, 'kl'):.2f}"]
+        for column, name in enumerate(COLUMNS):
+            text = spread([run.results["scores"][name] for run in runs])
+            if (model, name) in placed:
+                text = styles[placed[model, name] - 1].format(text)
+            if (dataset, model) in TABLE_2:
+                text += f" ({TABLE_2[dataset, model][column]:.2f})"
+            cells.append(text)
+        lines.append(cells)
+    return lines
+
+
+def markdown(found: dict[tuple, dict[str, list[Finished]]]) -> str:
+    heads = ["method", "seeds", "selected: batch, iteration", "beta", "KL", *TITLES.values()]
+    lines = []
+    for protocol, methods in found.items():
+        lines += [
+            f"**{protocol[0]}, {cut(protocol)} iterations**",
+            "",
+            "| " + " | ".join(heads) + " |",
+            "|---|--:|---|" + "--:|" * (len(heads) - 3),
+        ]
+        lines += [
+            "| " + " | ".join(cells) + " |" for cells in rows(methods, protocol[0], ("**{}**", "<u>{}</u>"))
+        ]
+        made = [run for runs in methods.values() for run in runs]
+        lines += [
+            "",
+            f"{provenance(made)}. In brackets: the paper's Table 2, up to 300,000 iterations, one number "
+            "each."
+            if protocol[0] in {key[0] for key in TABLE_2}
+            else f"{provenance(made)}.",
+            "",
+        ]
+    return "\n".join(lines).strip()
+
+
+def latex(found: dict[tuple, dict[str, list[Finished]]]) -> str:
+    lines = [r"\begin{tabular}{lrlrr" + "r" * len(COLUMNS) + "}"]
+    heads = ["method", "seeds", "selected", r"$\beta$", "KL", *TITLES.values()]
+    arrows = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$"})
+    for protocol, methods in found.items():
+        lines += [
+            r"\hline",
+            rf"\multicolumn{{{len(heads)}}}{{l}}{{{protocol[0]}, {cut(protocol)} iterations}} \\",
+            " & ".join(heads).translate(arrows) + r" \\",
+        ]
+        lines += [
+            " & ".join(cells).translate(arrows) + r" \\"
+            for cells in rows(methods, protocol[0], (r"\textbf{{{}}}", r"\underline{{{}}}"))
+        ]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"])
+
+
+def main() -> None:
+    found = groups(read(arguments(__doc__).folder))
+    if not found:
+        missing(
+            "a finished run with scores",
+            f"--model {' '.join(METHODS)} --iterations 50000 --schedule 300000 --jobs 2",
+        )
+        return
+    for protocol, methods in found.items():
+        absent = [model for model in METHODS if model not in methods]
+        if absent:
+            missing(
+                f"{protocol[0]}, {cut(protocol)} iterations: {', '.join(absent)}",
+                f"--model {' '.join(absent)} {flags(protocol)} --jobs 2",
+            )
+    print(markdown(found))
+    write("table2.md", markdown(found))
+    write("table2.tex", latex(found))
+
+
+if __name__ == "__main__":
+    script(main)

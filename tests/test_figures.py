@@ -1,0 +1,189 @@
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import common
+import fixed_point
+import pytest
+import table2
+import table3
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ["fig1", "fig2", "fig3", "fig4", "table2", "table3", "fixed_point", "keep"]
+
+
+def make_run(
+    folder, model="lvae", beta=2.0, seed=0, batch_size=64, score=0.5, rec=20.0, found=None, **settings
+):
+    """A finished run of 2,000 iterations, without networks."""
+    name = f"{model}-{beta:g}-{seed}-{batch_size}-{score}"
+    file = folder / name / "results.json"
+    file.parent.mkdir(parents=True)
+    scores = dict(zip(table2.COLUMNS, (rec, 0.9, 0.6, 0.5, 0.4, 0.3, 0.2), strict=True))
+    settings = {
+        "dataset": "dsprites",
+        "model": model,
+        "iterations": 2000,
+        "schedule": 2000,
+        "latents": 5,
+        "batch_size": batch_size,
+        "beta": beta,
+        "seed": seed,
+        **settings,
+    }
+    learned = {"sigma_0": 0.01, "sigma_1": -0.02} if model == "lvae" else {}
+    file.write_text(
+        json.dumps(
+            {
+                "scores": {"kl": 5.0, "beta": found or beta, **scores},
+                "settings": settings,
+                "commit": "abc",
+                "selected": {"iteration": 1000, "by": "validation beta_vae", "score": score},
+                "device": "a CPU",
+                "threads": 1,
+                "versions": {"torch": "2.13.0"},
+                "seconds": 120,
+                "equilibrium": {"rec": 20.0, "kl": 5.0, "residuals": learned, "transient": False},
+            }
+        )
+    )
+    lines = [
+        {
+            "step": step,
+            "rec": 50.0 - step / 100,
+            "kl": 5.0,
+            "beta": 2.0,
+            "sigma_0": 1.5,
+            "sigma_1": 1.1,
+            **({"validation": {"rec": 30.0, "kl": 5.0, "beta_vae": step / 2000}} if step % 200 == 0 else {}),
+        }
+        for step in range(100, 2001, 100)
+    ]
+    (file.parent / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file.parent
+
+
+def test_the_best_validation_score_selects_a_run_a_seed_and_nan_never(tmp_path):
+    for batch_size, score in ((32, 0.7), (64, 0.9), (128, 0.9), (256, math.nan)):
+        make_run(tmp_path, "vae", batch_size=batch_size, score=score)
+    make_run(tmp_path, "vae", seed=1, score=0.1)
+    chosen = common.selected(common.read(tmp_path))
+    assert [(run["seed"], run.results["selected"]["score"]) for run in chosen] == [(0, 0.9), (1, 0.1)]
+    assert chosen[0]["batch_size"] == 128  # the first of equal ones, by name
+
+
+def test_a_run_whose_score_is_nan_loses_even_if_it_comes_first(tmp_path):
+    make_run(tmp_path, "vae", batch_size=128, score=math.nan)
+    make_run(tmp_path, "vae", batch_size=32, score=0.2)
+    assert common.selected(common.read(tmp_path))[0]["batch_size"] == 32
+
+
+def test_table_2_marks_best_and_second_and_sets_the_paper_in_brackets(tmp_path):
+    for model, rec in (("vae", 10.0), ("lvae", 12.004), ("sigma-vae", 12.0), ("control-vae", 30.0)):
+        make_run(tmp_path, model, rec=rec)
+    make_run(tmp_path, "lvae", seed=1, rec=12.004)
+    text = table2.markdown(table2.groups(common.read(tmp_path)))
+    assert "**10.00** (12.46)" in text and "| <u>12.00 ± 0.00</u> (21.14)" in text
+    assert "<u>12.00</u> (29.21)" in text and "| 30.00 (28.00)" in text
+    assert "| L-VAE | 2 | 64 at 1,000, 64 at 1,000 |" in text
+    tex = table2.latex(table2.groups(common.read(tmp_path)))
+    assert r"\textbf{10.00} (12.46)" in tex and r"\underline{12.00 $\pm$ 0.00} (21.14)" in tex
+
+
+def test_table_2_searches_the_betas_of_the_paper_alone(tmp_path):
+    for beta, score in ((1.39, 0.99), (2.0, 0.5), (4.0, 0.7)):
+        make_run(tmp_path, "beta-vae", beta=beta, score=score)
+    (methods,) = table2.groups(common.read(tmp_path)).values()
+    assert [run["beta"] for run in methods["beta-vae"]] == [4.0]
+
+
+def test_runs_of_another_schedule_or_precision_do_not_stand_in_one_table(tmp_path):
+    make_run(tmp_path, "vae")
+    make_run(tmp_path, "lvae", schedule=300_000)
+    make_run(tmp_path, "sigma-vae", precision="bf16")
+    assert len(table2.groups(common.read(tmp_path))) == 3
+
+
+def test_table_3_sets_a_beta_vae_with_the_learned_beta_beside_its_l_vae(tmp_path):
+    make_run(tmp_path, "lvae", found=1.394)
+    make_run(tmp_path, "beta-vae", beta=2.0)
+    ((learned, given),) = table3.pairs(common.read(tmp_path))
+    assert learned["model"] == "lvae" and given is None
+    make_run(tmp_path, "beta-vae", beta=1.39)
+    ((_, given),) = pairs = table3.pairs(common.read(tmp_path))
+    assert given["beta"] == 1.39 and "beta-VAE, beta = beta_hat | 1.39 | 20.00 (18.13)" in table3.text(pairs)
+
+
+def test_the_fixed_point_implies_the_kl_of_the_papers_rows():
+    row = next(line for line in fixed_point.paper_table() if line.startswith("| dsprites"))
+    assert row == "| dsprites | 21.14 | 1.39 | 10.94 | 15.81 |"
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """The scripts in a folder of their own, since they write beside themselves."""
+    folder = tmp_path_factory.mktemp("scripts") / "figures"
+    shutil.copytree(ROOT / "figures", folder, ignore=shutil.ignore_patterns("data", "*.png", "__pycache__"))
+    return folder
+
+
+def call(copied, script, *arguments):
+    return subprocess.run(
+        [sys.executable, copied / f"{script}.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_says_which_command_makes_what_is_missing(copied, tmp_path, script):
+    done = call(copied, script, tmp_path)
+    assert done.returncode == 0 and "missing: " in done.stdout and "python run.py --" in done.stdout
+    assert done.stderr == ""
+
+
+def test_scripts_write_what_they_are_called(copied, tmp_path):
+    for model, beta in (("vae", 1.0), ("beta-vae", 2.0), ("lvae", 1.4)):
+        make_run(tmp_path, model, beta=beta)
+    make_run(tmp_path, "beta-vae", beta=1.4)
+    for script, files in {
+        "fig1": ["fig1.png"],
+        "fig2": ["fig2.png"],
+        "fig3": ["fig3.png"],
+        "table2": ["table2.md", "table2.tex"],
+        "table3": ["table3.md"],
+        "fixed_point": ["fixed_point.md"],
+        "keep": ["data/lvae-1.4-0-64-0.5/log.jsonl"],
+    }.items():
+        done = call(copied, script, tmp_path)
+        assert done.returncode == 0 and done.stderr == "", (script, done.stderr)
+        for name in files:
+            assert (copied / name).stat().st_size > 100
+            if name.endswith(".png"):
+                with Image.open(copied / name) as picture:
+                    assert len(picture.convert("RGB").getcolors(10**6)) > 20
+
+
+def test_a_damaged_run_is_told_in_one_line(copied, tmp_path):
+    (make_run(tmp_path) / "results.json").write_text('{"scores": ')
+    done = call(copied, "table2", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "damaged" in done.stderr
+    done = call(copied, "fig1", tmp_path / "nowhere")
+    assert done.returncode == 2 and "no such folder" in done.stderr
+
+
+def test_the_readme_holds_what_its_scripts_write(tmp_path):
+    """The tables between the README's comments are those that figures/data gives now."""
+    folder = tmp_path / "figures"
+    shutil.copytree(ROOT / "figures", folder)
+    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    done = call(folder, "readme")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
