@@ -133,27 +133,29 @@ def operations(step: Step) -> int:
     return counter.get_total_flops()
 
 
+def step_row(name: str, batch_size: int, device_name: str) -> dict:
+    device = torch.device(device_name)
+    dataset = load(name).to(device)
+    ours, rounded = (make_step(dataset, batch_size, device, precision=precision)
+                     for precision in ("float32", "bf16"))
+    ways = {"ours": ours, "bf16": rounded, "stock": stock_step(dataset, batch_size, device)}
+    ours.batches.turn(0)
+    flops = operations(ours)
+    seconds = least(ways, rounds=3, calls=8, device=device)
+    seconds |= least(products(device), rounds=20, device=device)
+    peak, peak_rounded = (2 * PEAK_SIDE**3 / seconds[way] for way in ("product", "bf16 product"))
+    return {
+        "network": NETWORKS[name], "batch": batch_size, "ours, ms": 1e3 * seconds["ours"],
+        "stock, ms": 1e3 * seconds["stock"], "stock / ours": seconds["stock"] / seconds["ours"],
+        "images/s": batch_size / seconds["ours"], "GFLOP/s": flops / seconds["ours"] / 1e9,
+        "of peak, %": 100 * flops / seconds["ours"] / peak, "bf16, ms": 1e3 * seconds["bf16"],
+        "stock / bf16": seconds["stock"] / seconds["bf16"],
+        "of bf16 peak, %": 100 * flops / seconds["bf16"] / peak_rounded}
+
+
 def bench_step(device: torch.device) -> list[dict]:
     """An iteration of L-VAE, and one in stock PyTorch; GFLOP/s count the MLP's first layer as if dense."""
-    rows = []
-    for name, batch_size in STEPS:
-        dataset = load(name).to(device)
-        ours, rounded = (make_step(dataset, batch_size, device, precision=precision)
-                         for precision in ("float32", "bf16"))
-        ways = {"ours": ours, "bf16": rounded, "stock": stock_step(dataset, batch_size, device)}
-        ours.batches.turn(0)
-        seconds = least(ways, rounds=3, calls=8, device=device)
-        seconds |= least(products(device), rounds=20, device=device)
-        flops = operations(ours)
-        peak, peak_rounded = (2 * PEAK_SIDE**3 / seconds[way] for way in ("product", "bf16 product"))
-        rows.append({
-            "network": NETWORKS[name], "batch": batch_size, "ours, ms": 1e3 * seconds["ours"],
-            "stock, ms": 1e3 * seconds["stock"], "stock / ours": seconds["stock"] / seconds["ours"],
-            "images/s": batch_size / seconds["ours"], "GFLOP/s": flops / seconds["ours"] / 1e9,
-            "of peak, %": 100 * flops / seconds["ours"] / peak, "bf16, ms": 1e3 * seconds["bf16"],
-            "stock / bf16": seconds["stock"] / seconds["bf16"],
-            "of bf16 peak, %": 100 * flops / seconds["bf16"] / peak_rounded})
-    return rows
+    return [apart(step_row, name, batch_size, str(device)) for name, batch_size in STEPS]
 
 
 def bench_parts(device: torch.device) -> list[dict]:
