@@ -26,6 +26,8 @@ import torch
 
 from lvae_min import data, report
 from lvae_min.config import MOVABLE, Config
+from lvae_min.files import one_line
+from lvae_min.losses import OBJECTIVES
 from lvae_min.report import Grid
 from lvae_min.train import Run, cores, finished, pick_device
 
@@ -79,9 +81,31 @@ def summary(results: dict) -> str:
         lines.append(f"fixed point of Eq. 5: {residuals}"
                      + (" (the schedule was cut short: a transient)" if settled["transient"] else ""))
     if results["collapsed"]:
-        lines.append("COLLAPSED: kl stayed below 0.1 nats for 1,000 iterations; "
-                     "try --sigma-freeze 0.1 or another seed")
+        lines.append("COLLAPSED: kl stayed below 0.1 nats for 1,000 iterations; " + remedy(results["settings"]))
     return "\n".join(lines)
+
+
+def remedy(settings: dict) -> str:
+    """What to try after a collapse, in words."""
+    method = OBJECTIVES[settings["model"]]
+    if method.has_scales and settings["sigma_freeze"] < 0.5:
+        return f"try --sigma-freeze {max(2 * settings['sigma_freeze'], 0.1):g}"
+    return "try a lower --beta" if method.has_beta else "try another --seed"
+
+
+def told(error: Exception, folder: Path) -> str:
+    """What went wrong with a run, in one line: what, where, what to do."""
+    if isinstance(error, (MemoryError, RuntimeError)):
+        return f"{folder}: not enough memory ({one_line(error)[:120]}); try a smaller --batch-size, fewer --jobs"
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)            # nor does Python try to write the rest
+        return f"{folder}: stopped, since nobody reads what it prints; the same command continues the run"
+    if not isinstance(error, OSError) or error.errno is None:
+        return one_line(error)
+    if not folder.exists():
+        return f"{folder}: was removed while the run worked in it; the same command starts it again"
+    return (f"{error.filename or folder}: {error.strerror}; nothing that was there is lost: mend that, and the "
+            "same command continues the run")
 
 
 class Runs:
@@ -133,8 +157,10 @@ class Runs:
                 if results is None:
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
-        except MISTAKES as error:
-            self.failures.append(str(error))
+        except (*MISTAKES, RuntimeError) as error:
+            if not isinstance(error, MISTAKES) and "allocate memory" not in str(error):
+                raise                                           # a mistake of ours
+            self.failures.append(told(error, folder))
             if self.grid:
                 report.say(f"{folder}: FAILED, the others go on")
                 self.grid.end(failed=True)
@@ -178,7 +204,7 @@ def command(arguments: list[str]) -> int:
     try:
         return main(arguments)
     except MISTAKES as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        print(f"run.py: {one_line(error)}", file=sys.stderr)
         return 2
 
 

@@ -3,9 +3,15 @@
 import fcntl
 import io
 import os
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def brief(error: BaseException) -> str:
@@ -14,16 +20,28 @@ def brief(error: BaseException) -> str:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all. An OSError names it."""
     part = file.with_name(file.name + ".part")
     try:
-        with open(part, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, file)
+        with naming(file):
+            with open(part, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, file)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+@contextmanager
+def naming(file: Path):
+    """Let an OSError say which file it is about: a write to a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(file), None
         raise
 
 

@@ -88,7 +88,7 @@ class Grid:
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         elif self.trained:
-            rate = self.trained / (time.monotonic() - self.began)
+            rate = self.trained / max(time.monotonic() - self.began, 1e-3)
             say(f"{self.name}: {text}, {self.done / self.iterations:.0%} of all iterations, "
                 f"{duration((self.iterations - self.done) / rate)} left")
         else:
@@ -112,15 +112,14 @@ class Progress:
 
     def show(self, record: dict) -> None:
         """Bring a line of the log before the reader."""
-        step = record["step"]
+        step, collapsed = record["step"], "  COLLAPSED (kl < 0.1)" * record["collapsed"]
         if self.bar is not None:
-            self.bar.set_postfix_str(numbers(record, TERMS), refresh=False)
+            self.bar.set_postfix_str(numbers(record, TERMS) + collapsed, refresh=False)
             self.bar.update(step - self.bar.n)
         elif step % PRINT_EVERY == 0 or step == self.total:
-            rate = (step - self.start) / (time.monotonic() - self.began)
+            rate = (step - self.start) / max(time.monotonic() - self.began, 1e-3)
             say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
-                f"{rate:.1f} it/s  {duration((self.total - step) / rate)} left"
-                f"{'  COLLAPSED (kl < 0.1)' * record['collapsed']}")
+                f"{rate:.1f} it/s  {duration((self.total - step) / rate)} left{collapsed}")
         if self.grid is not None:
             self.grid.advance(step - self.step)
         self.step = step

@@ -20,7 +20,7 @@ import torch
 from lvae_min import losses, metrics
 from lvae_min.config import MOVABLE, Config
 from lvae_min.data import SCORED, Dataset, Split
-from lvae_min.files import Claim, brief, load_checkpoint, save, write_whole
+from lvae_min.files import Claim, brief, load_checkpoint, naming, save, write_whole
 from lvae_min.model import VAE
 from lvae_min.report import Grid, Progress, machine
 from lvae_min.step import Step
@@ -128,6 +128,7 @@ class Run:
         self.check_factors()
         self.step = Step(self.config, dataset, split.training, self.device, self.threads)
         self.seconds, self.log_bytes, self.faint = 0.0, 0, 0
+        self.kept = 0                                            # the iteration of last.pt
         self.best = {"iteration": 0, "score": -math.inf}
         self.check_folder()
         self.claim = Claim(self.folder)
@@ -195,6 +196,7 @@ class Run:
         with open(self.folder / "log.jsonl", "ab") as log:
             os.fsync(log.fileno())
         save(self.folder / "last.pt", self.state())
+        self.kept = self.iteration
 
     def restore(self, state: dict) -> None:
         """Continue from a `state`. Raises ValueError if it is not one of this run."""
@@ -202,6 +204,7 @@ class Run:
             self.step.restore(state)
             for name in ("best", "log_bytes", "faint", "seconds"):
                 setattr(self, name, state[name])
+            self.kept = self.iteration
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
                              f"({brief(error)})") from None
@@ -253,11 +256,12 @@ class Run:
         """loss, rec and kl since the log's last line. Raises FloatingPointError if the loss is not finite."""
         loss, rec, kl = (self.step.sums / max(self.step.counted, 1)).tolist()
         if not math.isfinite(loss):
+            good = (f"the last good checkpoint, last.pt, is of iteration {self.kept}" if self.kept
+                    else "there is no checkpoint yet")
             raise FloatingPointError(
                 f"{self.folder}: the loss is not finite between iterations "
                 f"{self.iteration - self.step.counted + 1} and {self.iteration} (rec {rec:g}, kl {kl:g}, "
-                f"beta {self.step.objective.beta().item():g}); "
-                "the last checkpoint is from before; try another --seed or a longer --schedule")
+                f"beta {self.step.objective.beta().item():g}); {good}; try another --seed or a longer --schedule")
         return [loss, rec, kl]
 
     def record(self) -> dict:
@@ -295,7 +299,8 @@ class Run:
             log.truncate(self.log_bytes)
 
     def write_log(self, record: dict) -> None:
-        with open(self.folder / "log.jsonl", "ab") as log:
+        file = self.folder / "log.jsonl"
+        with naming(file), open(file, "ab") as log:
             log.write(json.dumps(record).encode() + b"\n")
             log.flush()
             self.log_bytes = log.tell()

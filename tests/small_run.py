@@ -1,5 +1,6 @@
 """run.py on 1,920 images of dSprites and a net of 32 hidden units, for tests in a process of their own."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -12,14 +13,24 @@ import run
 from lvae_min import data, model, render, stores
 
 
-def small_dsprites(*_):
+@functools.cache
+def small_images():
     grid = render.dsprites().reshape(*render.DSPRITES_SIZES, 64)[:, ::3, ::8, ::4, ::4]
+    return np.ascontiguousarray(grid).reshape(-1, 64).view(np.uint8)
+
+
+def small_dsprites(*_):
     sizes = {"shape": 3, "scale": 2, "orientation": 5, "position x": 8, "position y": 8}
-    octets = torch.from_numpy(np.ascontiguousarray(grid).reshape(-1, 64).view(np.uint8))
     spec = data.Spec((1, 64, 64), sizes, network="mlp", binary=True)
-    return data.Dataset("dsprites", "drawn", spec, stores.Bits(octets, spec.shape))
+    store = stores.Bits(torch.from_numpy(small_images().copy()), spec.shape)
+    return data.Dataset("dsprites", "drawn", spec, store)
+
+
+def command(arguments):
+    """The exit code of run.py; this process has the small data set and the small network from now on."""
+    model.HIDDEN, data.load = 32, small_dsprites
+    return run.command(arguments)
 
 
 if __name__ == "__main__":
-    model.HIDDEN, data.load = 32, small_dsprites
-    sys.exit(run.command(sys.argv[1:]))
+    sys.exit(command(sys.argv[1:]))
