@@ -16,6 +16,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # lvae_min, installed or not
 DATA = HERE / "data"
 
+from lvae_min.config import Config  # noqa: E402
+from lvae_min.data import SPECS  # noqa: E402
+from lvae_min.losses import OBJECTIVES  # noqa: E402
+
+UNUSUAL = ("latents", "precision", "select")  # settings that runs of one protocol share
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -32,9 +38,15 @@ class Finished:
     def protocol(self) -> tuple:
         """What runs must share to stand side by side: data set, iterations, schedule and the like."""
         settings = {"precision": "float32", "select": "beta_vae", **self.results["settings"]}
-        return tuple(
-            settings[name] for name in ("dataset", "iterations", "schedule", "latents", "precision", "select")
-        )
+        names = ("dataset", "iterations", "schedule", *UNUSUAL)
+        return *(settings[name] for name in names), self.freeze
+
+    @property
+    def freeze(self) -> float | None:
+        """`--sigma-freeze` of a run that learns scales, where it is not the default."""
+        usual = Config(model=self["model"], iterations=self["iterations"], schedule=self["schedule"])
+        given = self.results["settings"].get("sigma_freeze", usual.sigma_freeze)
+        return given if OBJECTIVES[self["model"]].has_scales and given != usual.sigma_freeze else None
 
     @property
     def looks(self) -> list[dict]:
@@ -62,16 +74,34 @@ def read(folder: Path) -> list[Finished]:
 
 
 def cut(protocol: tuple) -> str:
-    """Iterations in words, with the schedule if that was cut short."""
+    """Iterations in words, with the schedule if that was cut short, and other unusual settings."""
     _, iterations, schedule, *_ = protocol
     return f"{iterations:,}" + ("" if schedule == iterations else f" of {schedule:,}")
+
+
+def named(protocol: tuple) -> str:
+    """A protocol in words: data set, iterations, and what is not as usual."""
+    others = "".join(f", {name} {value}" for name, value in unusual(protocol).items())
+    return f"{protocol[0]}, {cut(protocol)} iterations{others}"
+
+
+def unusual(protocol: tuple) -> dict:
+    """The settings of a protocol beyond its iterations that are not the defaults, as flags without dashes."""
+    dataset, iterations, schedule, latents, precision, select, freeze = protocol
+    spec = SPECS.get(dataset)
+    usual = (spec.latents or len(spec.factors)) if spec else latents
+    found = {"latents": latents, "precision": precision, "select": select, "sigma-freeze": freeze}
+    defaults = {"latents": usual, "precision": "float32", "select": "beta_vae", "sigma-freeze": None}
+    return {name: value for name, value in found.items() if value != defaults[name]}
 
 
 def flags(protocol: tuple) -> str:
     """The flags of run.py that make a run of this protocol, without the method."""
     dataset, iterations, schedule, *_ = protocol
-    return f"--dataset {dataset} --iterations {iterations}" + (
-        "" if schedule == iterations else f" --schedule {schedule}"
+    return (
+        f"--dataset {dataset} --iterations {iterations}"
+        + ("" if schedule == iterations else f" --schedule {schedule}")
+        + "".join(f" --{name} {value}" for name, value in unusual(protocol).items())
     )
 
 

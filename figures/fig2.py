@@ -5,9 +5,14 @@
 A point is a network of a VAE (beta = 1) or beta-VAE run at one evaluation, on validation images.
 """
 
-from common import arguments, missing, provenance, read, save, script
+from common import Finished, arguments, missing, named, provenance, read, save, script
 
 from lvae_min.plots import new_figure
+
+
+def weight(run: Finished) -> float:
+    """beta of a run; a VAE's is 1."""
+    return 1.0 if run["model"] == "vae" else run["beta"]
 
 
 def main() -> None:
@@ -16,18 +21,13 @@ def main() -> None:
     if not runs:
         missing("VAE and beta-VAE", "--model vae beta-vae --beta 2 4 --batch-size 32 64 128 256 --jobs 2")
         return
-    datasets = sorted({run["dataset"] for run in runs})
-    figure, axes = new_figure(4.6 * len(datasets), 4, 1, len(datasets))
-    for cell, dataset in zip(axes[0], datasets, strict=True):
-        here = [run for run in runs if run["dataset"] == dataset]
-        values = sorted({1.0 if run["model"] == "vae" else run["beta"] for run in here})
+    panels = sorted({run.protocol for run in runs}, key=str)
+    figure, axes = new_figure(4.6 * len(panels), 4, 1, len(panels))
+    for cell, protocol in zip(axes[0], panels, strict=True):
+        here = [run for run in runs if run.protocol == protocol]
+        values = sorted({weight(run) for run in here})
         for beta in values:
-            looks = [
-                line["validation"]
-                for run in here
-                for line in run.looks
-                if (1.0 if run["model"] == "vae" else run["beta"]) == beta
-            ]
+            looks = [line["validation"] for run in here if weight(run) == beta for line in run.looks]
             cell.scatter(
                 [look["beta_vae"] for look in looks],
                 [look["rec"] for look in looks],
@@ -36,7 +36,9 @@ def main() -> None:
                 label=f"beta = {beta:g}",
             )
         cell.set(
-            title=dataset, xlabel="beta-VAE score (0 to 1)", ylabel="reconstruction loss (squared error)"
+            title=named(protocol),
+            xlabel="beta-VAE score (0 to 1)",
+            ylabel="reconstruction loss (squared error)",
         )
         cell.legend(fontsize=8)
     figure.suptitle(f"Paper's Fig. 2\n{provenance(runs)}", fontsize=7)

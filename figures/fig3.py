@@ -5,7 +5,8 @@
 The red line is the selected iteration. One panel for each data set and schedule, of the first seed.
 """
 
-from common import arguments, cut, missing, provenance, read, save, script
+from common import arguments, missing, named, provenance, read, save, script
+from matplotlib.ticker import MaxNLocator
 
 from lvae_min.plots import new_figure
 
@@ -26,7 +27,8 @@ def main() -> None:
         for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)")):
             cell.plot(steps, [line[name] for line in run.log], label=title)
         cell.axvline(run.results["selected"]["iteration"], color="C3", lw=1, label="selected")
-        cell.set(xlabel="iterations", ylabel="learned scale", title=f"{protocol[0]}, {cut(protocol)}")
+        cell.set(xlabel="iterations", ylabel="learned scale", title=named(protocol))
+        cell.xaxis.set_major_locator(MaxNLocator(5))
         looks = [line for line in run.looks if "beta_vae" in line["validation"]]
         score = cell.twinx()
         score.plot(

@@ -34,7 +34,11 @@ def main() -> None:
     if not longest:
         missing("an L-VAE and its network", "--model lvae --iterations 50000")
     for name, run in longest.items():
-        dataset, vae = data.load(name, given.data), lvae_min.load(run.folder)
+        try:
+            dataset, vae = data.load(name, given.data), lvae_min.load(run.folder)
+        except ValueError as error:
+            print(f"left out: {error}")
+            continue
         index = data.Split.of(len(dataset)).test[:2000]
         _, codes = evaluate(vae, dataset, index)
         images = plots.traversal(vae, dataset.batch(torch.from_numpy(index[:1])))

@@ -9,8 +9,20 @@ second best underlined, within one data set and one number of iterations.
 
 from collections import defaultdict
 
-from common import Finished, arguments, cut, flags, missing, provenance, read, script, selected, spread, write
-from paper import COLUMNS, METHODS, TABLE_2
+from common import (
+    Finished,
+    arguments,
+    flags,
+    missing,
+    named,
+    provenance,
+    read,
+    script,
+    selected,
+    spread,
+    write,
+)
+from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
 
 TITLES = {
     "rec": "rec ↓",
@@ -21,6 +33,7 @@ TITLES = {
     "mig": "MIG ↑",
     "sap": "SAP ↑",
 }
+ARROWS = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "_": r"\_"})  # LaTeX's
 SEARCHED = (2.0, 4.0)  # betas of beta-VAE, Sec. 6.3; others are Table 3's
 
 
@@ -84,7 +97,7 @@ def markdown(found: dict[tuple, dict[str, list[Finished]]]) -> str:
     lines = []
     for protocol, methods in found.items():
         lines += [
-            f"**{protocol[0]}, {cut(protocol)} iterations**",
+            f"**{named(protocol)}**",
             "",
             "| " + " | ".join(heads) + " |",
             "|---|--:|---|" + "--:|" * (len(heads) - 3),
@@ -96,7 +109,7 @@ def markdown(found: dict[tuple, dict[str, list[Finished]]]) -> str:
         lines += [
             "",
             f"{provenance(made)}. In brackets: the paper's Table 2, up to 300,000 iterations, one number "
-            "each."
+            f"each; its beta-VAE has beta = {PAPER_BETA[protocol[0]]}."
             if protocol[0] in {key[0] for key in TABLE_2}
             else f"{provenance(made)}.",
             "",
@@ -107,15 +120,14 @@ def markdown(found: dict[tuple, dict[str, list[Finished]]]) -> str:
 def latex(found: dict[tuple, dict[str, list[Finished]]]) -> str:
     lines = [r"\begin{tabular}{lrlrr" + "r" * len(COLUMNS) + "}"]
     heads = ["method", "seeds", "selected", r"$\beta$", "KL", *TITLES.values()]
-    arrows = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$"})
     for protocol, methods in found.items():
         lines += [
             r"\hline",
-            rf"\multicolumn{{{len(heads)}}}{{l}}{{{protocol[0]}, {cut(protocol)} iterations}} \\",
-            " & ".join(heads).translate(arrows) + r" \\",
+            rf"\multicolumn{{{len(heads)}}}{{l}}{{{named(protocol)}}} \\".replace("_", r"\_"),
+            " & ".join(heads).translate(ARROWS) + r" \\",
         ]
         lines += [
-            " & ".join(cells).translate(arrows) + r" \\"
+            " & ".join(cells).translate(ARROWS) + r" \\"
             for cells in rows(methods, protocol[0], (r"\textbf{{{}}}", r"\underline{{{}}}"))
         ]
     return "\n".join([*lines, r"\hline", r"\end{tabular}"])
@@ -133,7 +145,7 @@ def main() -> None:
         absent = [model for model in METHODS if model not in methods]
         if absent:
             missing(
-                f"{protocol[0]}, {cut(protocol)} iterations: {', '.join(absent)}",
+                f"{named(protocol)}: {', '.join(absent)}",
                 f"--model {' '.join(absent)} {flags(protocol)} --jobs 2",
             )
     print(markdown(found))

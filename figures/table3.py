@@ -1,11 +1,11 @@
 """Table 3: beta-VAE trained with the beta that L-VAE learned, beside that L-VAE; the paper's in brackets.
 
-python figures/table3.py [runs]     writes table3.md beside this file
+python figures/table3.py [runs]     writes table3.md and table3.tex beside this file
 """
 
 from common import Finished, arguments, cut, flags, missing, provenance, read, script, write
 from paper import BETA_HAT, COLUMNS, TABLE_2, TABLE_3
-from table2 import TITLES
+from table2 import ARROWS, TITLES
 
 NEAR = 0.01  # a beta counts as the learned one if it is that near: run.py is given two digits
 
@@ -29,30 +29,50 @@ def pairs(runs: list[Finished]) -> list[tuple[Finished, Finished | None]]:
     return found
 
 
-def row(title: str, beta: float, run: Finished, paper: tuple | None) -> str:
-    cells = [
-        f"{run.results['scores'][name]:.2f}" + (f" ({paper[column]:.2f})" if paper else "")
-        for column, name in enumerate(COLUMNS)
-    ]
-    return (
-        f"| {run['dataset']} | {cut(run.protocol)} | {run['seed']} | {title} | {beta:.2f} | "
-        + " | ".join(cells)
-        + " |"
-    )
+def better(pair: tuple[Finished, Finished], name: str) -> list[bool]:
+    """Which of two runs has the better score, as printed; both if it is the same."""
+    sign = -1 if name == "rec" else 1
+    values = [sign * round(run.results["scores"][name], 2) for run in pair]
+    return [value == max(values) for value in values]
+
+
+def rows(learned: Finished, given: Finished, best: str) -> list[list[str]]:
+    """The cells of a pair, beta-VAE first; `best` is the format of the better score."""
+    dataset, pair = learned["dataset"], (given, learned)
+    titles = ("beta-VAE, beta = beta_hat", "L-VAE")
+    papers = (TABLE_3, {dataset: TABLE_2.get((dataset, "lvae"))})
+    lines = []
+    for place, (run, title, paper) in enumerate(zip(pair, titles, papers, strict=True)):
+        cells = [dataset, cut(run.protocol), str(run["seed"]), title, f"{run.results['scores']['beta']:.2f}"]
+        for column, name in enumerate(COLUMNS):
+            text = f"{run.results['scores'][name]:.2f}"
+            text = best.format(text) if better(pair, name)[place] else text
+            cells.append(text + (f" ({paper[dataset][column]:.2f})" if paper.get(dataset) else ""))
+        lines.append(cells)
+    return lines
+
+
+HEADS = ["data set", "iterations", "seed", "method", "beta", *TITLES.values()]
 
 
 def text(found: list[tuple[Finished, Finished]]) -> str:
-    heads = ["data set", "iterations", "seed", "method", "beta", *TITLES.values()]
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|--:|---|" + "--:|" * (len(heads) - 4)]
-    for learned, given in found:
-        dataset = learned["dataset"]
-        lines.append(row("beta-VAE, beta = beta_hat", given["beta"], given, TABLE_3.get(dataset)))
-        lines.append(row("L-VAE", learned.results["scores"]["beta"], learned, TABLE_2.get((dataset, "lvae"))))
+    """The table in Markdown; the better of two is bold."""
+    lines = ["| " + " | ".join(HEADS) + " |", "|---|---|--:|---|" + "--:|" * (len(HEADS) - 4)]
+    lines += ["| " + " | ".join(cells) + " |" for pair in found for cells in rows(*pair, "**{}**")]
     made = [run for pair in found for run in pair]
-    named = ", ".join(f"{dataset} {beta}" for dataset, beta in BETA_HAT.items())
+    betas = ", ".join(f"{dataset} {beta}" for dataset, beta in BETA_HAT.items())
     return "\n".join(
-        [*lines, "", f"{provenance(made)}. In brackets: the paper's Table 3, whose beta_hat are {named}."]
+        [*lines, "", f"{provenance(made)}. In brackets: the paper's Table 3, whose beta_hat are {betas}."]
     )
+
+
+def latex(found: list[tuple[Finished, Finished]]) -> str:
+    lines = [r"\begin{tabular}{llrlr" + "r" * len(COLUMNS) + "}"]
+    lines += [" & ".join(HEADS).translate(ARROWS) + r" \\"]
+    for pair in found:
+        lines += [r"\hline", *(" & ".join(cells).translate(ARROWS) + r" \\"
+                               for cells in rows(*pair, r"\textbf{{{}}}"))]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"])
 
 
 def main() -> None:
@@ -70,6 +90,7 @@ def main() -> None:
     if whole:
         print(text(whole))
         write("table3.md", text(whole))
+        write("table3.tex", latex(whole))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 import small_run
-import torch._dynamo  # which the first optimizer imports: a second
+import torch._dynamo  # noqa: F401 which the first optimizer imports: a second
 
 from lvae_min import files, metrics, plots, report, train
 
@@ -44,8 +44,8 @@ def child(out, said, fault, *given):
 
 
 def quick_scores(factors, codes):
-    return {name: float(column.std()) for name, column in zip(report.SCORES, np.resize(codes.T, (6, len(codes))),
-                                                              strict=True)}
+    columns = np.resize(codes.T, (len(report.SCORES), len(codes)))
+    return {name: float(column.std()) for name, column in zip(report.SCORES, columns, strict=True)}
 
 
 def die(*_):

@@ -13,6 +13,8 @@ import table2
 import table3
 from PIL import Image
 
+import run as run_module
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["fig1", "fig2", "fig3", "fig4", "table2", "table3", "fixed_point", "keep"]
 
@@ -116,7 +118,37 @@ def test_table_3_sets_a_beta_vae_with_the_learned_beta_beside_its_l_vae(tmp_path
     assert learned["model"] == "lvae" and given is None
     make_run(tmp_path, "beta-vae", beta=1.39)
     ((_, given),) = pairs = table3.pairs(common.read(tmp_path))
-    assert given["beta"] == 1.39 and "beta-VAE, beta = beta_hat | 1.39 | 20.00 (18.13)" in table3.text(pairs)
+    assert given["beta"] == 1.39
+    assert "beta-VAE, beta = beta_hat | 1.39 | **20.00** (18.13)" in table3.text(pairs)
+
+
+def test_table_3_marks_the_better_of_two_in_markdown_and_latex(tmp_path):
+    make_run(tmp_path, "lvae", found=1.394, rec=21.0)
+    make_run(tmp_path, "beta-vae", beta=1.39, rec=20.0)
+    pairs = table3.pairs(common.read(tmp_path))
+    markdown, latex = table3.text(pairs).splitlines(), table3.latex(pairs).splitlines()
+    assert "**20.00** (18.13) | **0.90** (0.96)" in markdown[2] and "| 21.00 (21.14)" in markdown[3]
+    assert r"\textbf{20.00} (18.13)" in latex[3] and "beta\\_hat" in latex[3]
+    assert "& 21.00 (21.14)" in latex[4]
+
+
+def test_a_suggested_command_makes_a_run_of_the_same_protocol(tmp_path):
+    make_run(tmp_path, "lvae", latents=7, precision="bf16", select="mig", sigma_freeze=0.2)
+    (run,) = common.read(tmp_path)
+    given = common.flags(run.protocol).split() + ["--model", "lvae"]
+    (config,), _ = run_module.parse(given)
+    assert (config.latents, config.precision, config.select, config.sigma_freeze) == (7, "bf16", "mig", 0.2)
+    assert common.named(run.protocol).endswith(
+        "2,000 iterations, latents 7, precision bf16, select mig, sigma-freeze 0.2"
+    )
+
+
+def test_runs_that_hold_sigma_longer_stand_in_a_table_of_their_own(tmp_path):
+    make_run(tmp_path, "lvae", sigma_freeze=0.05)
+    make_run(tmp_path, "lvae", seed=1, sigma_freeze=0.2)
+    make_run(tmp_path, "vae", sigma_freeze=0.05)
+    tables = [sorted(methods) for methods in table2.groups(common.read(tmp_path)).values()]
+    assert sorted(tables) == [["lvae"], ["lvae", "vae"]]
 
 
 def test_the_fixed_point_implies_the_kl_of_the_papers_rows():
@@ -158,7 +190,7 @@ def test_scripts_write_what_they_are_called(copied, tmp_path):
         "fig2": ["fig2.png"],
         "fig3": ["fig3.png"],
         "table2": ["table2.md", "table2.tex"],
-        "table3": ["table3.md"],
+        "table3": ["table3.md", "table3.tex"],
         "fixed_point": ["fixed_point.md"],
         "keep": ["data/lvae-1.4-0-64-0.5/log.jsonl"],
     }.items():
