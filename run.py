@@ -18,6 +18,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Lock
@@ -81,7 +82,8 @@ def summary(results: dict) -> str:
         lines.append(f"fixed point of Eq. 5: {residuals}"
                      + (" (the schedule was cut short: a transient)" if settled["transient"] else ""))
     if results["collapsed"]:
-        lines.append("COLLAPSED: kl stayed below 0.1 nats for 1,000 iterations; " + remedy(results["settings"]))
+        lines.append("COLLAPSED: kl stayed below 0.1 nats for 1,000 iterations; "
+                     + remedy(results["settings"]))
     return "\n".join(lines)
 
 
@@ -95,8 +97,11 @@ def remedy(settings: dict) -> str:
 
 def told(error: Exception, folder: Path) -> str:
     """What went wrong with a run, in one line: what, where, what to do."""
-    if isinstance(error, (MemoryError, RuntimeError)):
-        return f"{folder}: not enough memory ({one_line(error)[:120]}); try a smaller --batch-size, fewer --jobs"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        return (f"{folder}: not enough memory ({one_line(error)[:120]}); "
+                "try a smaller --batch-size or fewer --jobs")
+    if not isinstance(error, MISTAKES):
+        return f"{folder}: an error of the program itself, see above ({type(error).__name__})"
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)            # nor does Python try to write the rest
         return f"{folder}: stopped, since nobody reads what it prints; the same command continues the run"
@@ -104,8 +109,8 @@ def told(error: Exception, folder: Path) -> str:
         return one_line(error)
     if not folder.exists():
         return f"{folder}: was removed while the run worked in it; the same command starts it again"
-    return (f"{error.filename or folder}: {error.strerror}; nothing that was there is lost: mend that, and the "
-            "same command continues the run")
+    return (f"{error.filename or folder}: {error.strerror}; nothing that was there is lost: mend that, and "
+            "the same command continues the run")
 
 
 class Runs:
@@ -157,9 +162,9 @@ class Runs:
                 if results is None:
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
-        except (*MISTAKES, RuntimeError) as error:
+        except Exception as error:                              # whatever it is, the other runs go on
             if not isinstance(error, MISTAKES) and "allocate memory" not in str(error):
-                raise                                           # a mistake of ours
+                traceback.print_exc()
             self.failures.append(told(error, folder))
             if self.grid:
                 report.say(f"{folder}: FAILED, the others go on")
@@ -169,7 +174,10 @@ class Runs:
             self.grid.end()
 
     def all(self) -> int:
-        """Carry out all runs; the exit code: 0, 2 if a run failed, 130 if they were stopped."""
+        """Carry out all runs; the exit code: 0, 2 if a run failed, 130 if they were stopped.
+
+        Under torchrun a run that failed is told and the code is 0: it would end all other processes.
+        """
         if self.jobs == 1:
             for config in self.configs:
                 self.one(config)
@@ -180,7 +188,7 @@ class Runs:
             self.grid.close()
         for failure in self.failures:
             print(f"run.py: {failure}", file=sys.stderr)
-        return 130 if self.stop.is_set() else 2 if self.failures else 0
+        return 130 if self.stop.is_set() else 2 if self.failures and WORLD == 1 else 0
 
 
 def main(arguments: list[str]) -> int:
@@ -195,7 +203,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, on_signal)
     code = Runs(configs[RANK::WORLD], given, stop).all()
     if code == 130:
-        print(f"stopped; continue with\n    python run.py {shlex.join(arguments)}", flush=True)
+        again = f"continue with\n    python run.py {shlex.join(arguments)}"
+        print("stopped; " + (again if WORLD == 1 else "the same command continues"), flush=True)
     return code
 
 

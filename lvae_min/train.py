@@ -261,7 +261,8 @@ class Run:
             raise FloatingPointError(
                 f"{self.folder}: the loss is not finite between iterations "
                 f"{self.iteration - self.step.counted + 1} and {self.iteration} (rec {rec:g}, kl {kl:g}, "
-                f"beta {self.step.objective.beta().item():g}); {good}; try another --seed or a longer --schedule")
+                f"beta {self.step.objective.beta().item():g}); {good}; "
+                "try another --seed or a longer --schedule")
         return [loss, rec, kl]
 
     def record(self) -> dict:

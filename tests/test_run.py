@@ -199,6 +199,32 @@ def test_torchrun_shares_a_grid_and_survives_the_loss_of_workers(finished, tmp_p
         assert results_of(tmp_path / name) == results_of(finished[0] / name)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="as the test before")
+def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
+    folder = tmp_path / "dsprites-vae-iterations20-batch-size8"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("precious")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *SMALL[1:]]
+        + ["--iterations", "20", "--model", "lvae", "vae", "--out", str(tmp_path)],
+        capture_output=True, text=True, timeout=100,
+    )
+    assert done.returncode == 0 and "run.py: " in done.stderr and "holds thesis.tex" in done.stderr
+    assert (tmp_path / "dsprites-lvae-iterations20-batch-size8" / "results.json").exists()
+
+
+def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monkeypatch, capsys):
+    def one(self, config, folder):
+        if config.model == "vae":
+            raise RuntimeError("of ours")
+
+    monkeypatch.setattr(run.Runs, "train", one)
+    assert run.command(["--model", "vae", "lvae", "--iterations", "20", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "grid: 1 of 2 runs done, 1 failed" in said.out and "lvae-iterations20: stopped" in said.out
+    assert "RuntimeError: of ours" in said.err and said.err.endswith("see above (RuntimeError)\n")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
