@@ -1,5 +1,6 @@
 // The op on CUDA: the tensors' device and current stream for lvae_cuda.cuh. Schema: lvae.cpp.
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
 
 #include "lvae_cuda.cuh"
 #include "lvae_op.h"
@@ -12,7 +13,7 @@ void on_stream_of(const Tensor& like, const F& f) {
   const auto device = like.get_device_index();
   torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   f(static_cast<cudaStream_t>(stream));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }

@@ -10,6 +10,7 @@ same with less overhead (measured: bench.py).
 
 import functools
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -321,7 +322,8 @@ def _locked(folder: Path):
 
 
 def _compile(sources: list[str], folder: Path) -> None:
-    before = dict(os.environ)
+    before, log = dict(os.environ), logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
     os.environ["PATH"] = os.pathsep.join(       # where pip puts ninja, activated or not
         [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     try:
@@ -334,10 +336,12 @@ def _compile(sources: list[str], folder: Path) -> None:
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            log.setLevel(logging.ERROR)         # that there is no GPU is no news
             from torch.utils import cpp_extension
 
             cpp_extension.load("lvae", [str(CSRC / name) for name in sources], build_directory=str(folder),
                                extra_cflags=CXX_FLAGS, extra_cuda_cflags=NVCC_FLAGS, is_python_module=False)
     finally:
+        log.setLevel(level)
         os.environ.clear()
         os.environ.update(before)

@@ -29,6 +29,7 @@ LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300              # a killed run loses at most this
 DRAW_SECONDS = 60               # pictures of a running run are not drawn more often
 SCORING = Lock()                # scores limit the threads of BLAS, which is one for the whole process
+DRAWING = Lock()                # matplotlib is not made for threads: the parser of its labels is one as well
 COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a collapse
 
 
@@ -308,7 +309,8 @@ class Run:
 
     def draw(self, index: np.ndarray, codes: np.ndarray) -> None:
         from lvae_min import plots  # matplotlib takes half a second to import
-        plots.draw(self.folder, self.step.vae, self.dataset, index, codes)
+        with DRAWING:
+            plots.draw(self.folder, self.step.vae, self.dataset, index, codes)
 
     def finish(self) -> dict:
         """Score the selected network on the test images, draw it, and write results.json."""

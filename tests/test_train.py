@@ -1,6 +1,8 @@
 import json
 import math
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from types import SimpleNamespace
 
@@ -9,13 +11,14 @@ import pytest
 import torch
 
 import lvae_min
-from lvae_min import data, metrics, stores, train
+from lvae_min import data, metrics, plots, stores, train
 from lvae_min.config import Config
 from lvae_min.files import load_checkpoint, write_whole
 from lvae_min.losses import OBJECTIVES
 from lvae_min.train import Run
 
 METHODS = list(OBJECTIVES)
+DRAW = Run.draw
 SCORES = ["rec", "kl", "beta", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"]
 
 
@@ -367,6 +370,22 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(small, tmp_path):
     run = Run(config("vae", threads=None), tmp_path, small)
     assert run.threads == torch.get_num_threads() == 1
     run.close()
+
+
+def test_runs_of_one_process_draw_one_after_another(monkeypatch):
+    drawing, most = [], []
+
+    def draw(*_):
+        drawing.append(1)
+        time.sleep(0.05)
+        most.append(len(drawing))
+        drawing.pop()
+
+    monkeypatch.setattr(plots, "draw", draw)
+    run = SimpleNamespace(folder=None, dataset=None, step=SimpleNamespace(vae=None))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: DRAW(run, None, None), range(3)))
+    assert most == [1, 1, 1]
 
 
 def test_bf16_rounds_the_products_and_stays_near_float32(small, tmp_path):
