@@ -17,7 +17,7 @@ def measurements(file: Path) -> str:
     found = json.loads(file.read_text())
     lines = [
         f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, "
-        f"commit {found['commit']}."
+        f"commit {found['commit']}" + (f"; {found['seconds']} s in all." if "seconds" in found else ".")
     ]
     for name, rows in found.items():
         if isinstance(rows, list) and rows and name != "growth":
