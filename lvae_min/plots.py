@@ -3,7 +3,6 @@
 matplotlib's object interface throughout: runs may share a process, and pyplot keeps a global state.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from lvae_min import metrics
 from lvae_min.data import Dataset
 from lvae_min.model import VAE
+from lvae_min.records import read_log
 
 SPAN, STEPS = 2.5, 11       # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
 
@@ -37,7 +37,7 @@ def show_image(axes, image: Tensor) -> None:
 
 def curves(folder: Path) -> None:
     """curves.png: terms, learned scales, beta and the validation score over iterations (Fig. 1 and 3)."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = read_log(folder / "log.jsonl")
     steps = [line["step"] for line in lines]
     looks = [line for line in lines if "validation" in line]
     figure, ((terms, scales), (weight, score)) = new_figure(9, 6, 2, 2, sharex=True)

@@ -187,3 +187,21 @@ def test_the_readme_holds_what_its_scripts_write(tmp_path):
     done = call(folder, "readme")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("results.json", b"[" * 100_000),
+        ("results.json", b'{"settings": []}'),
+        ("log.jsonl", b"[]\n"),
+        ("log.jsonl", b""),
+        ("log.jsonl", b"\xff\n"),
+    ],
+)
+def test_records_of_another_form_are_told_in_one_line(tmp_path, name, content):
+    folder = make_run(tmp_path)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="damaged .*; remove it and run it again") as error:
+        common.read(tmp_path)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
