@@ -100,7 +100,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def provenance(runs: list[Finished]) -> str:
     """Where these runs were made, in a sentence."""
-    commits = sorted({run.results["commit"] for run in runs})
+    commits = sorted({run.results["commit"] or "unknown" for run in runs})
     machines = sorted(
         {
             f"{run.results['device']}, {run.results['threads']} thread{'s' * (run.results['threads'] > 1)}, "

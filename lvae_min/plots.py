@@ -60,7 +60,7 @@ def curves(folder: Path) -> None:
     for axes in (terms, scales, weight):
         if axes.lines:
             axes.legend(fontsize=8)
-    figure.suptitle(folder.name, fontsize=10)
+    figure.suptitle(folder.name, fontsize=10, parse_math=False)
     figure.savefig(folder / "curves.png", dpi=100)
 
 
@@ -73,7 +73,7 @@ def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float) -> Non
         show_image(axes[1, column], again)
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("from mu")
-    figure.suptitle(folder.name, fontsize=10)
+    figure.suptitle(folder.name, fontsize=10, parse_math=False)
     figure.savefig(folder / "reconstructions.png", dpi=100)
 
 
@@ -106,10 +106,11 @@ def traversal_figure(images: Tensor, titles: list[str], heading: str):
     for latent, row in enumerate(axes):
         for step, cell in enumerate(row):
             show_image(cell, images[latent, step])
-        row[0].set_ylabel(titles[latent], rotation=0, ha="right", va="center", fontsize=8)
+        row[0].set_ylabel(titles[latent], rotation=0, ha="right", va="center", fontsize=8,
+                          parse_math=False)
     for step, value in enumerate(np.linspace(-SPAN, SPAN, STEPS)):
         axes[0, step].set_title(f"{value:+.1f}", fontsize=8)
-    figure.suptitle(heading, fontsize=8)
+    figure.suptitle(heading, fontsize=8, parse_math=False)
     return figure
 
 
