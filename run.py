@@ -14,6 +14,7 @@ lvae_min.load) and the pictures curves.png, reconstructions.png, traversal.png a
 import argparse
 import dataclasses
 import itertools
+import math
 import os
 import shlex
 import signal
@@ -27,12 +28,13 @@ import torch
 
 from lvae_min import data, report
 from lvae_min.config import MOVABLE, Config
-from lvae_min.files import one_line
+from lvae_min.lines import one_line
 from lvae_min.losses import OBJECTIVES
 from lvae_min.report import Grid
 from lvae_min.train import Run, cores, finished, pick_device
 
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)     # one line each
+MOST_RUNS = 10_000              # of a grid
 RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (                                   # as torchrun numbers its processes
     int(os.environ.get(name, default)) for name, default in
     (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
@@ -40,7 +42,7 @@ RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (                                   # as 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        self.exit(2, f"run.py: {message}; run.py --help lists all\n")
+        self.exit(2, f"run.py: {one_line(message)[:300]}; run.py --help lists all\n")
 
 
 def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
@@ -63,6 +65,9 @@ def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
     if not 1 <= given.jobs <= 1024:
         raise ValueError(f"--jobs {given.jobs}: expected 1 to 1024")
     names = [field.name for field in dataclasses.fields(Config)]
+    runs = math.prod(len(getattr(given, name)) for name in names)
+    if runs > MOST_RUNS:
+        raise ValueError(f"a grid of {runs:,} runs: expected at most {MOST_RUNS:,}; give fewer values a flag")
     configs = [Config(**dict(zip(names, values, strict=True)))
                for values in itertools.product(*(getattr(given, name) for name in names))]
     return list(dict.fromkeys(configs)), given
@@ -187,7 +192,7 @@ class Runs:
         if self.grid:
             self.grid.close()
         for failure in self.failures:
-            print(f"run.py: {failure}", file=sys.stderr)
+            print(f"run.py: {one_line(failure)}", file=sys.stderr)
         return 130 if self.stop.is_set() else 2 if self.failures and WORLD == 1 else 0
 
 
@@ -213,7 +218,7 @@ def command(arguments: list[str]) -> int:
     try:
         return main(arguments)
     except MISTAKES as error:
-        print(f"run.py: {one_line(error)}", file=sys.stderr)
+        print(f"run.py: {one_line(error) or type(error).__name__}", file=sys.stderr)
         return 2
 
 

@@ -4,7 +4,6 @@ A run is a folder with `results.json` and `log.jsonl`; those of figures/data are
 """
 
 import argparse
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ DATA = HERE / "data"
 
 from lvae_min.config import Config  # noqa: E402
 from lvae_min.data import SPECS  # noqa: E402
+from lvae_min.lines import one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
+from lvae_min.records import read_log, read_results  # noqa: E402
 
 UNUSUAL = ("latents", "precision", "select")  # settings that runs of one protocol share
 
@@ -64,11 +65,12 @@ def read(folder: Path) -> list[Finished]:
     runs = []
     for file in sorted(folder.glob("*/results.json")):
         try:
-            log = [json.loads(line) for line in (file.parent / "log.jsonl").read_text().splitlines()]
-            run = Finished(file.parent, json.loads(file.read_text()), log)
-            run.protocol, run.results["scores"]["rec"], run.results["commit"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ValueError(f"{file.parent}: damaged ({error}); remove it and run it again") from None
+            run = Finished(file.parent, read_results(file), read_log(file.parent / "log.jsonl"))
+            if not run.log:
+                raise ValueError("log.jsonl is empty")
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{file.parent}: damaged ({one_line(error)[:300]}); "
+                             "remove it and run it again") from None
         runs.append(run)
     return runs
 
@@ -127,7 +129,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def provenance(runs: list[Finished]) -> str:
     """Where these runs were made, in a sentence."""
-    commits = sorted({run.results["commit"] for run in runs})
+    commits = sorted({run.results["commit"] or "unknown" for run in runs})
     machines = sorted(
         {
             f"{run.results['device']}, {run.results['threads']} thread{'s' * (run.results['threads'] > 1)}, "
@@ -183,5 +185,5 @@ def script(main) -> None:
     try:
         main()
     except (ValueError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

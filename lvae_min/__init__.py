@@ -23,16 +23,24 @@ def load(run: Path | str) -> "VAE":  # noqa: F821
     run  the folder of a run, finished or not
     Raises ValueError if there is no network in it yet, or a damaged one.
     """
-    from lvae_min.files import brief, load_checkpoint
-    from lvae_min.model import VAE
+    from torch import nn
+
+    from lvae_min import records
+    from lvae_min.files import check_tensors, load_checkpoint
+    from lvae_min.lines import brief
+    from lvae_min.model import VAE, layers
 
     file = Path(run) / "best.pt"
     if not file.exists():
         raise ValueError(f"{file}: not there; {run} is no run, or has not been evaluated yet")
     best = load_checkpoint(file)
     try:
-        vae = VAE(**best["network"])
-        vae.load_state_dict(best["vae"])
-    except (KeyError, TypeError, RuntimeError) as error:
+        records.check(best, {"network": {"shape": records.sizes, "latents": records.count}, "vae": {}}, "it")
+        networks = layers(**best["network"])            # a file's size bounds what is allocated
+        expected = nn.ModuleDict(zip(("encoder", "decoder"), networks, strict=True))
+        check_tensors(best["vae"], expected.state_dict())
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{file}: not the network of a run ({brief(error)})") from None
+    vae = VAE(**best["network"])
+    vae.load_state_dict(best["vae"])
     return vae.eval()

@@ -1,17 +1,20 @@
 """The settings of a run and the learning rates that follow from them (Sec. 6.3)."""
 
 import dataclasses
-import math
+import re
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from lvae_min.data import NAMES, SPECS, is_path, own_name
+from lvae_min.lines import one_line
 from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 from lvae_min.report import SCORES
 
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
 MAX_SIGMA_RATE = 1e-2
+LONGEST = 10_000_000            # iterations: their learning rates are kept, half a gigabyte while computed
 MOVABLE = ("device", "threads", "loss", "graph")        # where and how a run is done, not what it is
 
 
@@ -49,17 +52,25 @@ class Config:
     threads: int | None = setting(None, "CPU threads of a run (default: all cores, shared by --jobs)")
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            kind, value = field.type, getattr(self, field.name)
+            fits = isinstance(value, kind) or (isinstance(value, int) and float in (kind, *get_args(kind)))
+            self.check(field.name, fits, f"{getattr(kind, '__name__', kind)}, not {type(value).__name__}")
         if self.schedule is None:
             object.__setattr__(self, "schedule", self.iterations)
         if self.sigma_freeze is None:
             object.__setattr__(self, "sigma_freeze", 0.05 if self.schedule < PAPER_ITERATIONS else 0.0)
+        # They would be printed, and some make no file's name.
+        self.check("dataset", not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", self.dataset),
+                   "no control characters and no bytes that are not UTF-8; rename it")
         self.check("dataset", self.dataset in SPECS or is_path(self.dataset), NAMES)
         self.check("model", self.model in OBJECTIVES, " or ".join(OBJECTIVES))
-        self.check("iterations", self.iterations >= 1, "at least 1")
-        self.check("schedule", self.schedule >= self.iterations, f"at least the {self.iterations} iterations")
+        self.check("iterations", 1 <= self.iterations <= LONGEST, f"at least 1, at most {LONGEST:,}")
+        self.check("schedule", self.iterations <= self.schedule <= 2**53,
+                   f"at least the {self.iterations} iterations")
         self.check("batch_size", self.batch_size >= 1, "at least 1")
         self.check("seed", 0 <= self.seed < 2**63, "0 or more")
-        self.check("beta", 0 <= self.beta < math.inf, "0 or more")
+        self.check("beta", 0 <= self.beta <= 1e30, "0 or more, at most 1e30")
         self.check("latents", self.latents is None or 1 <= self.latents <= 10_000, "1 to 10,000")
         self.check("sigma_freeze", 0 <= self.sigma_freeze <= 1, "0 to 1")
         self.check("select", self.select in (*SCORES, "rec", "last"), " or ".join([*SCORES, "rec", "last"]))
@@ -74,7 +85,8 @@ class Config:
 
     def check(self, name: str, fine: bool, expected: str) -> None:
         if not fine:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {expected}")
+            raise ValueError(f"--{name.replace('_', '-')} {one_line(getattr(self, name))[:120]}: "
+                             f"expected {expected}")
 
     @property
     def name(self) -> str:

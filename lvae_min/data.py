@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvae_min import arm3d, own, render
-from lvae_min.images import open_set, read_npy_chunks, read_npy_header
+from lvae_min import arm3d, npy, own, render
+from lvae_min.images import open_set
+from lvae_min.lines import brief
 from lvae_min.stores import Bits, Painted, Pixels
 
 SCORED = 10_000         # images of a split that are scored, always the same ones
@@ -172,18 +173,18 @@ def read_dsprites(file: Path) -> np.ndarray:
     wanted = (int(np.prod(render.DSPRITES_SIZES)), 64, 64)
     rows = np.empty(wanted[:2], np.uint64)
     try:
-        with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as member:
-            shape, dtype = read_npy_header(member)
+        with zipfile.ZipFile(file) as archive, npy.open_member(archive, "imgs.npy") as member:
+            shape, dtype = npy.read_header(member)
             if shape != wanted or dtype != np.uint8:
                 raise ValueError(f"imgs is {dtype} {shape}, expected uint8 {wanted}")
             start = 0
-            for images in read_npy_chunks(member, shape, dtype):
+            for images in npy.read_chunks(member, shape, dtype):
                 if images.max() > 1:
                     raise ValueError(f"images {start} to {start + len(images)} are not 0 and 1")
                 rows[start:start + len(images)] = render.pack(images)
                 start += len(images)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
-        raise ValueError(f"{file}: not the published dSprites archive, or damaged ({error}); "
+    except npy.DAMAGED as error:
+        raise ValueError(f"{file}: not the published dSprites archive, or damaged ({brief(error)}); "
                          "replace it, or remove it: without it the images are drawn") from None
     return rows
 
@@ -217,6 +218,10 @@ def load_prepared(name: str, folder: Path) -> Dataset:
     if images.shape != (spec.count, height, width, channels):
         raise ValueError(f"{folder / name}: images of shape {images.shape}, expected "
                          f"{(spec.count, height, width, channels)}; remove it and prepare it again")
+    expected = len(spec.factors) if spec.images else None
+    if expected != (None if labels is None else labels.shape[1]):
+        raise ValueError(f"{folder / name}: factors.npy is not of {expected or 'no'} factors; "
+                         "remove it and prepare it again")
     return Dataset(name, about.get("source", ""), spec, Pixels(images), labels, about.get("content"))
 
 
@@ -224,14 +229,21 @@ def load_own(path: Path, folder: Path) -> Dataset:
     """Images of the user's own, prepared under `folder` the first time."""
     images, labels, about = open_set(own.prepared(path, folder))
     values = [] if labels is None else (labels.max(0) + 1).tolist()
-    spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(about.get("names", []), values, strict=True)))
+    if len(names := about.get("names", [])) != len(values):
+        raise ValueError(f"{path}: its prepared set names {len(names)} factors and has {len(values)}; "
+                         f"remove it from {folder / 'own'}")
+    spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(names, values, strict=True)))
     source, content = about.get("source", str(path)), about.get("content")
     return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
 
 
 def is_path(name: str) -> bool:
     """Whether a name that is given for a data set means files of the user's own."""
-    return bool(name not in SPECS and name and (os.sep in name or Path(name).suffix or Path(name).exists()))
+    try:
+        means_files = os.sep in name or Path(name).suffix or Path(name).exists()
+    except OSError:                                             # too long for a name
+        return False
+    return bool(name not in SPECS and name and means_files)
 
 
 def own_name(path: str) -> str:

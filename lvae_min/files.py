@@ -3,20 +3,13 @@
 import fcntl
 import io
 import os
+import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-
-def one_line(error: BaseException) -> str:
-    """An error's message in one line, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def brief(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+from lvae_min.lines import brief
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -55,12 +48,30 @@ def save(file: Path, state: dict) -> None:
 def load_checkpoint(file: Path) -> dict:
     """What `save` wrote, on the CPU; nothing but tensors is unpickled. Raises ValueError if it is damaged."""
     try:
+        with zipfile.ZipFile(file) as archive:          # torch would unpack what a few bytes were packed into
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed")
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:          # torch raises half a dozen types for a damaged file
         raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error)}); "
-                         "remove the file to start again without it") from None
+                         f"remove the folder {file.parent} to start again") from None
+
+
+def check_tensors(found: dict, own: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless `found` are tensors of the names, shapes and types of `own`, whole."""
+    if not isinstance(found, dict) or found.keys() != own.keys():
+        raise ValueError(f"expected tensors {', '.join(map(str, own))[:80]}")
+    for name, tensor in own.items():
+        value = found[name]
+        if type(value) is not torch.Tensor or value.layout != torch.strided or value.device.type != "cpu":
+            raise ValueError(f"{name} is no plain tensor")
+        if value.shape != tensor.shape or value.dtype != tensor.dtype:
+            raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, "
+                             f"expected {tensor.dtype} {tuple(tensor.shape)}")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError(f"{name} repeats a few numbers")       # strides of 0
 
 
 class Claim:

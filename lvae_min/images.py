@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import stat
-import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -25,40 +25,23 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lvae_min.files import brief
+from lvae_min import npy
+from lvae_min.lines import brief, one_line
 
 CHUNK = 256                     # images in memory at a time
-LARGEST_HEADER = 10_000         # bytes; numpy's own limit for a header it does not trust
-DAMAGED = (ValueError, KeyError, OSError, EOFError, RuntimeError, NotImplementedError, SyntaxError,
-           struct.error, zipfile.BadZipFile, zlib.error)
+SHAPES = {(side, side, channels) for side in (64, 128) for channels in (1, 3)}      # of prepared images
+MOST_FACTORS = 1000
+LARGEST_FILE = 2**28            # bytes of an image or of labels
+DAMAGED = (*npy.DAMAGED, SyntaxError, TypeError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def read_npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array that follows in an open .npy file.
-
-    Raises ValueError for anything but plain numbers in C order: nothing is ever unpickled.
-    """
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"npy version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream, max_header_size=LARGEST_HEADER)
-    if dtype.hasobject:
-        raise ValueError("holds pickled objects, which are never read")
-    if fortran and len(shape) > 1:
-        raise ValueError("is in Fortran order")
-    return shape, dtype
+def quiet() -> None:
+    """Pillow warns of what it can read all the same, and reads what claims up to 179 million pixels."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def read_npy_chunks(stream, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The rest of an open .npy file, CHUNK rows at a time. Raises ValueError if it is cut short."""
-    row = math.prod(shape[1:]) * dtype.itemsize
-    for start in range(0, shape[0], CHUNK):
-        count = min(CHUNK, shape[0] - start)
-        content = stream.read(count * row)
-        if len(content) < count * row:
-            raise ValueError(f"cut short in rows {start} to {start + count}")
-        yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
+quiet()
 
 
 class Members:
@@ -74,10 +57,16 @@ class Members:
             self.names = [name for name in self.archive.namelist() if not name.endswith("/")]
         for name in self.names:
             if ".." in PurePosixPath(name.replace("\\", "/")).parts or name.startswith(("/", "\\")):
-                raise ValueError(f"holds a file named {name!r}, which lies outside it")
+                raise ValueError(f"holds a file named {name[:80]!r}, which lies outside it")
 
     def read(self, name: str) -> bytes:
-        return self.archive.read(name) if self.archive else (self.path / name).read_bytes()
+        if self.archive is None:
+            return (self.path / name).read_bytes()
+        size = self.archive.getinfo(name).file_size
+        if size > LARGEST_FILE:
+            raise ValueError(f"claims {size:,} bytes")
+        with npy.open_member(self.archive, name) as stream:
+            return stream.read(size)                    # no more: it may have been packed from anything
 
     def close(self) -> None:
         if self.archive:
@@ -89,7 +78,7 @@ def decode(content: bytes, mode: str = "RGB") -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image.convert(mode))
-    except (*DAMAGED, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         raise ValueError("not an image" if unknown else f"damaged ({brief(error)})") from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -113,7 +102,7 @@ def read_images(members: Members, names: list[str],
         try:
             return make(members.read(name))
         except DAMAGED as error:
-            raise ValueError(f"{name}: {brief(error)}") from None
+            raise ValueError(f"{one_line(name)}: {brief(error)}") from None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(names), CHUNK):
@@ -190,17 +179,40 @@ def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
     Raises ValueError if the folder is damaged.
     """
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        if images.ndim != 4 or images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype} {images.shape}")
+        with open(folder / "images.npy", "rb") as stream:
+            shape, dtype = npy.read_header(stream, os.fstat(stream.fileno()).st_size)
+            if len(shape) != 4 or dtype != np.uint8 or not shape[0] or shape[1:] not in SHAPES:
+                raise ValueError(f"images are {dtype} {shape}")
+            images = np.memmap(stream, dtype, "r", stream.tell(), shape)
         file, factors = folder / "factors.npy", None
         if file.exists():
-            factors = np.load(file, allow_pickle=False)
+            factors = read_array(file)
             if factors.ndim != 2 or len(factors) != len(images) or factors.dtype != np.int64:
                 raise ValueError(f"factors are {factors.dtype} {factors.shape} for {len(images)} images")
-        return images, factors, json.loads((folder / "about.json").read_text())
+            if not 1 <= factors.shape[1] <= MOST_FACTORS or factors.min() < 0 or factors.max() >= len(images):
+                raise ValueError("factors are no numbers of values")
+        about = json.loads((folder / "about.json").read_bytes())
+        check_about(about, 0 if factors is None else factors.shape[1])
+        return images, factors, about
     except DAMAGED as error:
         raise ValueError(f"{folder}: damaged ({brief(error)}); remove it and prepare it again") from None
+
+
+def check_about(about, factors: int) -> None:
+    """Raise ValueError unless about.json says what it should of a set with so many factors."""
+    names = about.get("names", []) if isinstance(about, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("about.json is no table, or its names are no words")
+    if names and (len(names) != factors or len(set(names)) < factors):
+        raise ValueError(f"about.json names {len(set(names))} factors, and there are {factors}")
+    if not isinstance(about.get("source", ""), str) or type(about.get("content")) not in (int, type(None)):
+        raise ValueError("about.json has another source or content")
+
+
+def read_array(file: Path) -> np.ndarray:
+    """The array in an .npy. Raises one of DAMAGED if it is none."""
+    with open(file, "rb") as stream:
+        return npy.read_array(stream, os.fstat(stream.fileno()).st_size)
 
 
 def fingerprint(path: Path) -> list:

@@ -254,7 +254,7 @@ class LVAE(Objective):
         return self.terms.lvae_loss(logits, x, mu, logvar, self.sigma, self.scale)
 
     def beta(self):
-        sigma_sq = self.sigma.detach().square()
+        sigma_sq = self.sigma.detach().square().clamp(min=MIN_SIGMA_SQ)         # as the loss weighs
         return sigma_sq[0] / sigma_sq[1]
 
     def sigmas(self):

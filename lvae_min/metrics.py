@@ -28,6 +28,9 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from lvae_min import npy
+from lvae_min.lines import one_line
+
 CONSTANT = 10 * np.finfo(float).eps     # a column of a smaller range is constant
 LARGEST = 1e30                          # squares and fourth powers of codes stay finite
 CLOSE = 1e-6                            # Newton's last slope (losses are near M); one more step squares it
@@ -535,15 +538,19 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
-        with np.load(path, allow_pickle=False) as arrays:
+            tables = []
             for name in ("factors", "codes"):
-                if name not in arrays:
-                    raise ValueError(f"no array {name!r}, found {', '.join(map(repr, sizes)) or 'nothing'}")
-                if sizes.get(f"{name}.npy", 0) > 2**31:
-                    raise ValueError(f"{name} would take {sizes[f'{name}.npy']:,} bytes, more than 2 GiB")
-            return arrays["factors"], arrays["codes"]
-    except Exception as error:                  # a damaged archive raises nearly anything
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+                size = sizes.get(f"{name}.npy")
+                if size is None:
+                    raise ValueError(f"no array {name!r}, "
+                                     f"found {', '.join(map(repr, sizes))[:200] or 'nothing'}")
+                if size > 2**31:
+                    raise ValueError(f"{name} would take {size:,} bytes, more than 2 GiB")
+                with npy.open_member(archive, f"{name}.npy") as stream:
+                    tables.append(npy.read_array(stream, size))
+        return tables[0], tables[1]
+    except npy.DAMAGED as error:
+        raise ValueError(one_line(error) or type(error).__name__) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -557,8 +564,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         factors, codes = _read(args.file)
         scores = score(factors, codes, args.discrete, args.seed)
-    except ValueError as error:
-        print(f"{args.file}: {error}", file=sys.stderr)
+    except (ValueError, MemoryError) as error:
+        print(f"{one_line(args.file)}: {one_line(error) or 'too large for this memory'}", file=sys.stderr)
         return 2
     constant = (~_varies(_numbers(factors, "factors"))).sum()
     left_out = f" ({constant} constant, left out)" if constant else ""

@@ -4,6 +4,7 @@ Images are cropped to their middle square and made 64 x 64, or 128 x 128 where t
 An array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; uint8 or floats, 0 to 1 or 0 to 255.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ import h5py
 import numpy as np
 
 from lvae_min import images as im
-from lvae_min.files import brief
+from lvae_min import npy
+from lvae_min.lines import brief, one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FACTORS, NAMES = "factors", "factor_names"
+MOST_PACKED = 1100              # deflate makes a byte of at most 1,032
 
 
 class Array:
@@ -30,11 +33,11 @@ class Array:
         if len(images) > 1 and "images" in images:
             images = {"images": images["images"]}
         if len(images) != 1:
-            raise ValueError(f"holds {', '.join(found) or 'nothing'}; expected one array of images "
-                             "(N, H, W), (N, H, W, C) or (N, C, H, W), or several of which one "
-                             "is called 'images'")
+            names = one_line(", ".join(found))[:200] or "nothing"
+            raise ValueError(f"holds {names}; expected one array of images (N, H, W), (N, H, W, C) or "
+                             "(N, C, H, W), or several of which one is called 'images'")
         (self.name, (self.shape, self.dtype)), = images.items()
-        self.names = [name for name in (FACTORS, NAMES) if name in found]
+        self.shapes = {name: found[name][0] for name in (FACTORS, NAMES) if name in found}
 
 
 class Npz(Array):
@@ -42,21 +45,22 @@ class Npz(Array):
         """Name, shape and type of each array."""
         found = {}
         with zipfile.ZipFile(self.path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as stream:
-                    try:
-                        found[member.removesuffix(".npy")] = im.read_npy_header(stream)
-                    except ValueError as error:
-                        raise ValueError(f"{member}: {brief(error)}") from None
+            for member in archive.infolist():
+                name, size = member.filename, member.file_size
+                try:
+                    with npy.open_member(archive, name) as stream:
+                        found[name.removesuffix(".npy")] = npy.read_header(stream, size)
+                except ValueError as error:
+                    raise ValueError(f"{one_line(name)[:80]}: {brief(error)}") from None
         return found
 
     def chunks(self) -> Iterator[np.ndarray]:
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.name + ".npy") as stream:
-            yield from im.read_npy_chunks(stream, *im.read_npy_header(stream))
+        with zipfile.ZipFile(self.path) as archive, npy.open_member(archive, self.name + ".npy") as stream:
+            yield from npy.read_chunks(stream, *npy.read_header(stream))
 
     def read(self, name: str) -> np.ndarray:
-        with np.load(self.path, allow_pickle=False) as arrays:
-            return arrays[name]
+        with zipfile.ZipFile(self.path) as archive, npy.open_member(archive, name + ".npy") as stream:
+            return npy.read_array(stream)
 
 
 class Hdf5(Array):
@@ -69,18 +73,32 @@ class Hdf5(Array):
                 if here and isinstance(file[name], h5py.Dataset):
                     if file[name].external or file[name].is_virtual:
                         raise ValueError(f"{name}: keeps its data in another file, which is not read")
-                    found[name] = file[name].shape, file[name].dtype
+                    found[name] = file[name].shape or (), file[name].dtype
+                    check_size(file[name])
         return found
 
     def chunks(self) -> Iterator[np.ndarray]:
         with h5py.File(self.path, "r") as file:
-            for start in range(0, self.shape[0], im.CHUNK):
-                yield file[self.name][start:start + im.CHUNK]
+            rows = npy.rows_of(self.shape, self.dtype)
+            for start in range(0, self.shape[0], rows):
+                yield file[self.name][start:start + rows]
 
     def read(self, name: str) -> np.ndarray:
         with h5py.File(self.path, "r") as file:
             array = file[name]
             return array.asstr()[()] if h5py.check_string_dtype(array.dtype) else array[()]
+
+
+def check_size(array: h5py.Dataset) -> None:
+    """Raise ValueError for an array that claims more than can be there, or is read in huge pieces."""
+    if array.shape is None:                                                    # an empty space
+        return
+    shape, stored, name = array.shape, array.id.get_storage_size(), one_line(array.name)[:80]
+    if math.prod(shape) * array.dtype.itemsize > MOST_PACKED * stored:
+        raise ValueError(f"{name}: is {array.dtype} {shape}, and has {stored:,} bytes of that")
+    for piece in (shape[1:], array.chunks or ()):
+        if math.prod(piece) * array.dtype.itemsize > npy.LARGEST_ROW:
+            raise ValueError(f"{name}: has pieces {piece} of more than {npy.LARGEST_ROW:,} bytes")
 
 
 def value_factor(array: Array) -> float:
@@ -132,18 +150,24 @@ def prepare_array(array: Array, target: Path, about: dict) -> None:
 
 def labels(array: Array, count: int) -> tuple[np.ndarray | None, list[str]]:
     """The factors (M, K), as numbers of their values from 0, and their names; None and [] without factors."""
-    if FACTORS not in array.names:
+    if FACTORS not in array.shapes:
         return None, []
-    names = array.read(NAMES) if NAMES in array.names else None
+    for name, most in ((FACTORS, count * im.MOST_FACTORS), (NAMES, im.MOST_FACTORS)):
+        if math.prod(array.shapes.get(name, ())) > most:
+            raise ValueError(f"{name} are {array.shapes[name]}; expected at most {im.MOST_FACTORS} factors")
+    names = array.read(NAMES) if NAMES in array.shapes else None
     return numbered(array.read(FACTORS), count, names)
 
 
 def numbered(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    if values.ndim != 2 or len(values) != count or values.shape[1] < 1 or values.dtype.kind not in "biuf":
+    fits = values.ndim == 2 and len(values) == count and 1 <= values.shape[1] <= im.MOST_FACTORS
+    if not fits or values.dtype.kind not in "biuf":
         raise ValueError(f"factors are {values.dtype} {values.shape}; expected numbers ({count}, K)")
     if not np.isfinite(values).all():
         raise ValueError("factors are not all finite")
-    names = [f"factor {k}" for k in range(values.shape[1])] if names is None else [*map(str, np.ravel(names))]
+    if names is None:
+        names = [f"factor {k}" for k in range(values.shape[1])]
+    names = [one_line(name) for name in np.ravel(names)]
     if len(names) != values.shape[1] or len(set(names)) < len(names):
         raise ValueError(f"factor_names has {len(names)} names, {len(set(names))} different, for "
                          f"{values.shape[1]} factors")
@@ -167,8 +191,7 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
                                    f", {len(sizes)} sizes cropped to squares and made {side} x {side}")
     factors, about["names"] = None, []
     if (path / "factors.npy").is_file():
-        values = np.load(path / "factors.npy", allow_pickle=False)
-        factors, about["names"] = numbered(values, len(names), None)
+        factors, about["names"] = numbered(im.read_array(path / "factors.npy"), len(names), None)
 
     def make(content: bytes) -> np.ndarray:
         pixels = im.decode(content, "L" if grey else "RGB")
@@ -180,13 +203,14 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
 
 def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
     """Width and height of an image file, and its mode, from its first bytes."""
+    name = one_line(file.name)
     try:
-        with im.Image.open(file) as image:
+        with open(file, "rb") as stream, im.Image.open(stream) as image:
             size, mode = image.size, image.mode
-    except (*im.DAMAGED, im.Image.DecompressionBombError):
-        raise ValueError(f"{file.name}: not an image, or a damaged one; remove or replace it") from None
+    except im.DAMAGED:
+        raise ValueError(f"{name}: not an image, or a damaged one; remove or replace it") from None
     if mode[0] in "IF":
-        raise ValueError(f"{file.name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
+        raise ValueError(f"{name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
     return size, mode
 
 
@@ -195,7 +219,7 @@ def prepared(path: Path, folder: Path) -> Path:
 
     Raises ValueError for what is not there, damaged or no images.
     """
-    if not path.exists():
+    if not path.is_dir() and not path.is_file():
         raise ValueError(f"{path}: not there; expected a folder of images, an .npz or an .h5")
     print_of_now = im.fingerprint(path)
     target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"

@@ -4,7 +4,6 @@ matplotlib's object interface throughout: runs may share a process, and pyplot k
 """
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from lvae_min import metrics
 from lvae_min.data import Dataset
 from lvae_min.files import write_whole
 from lvae_min.model import VAE
+from lvae_min.records import read_log
 
 GAP = 4                     # pixels between images
 SPAN, STEPS = 2.5, 11       # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
@@ -47,7 +47,7 @@ def show_images(axes, images: Tensor, rows: list[str], columns: list[str] = ()) 
     framed = nn.functional.pad(images, (0, GAP, 0, GAP), value=1.0)                 # white between them
     canvas = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)              # (R * H, S * W, C)
     axes.imshow(canvas.squeeze(-1).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
-    axes.set_yticks((np.arange(len(rows)) + 0.5) * height, rows)
+    axes.set_yticks((np.arange(len(rows)) + 0.5) * height, rows, parse_math=False)
     axes.set_xticks((np.arange(len(columns)) + 0.5) * width, columns)
     axes.tick_params(length=0, labelsize=8, labelbottom=False, labeltop=True)
     axes.set_frame_on(False)
@@ -55,7 +55,7 @@ def show_images(axes, images: Tensor, rows: list[str], columns: list[str] = ()) 
 
 def curves(folder: Path) -> None:
     """curves.png: terms, learned scales, beta and the validation score over iterations (Fig. 1 and 3)."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = read_log(folder / "log.jsonl")
     steps = [line["step"] for line in lines]
     looks = [line for line in lines if "validation" in line]
     figure, ((terms, scales), (weight, score)) = new_figure(9, 6, 2, 2, sharex=True)
@@ -78,7 +78,7 @@ def curves(folder: Path) -> None:
     for axes in (terms, scales, weight):
         if axes.lines:
             axes.legend(fontsize=8)
-    figure.suptitle(folder.name, fontsize=10)
+    figure.suptitle(folder.name, fontsize=10, parse_math=False)
     keep(figure, folder / "curves.png")
 
 
@@ -87,7 +87,7 @@ def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float) -> Non
     figure, ((axes,),) = new_figure(len(images) * 0.9, 2.2)
     pair = torch.stack([images * scale, vae.decode(vae.encode(images)[0])])
     show_images(axes, pair, ["image", "from mu"])
-    figure.suptitle(folder.name, fontsize=10)
+    figure.suptitle(folder.name, fontsize=10, parse_math=False)
     keep(figure, folder / "reconstructions.png")
 
 
@@ -118,7 +118,7 @@ def traversal_figure(images: Tensor, titles: list[str], heading: str):
     """A figure of traversed images (L, STEPS, C, H, W), one row a latent (Fig. 4)."""
     figure, ((axes,),) = new_figure(STEPS * 0.8 + 1.2, len(images) * 0.85 + 0.6)
     show_images(axes, images, titles, [f"{value:+.1f}" for value in np.linspace(-SPAN, SPAN, STEPS)])
-    figure.suptitle(heading, fontsize=8)
+    figure.suptitle(heading, fontsize=8, parse_math=False)
     return figure
 
 

@@ -25,8 +25,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from lvae_min import images as im
+from lvae_min import npy
 from lvae_min.data import ATTRIBUTES, DSPRITES_FILE, SPECS, Spec, read_dsprites
-from lvae_min.files import brief
+from lvae_min.lines import brief, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
@@ -69,11 +70,11 @@ def read_mpi3d(file: Path, spec: Spec) -> Iterator[np.ndarray]:
     """Images of the npz, in the order they are in."""
     channels, height, width = spec.shape
     wanted = (spec.count, height, width, channels)
-    with zipfile.ZipFile(file) as archive, archive.open("images.npy") as stream:
-        shape, dtype = im.read_npy_header(stream)
+    with zipfile.ZipFile(file) as archive, npy.open_member(archive, "images.npy") as stream:
+        shape, dtype = npy.read_header(stream)
         if shape != wanted or dtype != np.uint8:
             raise ValueError(f"'images' is {dtype} {shape}, expected uint8 {wanted}")
-        yield from im.read_npy_chunks(stream, shape, dtype)
+        yield from npy.read_chunks(stream, shape, dtype)
 
 
 def halved(content: bytes) -> np.ndarray:
@@ -92,13 +93,17 @@ def check_labels(content: bytes, sizes: tuple[int, ...]) -> None:
     on.
     """
     stream = im.io.BytesIO(content)
-    shape, dtype = im.read_npy_header(stream)
+    shape, dtype = npy.read_header(stream, len(content))
     wanted = int(np.prod(sizes)), len(sizes)
     if shape != wanted or dtype.kind not in "iuf":
         raise ValueError(f"labels are {dtype} {shape}, expected numbers {wanted}")
     labels = np.empty((shape[1], shape[0]), dtype)
-    for start, rows in enumerate(im.read_npy_chunks(stream, shape, dtype)):
-        labels[:, start * im.CHUNK:][:, :len(rows)] = rows.T
+    done = 0
+    for rows in npy.read_chunks(stream, shape, dtype):
+        if not (np.abs(rows) < 1e4).all():
+            raise ValueError("labels are not all finite, and below 10,000")
+        labels[:, done:done + len(rows)] = rows.T
+        done += len(rows)
     for k, size in enumerate(sizes):
         stride = int(np.prod(sizes[k + 1:]))
         grid = np.arange(wanted[0]) // stride % size
@@ -211,7 +216,7 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
                      {"source": str(file), "bytes": file.stat().st_size}, factors)
     except im.DAMAGED as error:
         known = str(file.parent) in str(error) or str(folder) in str(error)
-        why = error if known else f"{file}: not the archive of {name}, or damaged ({brief(error)})"
+        why = one_line(error) if known else f"{file}: not the archive of {name}, or damaged ({brief(error)})"
         raise ValueError(f"{why}; nothing was prepared. "
                          f"{name} is to be had from {ARCHIVES[name].where}") from None
     return folder / name
@@ -302,7 +307,7 @@ def command(arguments: list[str]) -> int:
     try:
         main(arguments)
     except (ValueError, OSError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("prepare: stopped; nothing was prepared", file=sys.stderr)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lvae_min import losses
 from lvae_min.config import Config, learning_rates
 from lvae_min.data import Batches, Dataset
+from lvae_min.files import check_tensors
 from lvae_min.model import VAE
 
 WARM_UP = 3         # eager iterations before a graph is recorded: libraries allocate in their first calls
@@ -139,13 +140,23 @@ class Step:
                 "noise": self.noise.get_state(), "sums": self.sums, "counted": self.counted}
 
     def restore(self, state: dict) -> None:
-        """Go on from a `state`. Raises one of half a dozen errors if it is not one of these settings."""
+        """Go on from a `state`. Raises KeyError, ValueError or RuntimeError if it is of other settings."""
+        own, optimizer = self.state(), self.optimizer.state_dict()
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        moments = dict(enumerate({"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight}
+                                 for weight in weights)) if state["iteration"] else {}
+        for name in ("vae", "objective"):
+            check_tensors(state[name], own[name])
+        for name in ("noise", "sums"):
+            check_tensors({name: state[name]}, {name: own[name]})
+        if state["optimizer"]["state"].keys() != moments.keys():
+            raise ValueError(f"Adam's state is not that of {len(moments)} weights")
+        for number, expected in moments.items():
+            check_tensors(state["optimizer"]["state"][number], expected)
         self.graph, self.warm = None, 0
         self.vae.load_state_dict(state["vae"])
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:               # where load_state_dict leaves it on the CPU
-            group["lr"] = group["lr"].to(self.device)
+        self.optimizer.load_state_dict({**optimizer, "state": state["optimizer"]["state"]})
         self.noise.set_state(state["noise"])
         self.sums = state["sums"].to(self.device)
         self.iteration, self.counted = state["iteration"], state["counted"]

@@ -17,10 +17,11 @@ from threading import Event, Lock
 import numpy as np
 import torch
 
-from lvae_min import losses, metrics
+from lvae_min import losses, metrics, records
 from lvae_min.config import MOVABLE, Config
 from lvae_min.data import SCORED, Dataset, Split
-from lvae_min.files import Claim, brief, load_checkpoint, naming, save, write_whole
+from lvae_min.files import Claim, check_tensors, load_checkpoint, naming, save, write_whole
+from lvae_min.lines import brief, one_line
 from lvae_min.model import VAE
 from lvae_min.report import Grid, Progress, machine
 from lvae_min.step import Step
@@ -30,6 +31,11 @@ SAVE_SECONDS = 300              # a killed run loses at most this
 DRAW_SECONDS = 60               # pictures of a running run are not drawn more often
 SCORING = Lock()                # scores limit the threads of BLAS, which is one for the whole process
 DRAWING = Lock()                # matplotlib is not made for threads: the parser of its labels is one as well
+CHOICE = {"iteration": records.whole, "score": records.number}
+BEST = {"vae": {}, "beta": records.finite, **CHOICE}
+STATE = {"iteration": records.count, "counted": records.count, "log_bytes": records.count,
+         "faint": records.count, "seconds": records.finite, "best": CHOICE, "vae": {}, "objective": {},
+         "optimizer": {"state": {}}}
 COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a collapse
 
 
@@ -39,9 +45,10 @@ def cores() -> int:
 
 
 def differences(config: Config, stored: dict) -> list[str]:
-    """What a run's stored settings have otherwise, in words. Raises KeyError or TypeError if damaged."""
+    """What a run's stored settings have otherwise, in words. Raises KeyError if one is missing."""
     stored = {"precision": "float32", "select": "beta_vae", **stored}       # settings that older runs lack
-    return [f"{key} {stored[key]}, not {value}" for key, value in dataclasses.asdict(config).items()
+    return [f"{key} {one_line(stored[key])[:120]}, not {value}"
+            for key, value in dataclasses.asdict(config).items()
             if key not in MOVABLE and stored[key] != value and value is not None]
 
 
@@ -57,13 +64,12 @@ def finished(config: Config, folder: Path) -> dict | None:
     if not file.exists():
         return None
     try:
-        results = json.loads(file.read_text())
+        results = records.read_results(file)
+        records.check(results, {"rec_mean": records.number, "collapsed": records.truth}, "it")
         other = differences(config, results["settings"])
-        complete = {"scores", "selected", "equilibrium", "collapsed", "rec_mean", "seconds"} <= set(results)
-    except (ValueError, KeyError, TypeError):
-        complete = False
-    if not complete:
-        raise ValueError(f"{file}: damaged; remove it, and the same command scores the run again")
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{file}: damaged; remove it, and the same command scores the run again "
+                         f"({brief(error)})") from None
     refuse(folder, other)
     return results
 
@@ -170,13 +176,17 @@ class Run:
                        "content": self.dataset.content, "threads": self.threads, **machine(self.device)}
             return write_whole(file, json.dumps(content, indent=1).encode())
         try:
-            stored = json.loads(file.read_text())
+            stored = records.parse(file.read_bytes())
+            records.check(stored, {"settings": {}, "threads": records.whole})
             other = differences(self.config, stored["settings"])
             if stored.get("content") not in (None, self.dataset.content):
                 other.append("images that have changed since")
-            self.threads = self.config.threads or int(stored["threads"])      # as many: the same bits
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{file}: damaged; remove the folder {self.folder} to start again") from None
+            self.threads = self.config.threads or stored["threads"]           # as many: the same bits
+            if not 1 <= self.threads <= 1024:
+                raise ValueError(f"{self.threads} threads")
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{file}: damaged ({brief(error)}); "
+                             f"remove the folder {self.folder} to start again") from None
         refuse(self.folder, other)
 
     def close(self) -> None:
@@ -200,15 +210,29 @@ class Run:
         self.kept = self.iteration
 
     def restore(self, state: dict) -> None:
-        """Continue from a `state`. Raises ValueError if it is not one of this run."""
+        """Continue from a `state`. Raises ValueError if it, or what it counts on, is not of this run."""
+        file = self.folder / "log.jsonl"
         try:
+            records.check(state, STATE, "it")
+            if state["iteration"] > self.config.iterations:
+                raise ValueError(f"iteration {state['iteration']} of {self.config.iterations}")
             self.step.restore(state)
-            for name in ("best", "log_bytes", "faint", "seconds"):
-                setattr(self, name, state[name])
             self.kept = self.iteration
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
-                             f"({brief(error)})") from None
+            raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run ({brief(error)}); "
+                             f"remove the folder {self.folder} to start again") from None
+        for name in ("best", "log_bytes", "faint", "seconds"):
+            setattr(self, name, state[name])
+        found = file.stat().st_size if file.exists() else 0
+        if found < self.log_bytes:
+            raise ValueError(f"{file}: cut short, {found} bytes of {self.log_bytes}; "
+                             f"remove the folder {self.folder} to start again")
+        lines = records.read_log(file, self.log_bytes) if self.log_bytes else []
+        if (lines[-1]["step"] if lines else 0) != self.iteration - self.step.counted:
+            raise ValueError(f"{file}: does not belong to last.pt; "
+                             f"remove the folder {self.folder} to start again")
+        if self.best["iteration"]:
+            self.selected()
 
     @property
     def interval(self) -> int:
@@ -293,11 +317,7 @@ class Run:
 
     def truncate_log(self) -> None:
         """Drop the lines that a killed process wrote after its last checkpoint: they come again."""
-        file = self.folder / "log.jsonl"
-        with open(file, "ab") as log:
-            if log.tell() < self.log_bytes:
-                raise ValueError(f"{file}: cut short, {log.tell()} bytes of {self.log_bytes}; "
-                                 f"remove the folder {self.folder} to start again")
+        with open(self.folder / "log.jsonl", "ab") as log:
             log.truncate(self.log_bytes)
 
     def write_log(self, record: dict) -> None:
@@ -312,20 +332,34 @@ class Run:
         with DRAWING:
             plots.draw(self.folder, self.step.vae, self.dataset, index, codes)
 
+    def selected(self) -> dict:
+        """The network that was selected, and of which iteration. Raises ValueError if it is damaged."""
+        file = self.folder / "best.pt"
+        if not file.exists():
+            raise ValueError(f"{file}: not there; remove the folder {self.folder} to start again")
+        best = load_checkpoint(file)
+        try:
+            records.check(best, BEST, "it")
+            check_tensors(best["vae"], self.step.vae.state_dict())
+        except ValueError as error:
+            raise ValueError(f"{file}: not the network of this run ({brief(error)}); "
+                             f"remove the folder {self.folder} to start again") from None
+        return best
+
     def finish(self) -> dict:
         """Score the selected network on the test images, draw it, and write results.json."""
-        best = load_checkpoint(self.folder / "best.pt")
+        best = self.selected()
         self.step.vae.load_state_dict(best["vae"])
         scores, codes = evaluate(self.step.vae, self.dataset, self.test)
         self.draw(self.test, codes)
         rec_mean = scores.pop("rec_mean")
-        lines = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        lines = records.read_log(self.folder / "log.jsonl")
         results = {
             "scores": {"rec": scores.pop("rec"), "kl": scores.pop("kl"), "beta": best["beta"], **scores},
             "rec_mean": rec_mean, "bins": 10, "images": len(self.test),
             "selected": {"iteration": best["iteration"], "score": best["score"],
                          "by": "last iteration" if self.select == "last" else f"validation {self.select}"},
-            "equilibrium": self.equilibrium(lines), "collapsed": any(line["collapsed"] for line in lines),
+            "equilibrium": self.equilibrium(lines), "collapsed": any(line.get("collapsed") for line in lines),
             "settings": dataclasses.asdict(self.config), "elbo": self.step.description,
             "dataset": self.dataset.source, "seconds": self.seconds, "threads": self.threads,
             **machine(self.device),

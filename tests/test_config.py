@@ -85,6 +85,14 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
         ({"select": "fid"}, "--select fid: expected beta_vae or factor_vae"),
         ({"graph": "yes"}, "--graph yes"),
         ({"threads": 0}, "--threads 0"),
+        ({"iterations": 10**30}, "--iterations 1000.*at most 10,000,000"),
+        ({"schedule": 10**400}, "--schedule 1000"),
+        ({"beta": 1e300}, "--beta 1e.300: expected 0 or more, at most 1e30"),
+        ({"iterations": "many"}, "--iterations many: expected int, not str"),
+        ({"beta": None}, "--beta None: expected float"),
+        ({"dataset": "a\0/b"}, "--dataset a /b: expected no control characters"),
+        ({"dataset": "\udcff/b"}, "--dataset /b: expected .* no bytes that are not UTF-8"),
+        ({"dataset": "x" * 300}, "--dataset xxx.*: expected dsprites or"),
     ],
 )
 def test_impossible_settings_are_named_with_what_is_expected(settings, message):

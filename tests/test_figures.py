@@ -14,6 +14,7 @@ import table3
 from PIL import Image
 
 import run as run_module
+from lvae_min import plots
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["fig1", "fig2", "fig3", "fig4", "table2", "table3", "fixed_point", "keep"]
@@ -219,3 +220,34 @@ def test_the_readme_holds_what_its_scripts_write(tmp_path):
     done = call(folder, "readme")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("results.json", b"[" * 100_000),
+        ("results.json", b'{"settings": []}'),
+        ("log.jsonl", b"[]\n"),
+        ("log.jsonl", b""),
+        ("log.jsonl", b"\xff\n"),
+    ],
+)
+def test_records_of_another_form_are_told_in_one_line(tmp_path, name, content):
+    folder = make_run(tmp_path)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="damaged .*; remove it and run it again") as error:
+        common.read(tmp_path)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_runs_that_were_made_outside_a_checkout_have_a_provenance(tmp_path):
+    file = make_run(tmp_path) / "results.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "commit": None}))
+    assert "(commit unknown; a CPU" in common.provenance(common.read(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a $ and $\\frac", "cost in $"])
+def test_a_run_of_any_name_is_drawn(tmp_path, name):
+    folder = make_run(tmp_path).rename(tmp_path / name)
+    plots.curves(folder)
+    assert (folder / "curves.png").stat().st_size > 1000

@@ -177,3 +177,12 @@ def test_lvae_sigma_settles_at_the_fourth_root_of_each_term():
 def test_all_six_methods_are_there():
     assert list(OBJECTIVES) == ["vae", "beta-vae", "control-vae", "dynamic-vae", "sigma-vae", "lvae"]
     assert [name for name, cls in OBJECTIVES.items() if cls.has_beta] == ["beta-vae"]
+
+
+def test_beta_of_a_collapsed_lvae_is_the_weight_in_its_loss_and_finite():
+    objective = losses.LVAE(scale=1.0)
+    objective.sigma.data = torch.tensor([2.0, 1e-30])
+    rec, kl = torch.tensor(5.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+    weight = 1 / objective.sigma.detach().square().clamp(min=losses.MIN_SIGMA_SQ)
+    d_rec, d_kl = torch.autograd.grad(weight[0] * rec + weight[1] * kl, (rec, kl))
+    assert objective.beta().item() == pytest.approx((d_kl / d_rec).item()) == pytest.approx(400)

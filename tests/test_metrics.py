@@ -455,17 +455,20 @@ def bad_files(folder):
     with zipfile.ZipFile(folder / "lie.npz", "w") as archive:
         archive.writestr("factors.npy", header)
         archive.writestr("codes.npy", header)
+    with zipfile.ZipFile(folder / "packed.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("factors.npy", header)
     return {
         "missing.npz": "no such file",
         ".": "no such file",
         "no_codes.npz": "no array 'codes', found 'factors.npy'",
-        "pickled.npz": "Object arrays",
+        "pickled.npz": "holds pickled objects, which are never read",
         "rows.npz": "9 rows of factors and 4 of codes",
         "nan.npz": "got nan in column 0",
         "text.npz": "not an .npz",
         "array.npy": "not an .npz",
         "cut.npz": "not an .npz",
-        "lie.npz": "",
+        "lie.npz": "is float64 (99999999999, 2), and has 0 bytes of that",
+        "packed.npz": "is packed by method 12, expected stored or deflated",
     }
 
 
@@ -482,3 +485,13 @@ def test_command_line_refuses_a_bad_file_in_one_line(tmp_path, capsys):
 def test_importing_the_scores_is_light():
     done = python("-c", "import sys, lvae_min.metrics; print('sklearn' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_command_line_tells_in_one_line_that_memory_is_too_small(tmp_path, capsys, monkeypatch):
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(metrics, "score", too_much)
+    np.savez(tmp_path / "codes.npz", factors=grid(3, 3), codes=np.asfortranarray(grid(3, 3)))
+    assert metrics.main([str(tmp_path / "codes.npz")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'codes.npz'}: too large for this memory\n"

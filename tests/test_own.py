@@ -1,8 +1,13 @@
 """Images of the user's own, in every layout that is promised, and what is said of those that are not."""
 
+import io
 import json
+import os
+import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -154,7 +159,86 @@ def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def huge(file):
+    with h5py.File(file, "w") as archive:
+        archive.create_dataset("images", (10**12, 64, 64), "u1", chunks=(1, 64, 64))
+
+
+def nothing(file):
+    with h5py.File(file, "w") as archive:
+        archive["images"] = h5py.Empty("f4")
+
+
+def timed(file):
+    with h5py.File(file, "w") as archive:
+        h5py.h5d.create(archive.id, b"t", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((4, 16, 16)))
+
+
+def packed(file):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("images.npy", bytes(10**6))
+
+
+def header(shape):
+    """An .npy that claims its shape and holds nothing."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def picture(width, height):
+    """A PNG that claims its size and holds nothing."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + struct.pack(">I", zlib.crc32(header)) + bytes(99)
+
+
+def folder_of(**contents):
+    def make(folder):
+        folder.mkdir()
+        for name, content in contents.items():
+            (folder / name.replace("__", ".")).write_bytes(content)
+
+    return make
+
+
+def zip_of_nothing():
+    content = io.BytesIO()
+    zipfile.ZipFile(content, "w").close()
+    return content.getvalue()
+
+
+def grey():
+    content = io.BytesIO()
+    Image.new("L", (64, 64)).save(content, "PNG")
+    return content.getvalue()
+
+
 DAMAGES = {
+    "huge h5": ("mine.h5", huge, "is uint8 (1000000000000, 64, 64), and has 0 bytes of that"),
+    "null h5": ("mine.h5", nothing, "expected one array of images"),
+    "time h5": ("mine.h5", timed, "mine.h5: "),
+    "bzip2": ("mine.npz", packed, "images.npy: is packed by method 12"),
+    "1,001 factors": (
+        "mine.h5",
+        lambda file: write(file, images=colors(2), factors=np.zeros((2, 1001))),
+        "expected at most 1000 factors",
+    ),
+    "a name of two lines": (
+        "mine.npz",
+        lambda file: write(file, **{"a\nb": colors(2), "\x1b[31m": colors(2)}),
+        "holds a b, [31m; expected one array",
+    ),
+    "claims 60,000 x 60,000": ("cats", folder_of(a__png=picture(60_000, 60_000)), "a.png: not an image"),
+    "claims 10,000 x 10,000": ("cats", folder_of(a__png=picture(10_000, 10_000)), "a.png: not an image"),
+    "zip as factors": (
+        "cats",
+        folder_of(a__png=grey(), factors__npy=zip_of_nothing()),
+        "the magic string is not",
+    ),
+    "lying factors": (
+        "cats",
+        folder_of(a__png=grey(), factors__npy=header("(99999999999, 1)")),
+        "is float64 (99999999999, 1), and has 0 bytes of that",
+    ),
     "not there": ("mine.npz", lambda file: None, "not there"),
     "cut npz": ("mine.npz", cut, "not a zip file"),
     "cut h5": ("mine.h5", cut, "truncated file"),
@@ -303,3 +387,46 @@ def test_a_run_on_a_damaged_file_ends_with_one_line_and_code_2(tmp_path):
         text=True,
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "mine.npz: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("about.json", b"[]"),
+        ("about.json", b"[" * 100_000),
+        ("about.json", {"names": 3}),
+        ("about.json", {"names": ["a", "a"]}),
+        ("about.json", {"names": [[], {}]}),
+        ("about.json", {"names": []}),
+        ("about.json", {"source": 3}),
+        ("about.json", {"content": {}}),
+        ("images.npy", zip_of_nothing()),
+        ("images.npy", np.zeros((3, 64, 64, 7), np.uint8)),
+        ("images.npy", np.zeros((3, 64, 32, 3), np.uint8)),
+        ("images.npy", np.zeros((3, 64, 64, 3), np.uint8, "F")),
+        ("factors.npy", zip_of_nothing()),
+        ("factors.npy", np.full((3, 2), 2**63 - 1)),
+        ("factors.npy", np.full((3, 2), -1)),
+        ("factors.npy", np.zeros((3, 0), int)),
+        ("factors.npy", header("(99999999999, 1)")),
+    ],
+)
+def test_a_prepared_set_of_another_form_is_refused_in_one_line(tmp_path, name, content):
+    file = write(tmp_path / "mine.npz", images=colors(3), factors=np.arange(6).reshape(3, 2))
+    loaded(file, tmp_path)
+    (made,) = (tmp_path / "own").iterdir()
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads((made / name).read_text()), **content}).encode()
+    if isinstance(content, bytes):
+        (made / name).write_bytes(content)
+    else:
+        np.save(made / name, content)
+    with pytest.raises(ValueError, match="remove it") as error:
+        data.load_own(file, tmp_path)
+    assert "\n" not in str(error.value) and str(made.parent) in str(error.value)
+
+
+def test_what_is_neither_file_nor_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mine.npz")
+    with pytest.raises(ValueError, match="mine.npz: not there; expected a folder"):
+        data.load(str(tmp_path / "mine.npz"), tmp_path)

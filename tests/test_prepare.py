@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -234,7 +235,35 @@ def numbered(name, last):
     return f"{last:06d}__{'jpg' if name == 'celeba' else 'png'}"
 
 
+def repack(method, **others):
+    def damage(archive):
+        with zipfile.ZipFile(archive.file, "w", method) as whole:
+            for name, content in (archive.members | others).items():
+                whole.writestr(name, content)
+
+    return damage
+
+
+def claim(size):
+    """The first picture's size in the directory of the zip."""
+
+    def damage(archive):
+        content = bytearray(archive.file.read_bytes())
+        at = content.index(b"PK\1\2", content.index(b"PK\1\2") + 1)
+        struct.pack_into("<I", content, at + 24, size)
+        archive.file.write_bytes(content)
+
+    return damage
+
+
 DAMAGES = {
+    "packed by lzma": ("isaac3d", repack(zipfile.ZIP_LZMA), "is packed by method 14"),
+    "a picture that claims 4 GB": ("isaac3d", claim(2**32 - 2), "000000.png: claims 4,294,967,294 bytes"),
+    "labels of infinity": (
+        "falcor3d",
+        lambda a: change(a, labels=npy(np.full((96, 7), np.inf))),
+        "labels are not all finite",
+    ),
     "truncated": ("mpi3d", truncate, "not a zip file"),
     "truncated pictures": ("falcor3d", truncate, "not a zip file"),
     "a page instead of the file": (
@@ -521,3 +550,21 @@ def test_the_command_line_prepares(tmp_path):
         and done.stderr.startswith("prepare: mpi3d: real3d_")
         and done.stderr.count("\n") == 1
     )
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "method 99", "bzip2"])
+def test_a_dsprites_archive_that_cannot_be_unpacked_is_told_in_one_line(tmp_path, damage):
+    file = tmp_path / data.DSPRITES_FILE
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2 if damage == "bzip2" else 0) as archive:
+        archive.writestr("imgs.npy", bytes(1000))
+    content = bytearray(file.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = content.index(mark) + flags
+        if damage == "encrypted":
+            content[at] |= 1
+        elif damage == "method 99":
+            content[at + 2] = 99
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="not the published dSprites archive, or damaged") as error:
+        data.read_dsprites(file)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)

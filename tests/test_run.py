@@ -292,3 +292,23 @@ def test_a_grid_is_the_product_of_its_values_without_what_a_method_ignores():
         ]
     )
     assert (given.out, given.data, given.jobs) == (Path("o"), Path("d"), 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--iterations", "9" * 30], "--iterations 999"),
+        (["--seed", "9" * 5000], "argument --seed: invalid int value"),
+        (["--model", "a\nb"], "--model a b: expected vae"),
+        (["a\n\x1b[31mb"], "unrecognized arguments: a [31mb"),
+        (["--dataset", "x" * 300], "--dataset xxx"),
+        (["--seed", *map(str, range(101)), "--latents", *map(str, range(1, 101))], "a grid of 10,100 runs"),
+    ],
+)
+def test_a_mistake_of_any_length_and_letters_is_one_printable_line(capsys, arguments, message):
+    try:
+        code = run.command(arguments)
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr().err
+    assert code == 2 and message in said and said[:-1].isprintable() and said[-1] == "\n" and len(said) < 500

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from types import SimpleNamespace
@@ -118,7 +119,7 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(small, tmp_p
         train.finished(config(iterations=10, seed=1), tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"settings": {}}'])
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"settings": {}}', "[" * 100_000])
 def test_damaged_results_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(ValueError, match="damaged; remove it") as error:
@@ -333,6 +334,127 @@ def test_a_damaged_file_is_refused_in_one_line_and_left_alone(small, tmp_path, n
         Run(config(), tmp_path, small)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
     assert (tmp_path / name).read_bytes() == content
+
+
+def damaged(folder, small, name, change):
+    """What is said of a run of 24 iterations, stopped after 19, when the document `name` was changed."""
+    run = Run(config(iterations=24), folder, small)
+    run.train(StopAt(run, 19))
+    run.close()
+    if name == "config.json":
+        document = json.loads((folder / name).read_text())
+    else:
+        document = torch.load(folder / name, weights_only=True)
+    change(document)
+    if name == "config.json":
+        (folder / name).write_text(json.dumps(document))
+    else:
+        torch.save(document, folder / name)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError) as error:
+        Run(config(iterations=24, threads=None), folder, small)
+    assert before == {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert str(error.value).startswith(f"{folder / name}: ") and "\n" not in str(error.value)
+    return str(error.value)
+
+
+CHANGES = {
+    "threads inf": ("config.json", lambda d: d.update(threads=math.inf), "threads is inf, expected whole"),
+    "threads -5": ("config.json", lambda d: d.update(threads=-5), "-5 threads"),
+    "threads 1e6": ("config.json", lambda d: d.update(threads=10**6), "1000000 threads"),
+    "settings": ("config.json", lambda d: d.update(settings=[]), "settings is no table"),
+    "iteration": ("last.pt", lambda d: d.update(iteration=-1), "iteration is -1, expected count"),
+    "far ahead": ("last.pt", lambda d: d.update(iteration=10**9), "iteration 1000000000 of 24"),
+    "log_bytes": ("last.pt", lambda d: d.update(log_bytes=-1), "log_bytes is -1"),
+    "best": ("last.pt", lambda d: d.update(best=3), "best is no table"),
+    "noise": ("last.pt", lambda d: d.update(noise=d["noise"][:9]), "noise is torch.uint8 (9,)"),
+    "sums": ("last.pt", lambda d: d.update(sums=torch.zeros(7)), "sums is torch.float32 (7,)"),
+    "adam": ("last.pt", lambda d: d["optimizer"].update(state={}), "Adam's state is not that of"),
+    "a moment": (
+        "last.pt",
+        lambda d: d["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+        "exp_avg is torch.float32 (3,)",
+    ),
+    "optimizer": ("last.pt", lambda d: d.update(optimizer=1), "optimizer is no table"),
+    "selected": ("best.pt", lambda d: d.update(vae=torch.zeros(3)), "vae is no table"),
+    "of another": ("best.pt", lambda d: d["vae"].popitem(), "expected tensors encoder.1.weight"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_run_counts_on_is_checked_before_it_goes_on(small, tmp_path, change):
+    name, do, message = CHANGES[change]
+    assert message in damaged(tmp_path, small, name, do)
+
+
+def test_a_log_that_is_damaged_or_of_another_checkpoint_is_refused(small, tmp_path):
+    run = Run(config(iterations=24), tmp_path, small)
+    run.train(StopAt(run, 19))
+    run.close()
+    log = (tmp_path / "log.jsonl").read_bytes()
+    for content, message in (
+        (log.replace(b'"rec"', b'"rex"', 1), "line 1 is damaged .rec is missing"),
+        (log.replace(b'"step": 4', b'"step": 2', 1), "line 2 is damaged .step 2 comes too late"),
+        (log.replace(b'"step": 18', b'"step": 17', 1), "does not belong to last.pt"),
+        (log[:-1] + b" ", "ends in half a line"),
+    ):
+        (tmp_path / "log.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match=f"log.jsonl: {message}"):
+            Run(config(iterations=24), tmp_path, small)
+        assert (tmp_path / "log.jsonl").read_bytes() == content
+
+
+@pytest.mark.parametrize("key", ["scores", "selected", "equilibrium", "rec_mean", "seconds", "collapsed"])
+def test_results_of_another_form_are_refused(small, tmp_path, key):
+    run = Run(config(iterations=10), tmp_path, small)
+    run.train()
+    run.finish()
+    for value in ("x", [1], None, {"a": []}):
+        results = json.loads((tmp_path / "results.json").read_text())
+        (tmp_path / "changed").mkdir(exist_ok=True)
+        (tmp_path / "changed" / "results.json").write_text(json.dumps({**results, key: value}))
+        with pytest.raises(ValueError, match="results.json: damaged; remove it, and the same command"):
+            train.finished(config(iterations=10), tmp_path / "changed")
+
+
+def saved(folder, **others):
+    vae = lvae_min.VAE((1, 64, 64), 5, "mlp", True)
+    best = {"network": vae.settings, "vae": vae.state_dict(), "beta": 1.0, "iteration": 1, "score": 0.5}
+    torch.save({**best, **others}, folder / "best.pt")
+    return best
+
+
+@pytest.mark.parametrize(
+    "change", [{"latents": 10**9}, {"shape": [1, 60_000, 60_000]}, {"shape": []}, {"latents": None}, 3]
+)
+def test_a_network_is_made_no_larger_than_its_file(small, tmp_path, change, monkeypatch):
+    best = saved(tmp_path)
+    saved(tmp_path, network=best["network"] | change if isinstance(change, dict) else change)
+    monkeypatch.setattr(lvae_min.VAE, "to_empty", None)  # where memory is taken
+    with pytest.raises(ValueError, match="best.pt: not the network of a run"):
+        lvae_min.load(tmp_path)
+
+
+def test_weights_that_claim_more_numbers_than_they_have_are_refused(small, tmp_path):
+    best = saved(tmp_path)
+    name = "encoder.1.weight"
+    saved(tmp_path, vae={**best["vae"], name: torch.zeros(1).expand(best["vae"][name].shape)})
+    with pytest.raises(ValueError, match="encoder.1.weight repeats a few numbers"):
+        lvae_min.load(tmp_path)
+
+
+def test_a_checkpoint_that_is_packed_or_of_an_old_format_is_not_unpacked(small, tmp_path):
+    saved(tmp_path)
+    with zipfile.ZipFile(tmp_path / "best.pt") as whole:
+        members = [(name, whole.read(name)) for name in whole.namelist()]
+    with zipfile.ZipFile(tmp_path / "best.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members:
+            packed.writestr(name, content)
+    with pytest.raises(ValueError, match="best.pt: damaged, or not a checkpoint .it is compressed"):
+        lvae_min.load(tmp_path)
+    torch.save({"network": 1}, tmp_path / "best.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="best.pt: damaged, or not a checkpoint"):
+        lvae_min.load(tmp_path)
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(small, tmp_path):

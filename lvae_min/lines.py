@@ -1,0 +1,11 @@
+"""What is told to a user of an input: one line, whatever the input holds."""
+
+
+def one_line(text) -> str:
+    """A text without line ends and all else that a terminal would obey: it may come out of any file."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
+
+
+def brief(error: BaseException) -> str:
+    """An error's message in one short line, or its type where it has none."""
+    return one_line(error)[:120] or type(error).__name__
