@@ -31,7 +31,7 @@ from lvae_min.config import MOVABLE, Config
 from lvae_min.lines import one_line
 from lvae_min.losses import OBJECTIVES
 from lvae_min.report import Grid
-from lvae_min.train import Run, cores, finished, pick_device
+from lvae_min.train import OTHER_IMAGES, Run, cores, finished, pick_device, refuse
 
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)     # one line each
 MOST_RUNS = 10_000              # of a grid
@@ -151,6 +151,12 @@ class Runs:
         finally:
             run.close()
 
+    def compare_images(self, config: Config, folder: Path, results: dict) -> None:
+        """Raise ValueError if images of the user's own are no longer those of a finished run."""
+        if data.is_path(config.dataset) and Path(config.dataset).exists() and results.get("content"):
+            if data.load(config.dataset, self.given.data).content != results["content"]:
+                refuse(folder, [OTHER_IMAGES])
+
     def one(self, config: Config) -> None:
         """Carry out a run, if that was not done before, and say what came of it."""
         folder = self.given.out / config.name
@@ -159,6 +165,7 @@ class Runs:
         try:
             results = finished(config, folder)
             if results is not None:
+                self.compare_images(config, folder, results)
                 report.say(f"{folder}: finished before\n{summary(results)}")
                 if self.grid:
                     self.grid.advance(config.iterations, trained=False)

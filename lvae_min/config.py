@@ -43,7 +43,8 @@ class Config:
     sigma_freeze: float | None = setting(None, "fraction of the schedule in which learned scales stay at 1 "
                                                "(default: 0 at a schedule of 300,000, 0.05 at a shorter one)")
     select: str = setting("beta_vae", "validation score that selects the network (Sec. 6.5): "
-                                      f"{', '.join(SCORES)}, rec (the lowest), or last, the last iteration")
+                                      f"{', '.join(SCORES)}, rec (the lowest), or last, the last iteration; "
+                                      "without factors rec or last")
     precision: str = setting("float32", "of the network's products in training: float32, or bf16, which is "
                                         "faster and rounds to 8 bits; scores are always float32's")
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")

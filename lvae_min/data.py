@@ -73,7 +73,7 @@ class Dataset:
 
     name, source    what it is called, and where its images came from
     store           the images: one of stores.py
-    labels          (M, K) int64, the factors where they are not the complete grid of their values
+    labels          (M, K) int64 or float64, the factors where they are not the complete grid of their values
     shape           (C, H, W)
     binary          images are 0/1, not 0 to 255; `scale` times an image is in [0, 1]
     factor_names, factor_sizes      empty where there are none
@@ -115,7 +115,7 @@ class Dataset:
         return self.store.batch(index)
 
     def factors(self, index: Sequence[int]) -> np.ndarray:
-        """Factor values (N, K) int64 of images `index`."""
+        """Factor values (N, K), int64 or float64, of images `index`."""
         if self.labels is not None:
             return self.labels[np.asarray(index)]
         return np.stack(np.unravel_index(np.asarray(index), self.factor_sizes), 1)
@@ -146,7 +146,7 @@ class Batches:
 
     def __init__(self, training: np.ndarray, batch_size: int, seed: int, device: torch.device | str = "cpu"):
         if batch_size > len(training):
-            raise ValueError(f"batch size {batch_size}: the training set has {len(training)} images")
+            raise ValueError(f"--batch-size {batch_size}: the training set has {len(training)} images")
         self.training, self.batch_size, self.seed = training, batch_size, seed
         self.count = len(training) // batch_size                              # of an epoch
         self.epoch, self.order = -1, torch.empty(len(training), dtype=torch.int64, device=device)
@@ -228,7 +228,7 @@ def load_prepared(name: str, folder: Path) -> Dataset:
 def load_own(path: Path, folder: Path) -> Dataset:
     """Images of the user's own, prepared under `folder` the first time."""
     images, labels, about = open_set(own.prepared(path, folder))
-    values = [] if labels is None else (labels.max(0) + 1).tolist()
+    values = [] if labels is None else [len(np.unique(column)) for column in labels.T]
     if len(names := about.get("names", [])) != len(values):
         raise ValueError(f"{path}: its prepared set names {len(names)} factors and has {len(values)}; "
                          f"remove it from {folder / 'own'}")

@@ -1,8 +1,8 @@
 """Images on their way from the files others made into a prepared set; nothing is unpickled, nothing unpacked.
 
-A prepared set is a folder with `images.npy` (M, H, W, C) uint8, `about.json`, and `factors.npy` (M, K) int64
-where the factors do not follow from the index. It is written beside its place and moved there when it is
-whole.
+A prepared set is a folder with `images.npy` (M, H, W, C) uint8, `about.json`, and `factors.npy` (M, K), int64
+or float64, where the factors do not follow from the index. It is written beside its place and moved there
+when it is whole.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -42,6 +42,10 @@ def quiet() -> None:
 
 
 quiet()
+
+
+class Busy(ValueError):
+    """Another process prepares the set."""
 
 
 class Members:
@@ -73,15 +77,27 @@ class Members:
             self.archive.close()
 
 
-def decode(content: bytes, mode: str = "RGB") -> np.ndarray:
-    """An image file as (H, W, C) uint8. Raises ValueError if it is no image, or a damaged one."""
+def decode(content: bytes, mode: str = "RGB", photo: bool = False) -> np.ndarray:
+    """An image file as (H, W, C) uint8; a photo as a viewer shows it: upright, and white where transparent.
+
+    Raises ValueError if it is no image, or a damaged one.
+    """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert(mode))
+            pixels = np.asarray((shown(image) if photo else image).convert(mode))
     except DAMAGED as error:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         raise ValueError("not an image" if unknown else f"damaged ({brief(error)})") from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def shown(image: Image.Image) -> Image.Image:
+    """An image turned as its camera noted, on white."""
+    image = ImageOps.exif_transpose(image)
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
@@ -123,7 +139,7 @@ def write_set(folder: Path, shape: tuple[int, int, int, int], chunks: Iterable[n
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"{folder}: another process prepares it; wait for that") from None
+            raise Busy(f"{folder}: another process prepares it; wait for that") from None
         for left in part.iterdir():                # by a process that was killed
             left.unlink()
         if shutil.disk_usage(part).free < size:
@@ -169,7 +185,8 @@ def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
         stream.flush()
         os.fsync(stream.fileno())
     if factors is not None:
-        np.save(part / "factors.npy", factors.astype(np.int64), allow_pickle=False)
+        np.save(part / "factors.npy", factors, allow_pickle=False)
+        content = zlib.crc32(np.ascontiguousarray(factors).data, content)
     (part / "about.json").write_text(json.dumps({**about, "content": content}, indent=1))
 
 
@@ -187,10 +204,11 @@ def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
         file, factors = folder / "factors.npy", None
         if file.exists():
             factors = read_array(file)
-            if factors.ndim != 2 or len(factors) != len(images) or factors.dtype != np.int64:
+            fits = factors.ndim == 2 and len(factors) == len(images)
+            if not fits or str(factors.dtype) not in ("int64", "float64"):
                 raise ValueError(f"factors are {factors.dtype} {factors.shape} for {len(images)} images")
-            if not 1 <= factors.shape[1] <= MOST_FACTORS or factors.min() < 0 or factors.max() >= len(images):
-                raise ValueError("factors are no numbers of values")
+            if not 1 <= factors.shape[1] <= MOST_FACTORS or not np.isfinite(factors).all():
+                raise ValueError("factors are not all finite, or too many")
         about = json.loads((folder / "about.json").read_bytes())
         check_about(about, 0 if factors is None else factors.shape[1])
         return images, factors, about

@@ -59,7 +59,7 @@ def read_header(stream, size: int | None = None) -> tuple[tuple[int, ...], np.dt
     """Shape and type of an array in C order, of which no row is larger than LARGEST_ROW."""
     shape, fortran, dtype = read_layout(stream, size)
     if fortran:
-        raise ValueError("is in Fortran order")
+        raise ValueError("is in Fortran order; save it after np.ascontiguousarray")
     if math.prod(shape[1:]) * dtype.itemsize > LARGEST_ROW:
         raise ValueError(f"is {dtype} {shape}, of which a single row has more than {LARGEST_ROW:,} bytes")
     return shape, dtype

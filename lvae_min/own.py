@@ -5,6 +5,7 @@ An array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; uint8 or floa
 """
 
 import math
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from lvae_min.lines import brief, one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FACTORS, NAMES = "factors", "factor_names"
+VERSION = 2                     # of how images are prepared: what another one made is made again
 MOST_PACKED = 1100              # deflate makes a byte of at most 1,032
 
 
@@ -149,17 +151,18 @@ def prepare_array(array: Array, target: Path, about: dict) -> None:
 
 
 def labels(array: Array, count: int) -> tuple[np.ndarray | None, list[str]]:
-    """The factors (M, K), as numbers of their values from 0, and their names; None and [] without factors."""
+    """The factors (M, K) and their names; None and [] without factors."""
     if FACTORS not in array.shapes:
         return None, []
     for name, most in ((FACTORS, count * im.MOST_FACTORS), (NAMES, im.MOST_FACTORS)):
         if math.prod(array.shapes.get(name, ())) > most:
             raise ValueError(f"{name} are {array.shapes[name]}; expected at most {im.MOST_FACTORS} factors")
     names = array.read(NAMES) if NAMES in array.shapes else None
-    return numbered(array.read(FACTORS), count, names)
+    return checked(array.read(FACTORS), count, names)
 
 
-def numbered(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+def checked(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+    """Factors as int64 or float64, and their names. Raises ValueError for what are no factors of `count`."""
     fits = values.ndim == 2 and len(values) == count and 1 <= values.shape[1] <= im.MOST_FACTORS
     if not fits or values.dtype.kind not in "biuf":
         raise ValueError(f"factors are {values.dtype} {values.shape}; expected numbers ({count}, K)")
@@ -171,7 +174,7 @@ def numbered(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[
     if len(names) != values.shape[1] or len(set(names)) < len(names):
         raise ValueError(f"factor_names has {len(names)} names, {len(set(names))} different, for "
                          f"{values.shape[1]} factors")
-    return np.stack([np.unique(column, return_inverse=True)[1] for column in values.T], 1), names
+    return values.astype(np.int64 if np.can_cast(values.dtype, np.int64) else np.float64), names
 
 
 def prepare_folder(path: Path, target: Path, about: dict) -> None:
@@ -191,10 +194,10 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
                                    f", {len(sizes)} sizes cropped to squares and made {side} x {side}")
     factors, about["names"] = None, []
     if (path / "factors.npy").is_file():
-        factors, about["names"] = numbered(im.read_array(path / "factors.npy"), len(names), None)
+        factors, about["names"] = checked(im.read_array(path / "factors.npy"), len(names), None)
 
     def make(content: bytes) -> np.ndarray:
-        pixels = im.decode(content, "L" if grey else "RGB")
+        pixels = im.decode(content, "L" if grey else "RGB", photo=True)
         return im.fit(pixels[None], min(pixels.shape[:2]), side)[0]
 
     shape = len(names), side, side, 1 if grey else 3
@@ -221,21 +224,20 @@ def prepared(path: Path, folder: Path) -> Path:
     """
     if not path.is_dir() and not path.is_file():
         raise ValueError(f"{path}: not there; expected a folder of images, an .npz or an .h5")
-    print_of_now = im.fingerprint(path)
-    target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
-    if target.exists() and im.open_set(target)[2].get("fingerprint") == print_of_now:
-        return target
-    about = {"fingerprint": print_of_now}
     kinds = {".npz": Npz, ".h5": Hdf5, ".hdf5": Hdf5}
     if not path.is_dir() and path.suffix.lower() not in kinds:
         raise ValueError(f"{path}: expected a folder of images, an .npz or an .h5")
-    try:
-        if path.is_dir():
-            prepare_folder(path, target, about)
-        else:
-            prepare_array(kinds[path.suffix.lower()](path), target, about)
-    except im.DAMAGED as error:
-        if str(path) in str(error) or str(target) in str(error):
-            raise ValueError(str(error)) from None
-        raise ValueError(f"{path}: {brief(error)}") from None
+    about = {"fingerprint": [VERSION, *im.fingerprint(path)]}
+    target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
+    while not (target.exists() and im.open_set(target)[2].get("fingerprint") == about["fingerprint"]):
+        try:
+            if path.is_dir():
+                prepare_folder(path, target, dict(about))
+            else:
+                prepare_array(kinds[path.suffix.lower()](path), target, dict(about))
+        except im.Busy:                         # another run on the same images began at the same moment
+            time.sleep(0.2)
+        except im.DAMAGED as error:
+            said = one_line(error)
+            raise ValueError(said if said.startswith(f"{target}: ") else f"{path}: {brief(error)}") from None
     return target

@@ -211,13 +211,15 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
     try:
         factors = None
         if name == "celeba":
-            factors = read_attributes(file.parent / ATTRIBUTE_FILE)[celeba_subset(spec.count)]
+            attributes = read_attributes(file.parent / ATTRIBUTE_FILE)
+            factors = attributes[celeba_subset(spec.count)].astype(np.int64)
         im.write_set(folder / name, (spec.count, height, width, channels), READERS[name](file, spec),
                      {"source": str(file), "bytes": file.stat().st_size}, factors)
     except im.DAMAGED as error:
-        known = str(file.parent) in str(error) or str(folder) in str(error)
-        why = one_line(error) if known else f"{file}: not the archive of {name}, or damaged ({brief(error)})"
-        raise ValueError(f"{why}; nothing was prepared. "
+        said, named = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")
+        if not said.startswith(named):
+            said = f"{file}: not the archive of {name}, or damaged ({brief(error)})"
+        raise ValueError(f"{said}; nothing was prepared. "
                          f"{name} is to be had from {ARCHIVES[name].where}") from None
     return folder / name
 

@@ -19,7 +19,7 @@ import torch
 
 from lvae_min import losses, metrics, records
 from lvae_min.config import MOVABLE, Config
-from lvae_min.data import SCORED, Dataset, Split
+from lvae_min.data import SCORED, Dataset, Split, is_path
 from lvae_min.files import Claim, check_tensors, load_checkpoint, naming, save, write_whole
 from lvae_min.lines import brief, one_line
 from lvae_min.model import VAE
@@ -36,6 +36,7 @@ BEST = {"vae": {}, "beta": records.finite, **CHOICE}
 STATE = {"iteration": records.count, "counted": records.count, "log_bytes": records.count,
          "faint": records.count, "seconds": records.finite, "best": CHOICE, "vae": {}, "objective": {},
          "optimizer": {"state": {}}}
+OTHER_IMAGES = "images that have changed since, or others"
 COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a collapse
 
 
@@ -49,7 +50,13 @@ def differences(config: Config, stored: dict) -> list[str]:
     stored = {"precision": "float32", "select": "beta_vae", **stored}       # settings that older runs lack
     return [f"{key} {one_line(stored[key])[:120]}, not {value}"
             for key, value in dataclasses.asdict(config).items()
-            if key not in MOVABLE and stored[key] != value and value is not None]
+            if key not in MOVABLE and stored[key] != value and value is not None
+            and not (key == "dataset" and own_images(value) and own_images(stored[key]))]
+
+
+def own_images(name) -> bool:
+    """Whether a data set is of the user's own: it may lie elsewhere now, and its content is compared."""
+    return isinstance(name, str) and is_path(name)
 
 
 def refuse(folder: Path, other: list[str]) -> None:
@@ -180,7 +187,7 @@ class Run:
             records.check(stored, {"settings": {}, "threads": records.whole})
             other = differences(self.config, stored["settings"])
             if stored.get("content") not in (None, self.dataset.content):
-                other.append("images that have changed since")
+                other.append(OTHER_IMAGES)
             self.threads = self.config.threads or stored["threads"]           # as many: the same bits
             if not 1 <= self.threads <= 1024:
                 raise ValueError(f"{self.threads} threads")
@@ -361,8 +368,8 @@ class Run:
                          "by": "last iteration" if self.select == "last" else f"validation {self.select}"},
             "equilibrium": self.equilibrium(lines), "collapsed": any(line.get("collapsed") for line in lines),
             "settings": dataclasses.asdict(self.config), "elbo": self.step.description,
-            "dataset": self.dataset.source, "seconds": self.seconds, "threads": self.threads,
-            **machine(self.device),
+            "dataset": self.dataset.source, "content": self.dataset.content, "seconds": self.seconds,
+            "threads": self.threads, **machine(self.device),
         }
         write_whole(self.folder / "results.json", json.dumps(results, indent=1).encode())
         return results

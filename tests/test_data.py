@@ -73,7 +73,7 @@ def test_batches_depend_on_seed_and_iteration_alone():
 
 
 def test_a_batch_larger_than_the_training_set_is_refused():
-    with pytest.raises(ValueError, match="batch size 65: the training set has 64"):
+    with pytest.raises(ValueError, match="--batch-size 65: the training set has 64"):
         data.Batches(np.arange(64), 65, seed=0)
 
 

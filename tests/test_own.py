@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lvae_min import data
+from lvae_min import data, images, metrics
 from lvae_min.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,7 @@ def test_factors_make_a_scored_set_with_their_names(tmp_path, suffix):
     dataset, _ = loaded(
         write(tmp_path / f"mine{suffix}", images=colors(4), factors=values, factor_names=names), tmp_path
     )
-    assert dataset.factors([0, 1, 2, 3]).tolist() == [[0, 0], [2, 0], [0, 2], [1, 1]]
+    assert dataset.factors([0, 1, 2, 3]).tolist() == values.tolist()          # numbers, not ranks
     assert (
         dataset.factor_names == ["weight", "age"] and dataset.factor_sizes == (3, 3) and dataset.latents == 2
     )
@@ -123,6 +123,45 @@ def test_factors_beside_the_images_of_a_folder_are_used(tmp_path):
     np.save(folder / "factors.npy", np.arange(6)[:, None] // 2)
     dataset, _ = loaded(folder, tmp_path / "data")
     assert dataset.factors(range(6)).tolist() == [[0], [0], [1], [1], [2], [2]]
+
+
+def test_factors_keep_their_values_for_the_scores_that_count_with_them(tmp_path):
+    values = np.array([1.0, 2, 4, 50, 1000])[:, None].repeat(4, 0)
+    dataset, _ = loaded(write(tmp_path / "mine.npz", images=colors(20), factors=values), tmp_path)
+    kept = dataset.factors(range(20))
+    assert metrics.sap(kept, values) == pytest.approx(1) and dataset.factor_sizes == (5,)
+
+
+def test_a_photo_is_turned_upright_and_white_where_it_is_transparent(tmp_path):
+    (tmp_path / "cats").mkdir()
+    turned = Image.fromarray(np.repeat(np.arange(64, dtype=np.uint8)[:, None, None], 64, 1).repeat(3, 2) * 4)
+    exif = turned.getexif()
+    exif[0x0112] = 3                                                            # upside down
+    turned.save(tmp_path / "cats" / "a.png", exif=exif)
+    Image.new("RGBA", (64, 64), (90, 20, 20, 0)).save(tmp_path / "cats" / "b.png")
+    _, shown = loaded(tmp_path / "cats", tmp_path / "data")
+    assert shown[0, 0, 0, 0] == 252 and shown[0, 63, 0, 0] == 0 and (shown[1] == 255).all()
+
+
+def test_two_runs_that_meet_unprepared_images_both_have_them(tmp_path, monkeypatch):
+    file = write(tmp_path / "mine.npz", images=colors(4))
+    write_set, tries = images.write_set, []
+
+    def busy(*given):
+        tries.append(given)
+        if len(tries) == 1:
+            raise images.Busy("another process prepares it")
+        return write_set(*given)
+
+    monkeypatch.setattr(images, "write_set", busy)
+    assert len(loaded(file, tmp_path)[0]) == 4 and len(tries) == 2
+
+
+def test_a_mistake_names_its_file_however_short_the_name_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("e").mkdir()
+    with pytest.raises(ValueError, match="^e: no images in it; expected files"):
+        data.load("e/", "data")
 
 
 def test_images_are_prepared_once_and_again_when_they_change(tmp_path):
@@ -405,8 +444,8 @@ def test_a_run_on_a_damaged_file_ends_with_one_line_and_code_2(tmp_path):
         ("images.npy", np.zeros((3, 64, 32, 3), np.uint8)),
         ("images.npy", np.zeros((3, 64, 64, 3), np.uint8, "F")),
         ("factors.npy", zip_of_nothing()),
-        ("factors.npy", np.full((3, 2), 2**63 - 1)),
-        ("factors.npy", np.full((3, 2), -1)),
+        ("factors.npy", np.full((3, 2), np.nan)),
+        ("factors.npy", np.ones((3, 2), np.float32)),
         ("factors.npy", np.zeros((3, 0), int)),
         ("factors.npy", header("(99999999999, 1)")),
     ],

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -200,6 +201,16 @@ def test_torchrun_shares_a_grid_and_survives_the_loss_of_workers(finished, tmp_p
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="as the test before")
+def test_a_finished_run_on_images_that_have_changed_is_not_shown_as_theirs(tmp_path, monkeypatch, capsys):
+    arguments = ["--dataset", str(tmp_path / "mine.npz"), "--out", str(tmp_path), "--data", str(tmp_path)]
+    for color, code in ((1, 0), (1, 0), (9, 2)):
+        np.savez(tmp_path / "mine.npz", images=np.full((40, 64, 64), color, np.uint8))
+        settings = [*arguments, "--iterations", "2", "--batch-size", "4", "--threads", "1"]
+        assert run.command(settings) == code
+    said = capsys.readouterr()
+    assert "finished before" in said.out and "was made with images that have changed since" in said.err
+
+
 def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
     folder = tmp_path / "dsprites-vae-iterations20-batch-size8"
     folder.mkdir()
@@ -238,7 +249,7 @@ def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monke
         (["--speed", "9"], "--speed 9"),
         (["--iterations", "0"], "--iterations 0: expected at least 1"),
         (["--device", "tpu9"], "--device tpu9"),
-        (["--batch-size", "10000"], "batch size 10000: the training set has 1632 images"),
+        (["--batch-size", "10000"], "--batch-size 10000: the training set has 1632 images"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(tmp_path, arguments, message):
