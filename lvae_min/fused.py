@@ -255,8 +255,8 @@ def _load_library() -> str:
 def _one_line(error: Exception) -> str:
     """The line of a compiler's, ninja's or Python's complaint that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [line for line in lines if re.search(r"\berror\b|not found|no space|denied", line.lower())
-               and not line.startswith("Error building extension")]
+    telling = [line for line in lines if not line.startswith("Error building extension")
+               and re.search(r"\berror\b|not found|cannot find|no space|denied", line.lower())]
     return (telling or lines)[0][:200]
 
 
@@ -290,9 +290,14 @@ def _folder(sources: list[str]) -> Path:
     return Path(root) / f"lvae-{digest.hexdigest()[:12]}-torch{torch.__version__}-{platform.machine()}"
 
 
+def _name(sources: list[str]) -> str:
+    """Of the library: two that are tried in one process need two, or torch adds a number to the second."""
+    return Path(sources[-1]).stem
+
+
 def _build_and_load(sources: list[str]) -> None:
     folder = _folder(sources)
-    library, done = folder / "lvae.so", folder / "done"
+    library, done = folder / f"{_name(sources)}.so", folder / "done"
     if done.exists():               # 3 ms instead of the 200 that torch's own look at the build takes
         torch.ops.load_library(library)
         return
@@ -339,8 +344,9 @@ def _compile(sources: list[str], folder: Path) -> None:
             log.setLevel(logging.ERROR)         # that there is no GPU is no news
             from torch.utils import cpp_extension
 
-            cpp_extension.load("lvae", [str(CSRC / name) for name in sources], build_directory=str(folder),
-                               extra_cflags=CXX_FLAGS, extra_cuda_cflags=NVCC_FLAGS, is_python_module=False)
+            cpp_extension.load(_name(sources), [str(CSRC / name) for name in sources],
+                               build_directory=str(folder), extra_cflags=CXX_FLAGS,
+                               extra_cuda_cflags=NVCC_FLAGS, is_python_module=False)
     finally:
         log.setLevel(level)
         os.environ.clear()

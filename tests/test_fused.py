@@ -423,6 +423,12 @@ def test_two_processes_build_once_and_a_killed_build_does_not_stop_them(tmp_path
     assert told == [["''"], ["built", "''"]]
 
 
+def test_where_the_cuda_part_cannot_be_compiled_every_process_has_the_part_for_the_cpu(tmp_path):
+    fails = "from lvae_min import fused; fused._why_no_cuda = lambda: ''; print(repr(fused.why_not()))"
+    for _ in ("compiles", "finds it compiled"):
+        assert python(fails, TORCH_EXTENSIONS_DIR=str(tmp_path), CUDA_HOME="/nowhere") == "''"
+
+
 @pytest.mark.unbuilt
 def test_importing_the_package_builds_nothing(tmp_path):
     code = "import sys, lvae_min, lvae_min.losses; print('torch.utils.cpp_extension' in sys.modules)"
