@@ -6,10 +6,11 @@ python figures/readme.py        reads figures/data and figures/data/bench.json
 import json
 from pathlib import Path
 
+import collapse as collapsing
 import fixed_point
 import table2
 import table3
-from common import DATA, HERE, read, script
+from common import DATA, HERE, Finished, provenance, read, script
 
 
 def measurements(file: Path) -> str:
@@ -36,6 +37,33 @@ def measurements(file: Path) -> str:
     return "\n".join(lines)
 
 
+def precisions(runs: list[Finished]) -> str:
+    """Scores of each run in bf16 beside those of the run in float32 that is the same in all else."""
+    heads = ["method", "iterations", "seed", "precision", "beta", "KL", *table2.TITLES.values()]
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|--:|---|" + "--:|" * (len(heads) - 4)]
+    made = []
+    for rounded in (run for run in runs if precision(run) == "bf16"):
+        for run in runs:
+            settings = {**run.results["settings"], "precision": "bf16", "threads": 0, "device": ""}
+            if run is rounded or settings == {**rounded.results["settings"], "threads": 0, "device": ""}:
+                scores = run.results["scores"]
+                cells = [run["model"], f"{run['iterations']:,}", str(run["seed"]), precision(run)]
+                cells += [f"{scores[name]:.2f}" for name in ("beta", "kl", *table2.COLUMNS)]
+                lines.append("| " + " | ".join(cells) + " |")
+                made.append(run)
+    return "\n".join([*lines, "", f"{provenance(made)}."]) if made else "No run in bf16 was kept yet."
+
+
+def precision(run: Finished) -> str:
+    return run.results["settings"].get("precision", "float32")
+
+
+def collapse(file: Path) -> str:
+    """What figures/collapse.py found."""
+    found = json.loads(file.read_text())
+    return f"{collapsing.table(found['rows'])}\n\nCommit {found['commit']}, one thread."
+
+
 def put(readme: str, mark: str, text: str) -> str:
     """The README with `text` between its comments of that name."""
     before, start, rest = readme.partition(f"<!-- {mark} -->")
@@ -47,7 +75,10 @@ def put(readme: str, mark: str, text: str) -> str:
 
 def main() -> None:
     file, runs = HERE.parent / "README.md", read(DATA)
-    readme = put(file.read_text(), "results", table2.markdown(table2.groups(runs)))
+    exact = [run for run in runs if precision(run) == "float32"]
+    readme = put(file.read_text(), "results", table2.markdown(table2.groups(exact)))
+    readme = put(readme, "bf16", precisions(runs))
+    readme = put(readme, "collapse", collapse(DATA / "collapse.json"))
     readme = put(readme, "fixed point", fixed_point.text([run for run in runs if run["model"] == "lvae"]))
     pairs = [(run, other) for run, other in table3.pairs(runs) if other is not None]
     absent = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."

@@ -65,22 +65,50 @@ def at_call(owner, name, number, act):
     mock.patch.object(owner, name, counted).start()
 
 
-def at_file(owner, name, wanted, act):
-    """Let `act` happen at the first call of a function of which an argument is a file called `wanted`."""
-    real = getattr(owner, name)
+def at_replace(wanted, number):
+    """Die before a written file gets its name for the time `number`."""
+    real, calls = os.replace, []
 
-    def watched(*given, **named):
-        if any(Path(each).name == wanted for each in given if isinstance(each, (str, Path))):
-            act(*given)
-        return real(*given, **named)
+    def watched(source, target):
+        if Path(target).name == wanted:
+            calls.append(target)
+            if len(calls) == number:
+                die()
+        return real(source, target)
 
-    mock.patch.object(owner, name, watched).start()
+    mock.patch.object(os, "replace", watched).start()
 
 
-def half_written(file, content):
-    """Write the first half of a file to its .part and die."""
-    file.with_name(file.name + ".part").write_bytes(bytes(content)[:len(content) // 2])
-    die()
+class Half:
+    """A file of which the first half is written before the process dies."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stream.close()
+
+    def write(self, content):
+        self.stream.write(bytes(content)[:len(content) // 2])
+        self.stream.flush()
+        die()
+
+
+def at_write(wanted, number=1):
+    """Die in the middle of writing a file for the time `number`, under its name or a passing one."""
+    calls = []
+
+    def opened(file, mode="r"):
+        stream = builtins.open(file, mode)
+        if "w" in mode and Path(file).name.removesuffix(".part") == wanted:
+            calls.append(file)
+            return Half(stream) if len(calls) == number else stream
+        return stream
+
+    mock.patch.object(files, "open", opened, create=True).start()
 
 
 def half_a_line(file, *_):
@@ -93,8 +121,7 @@ def half_a_line(file, *_):
 # ------------------------------------------------------------------------- where a run is killed, by name
 
 def before_settings(folder):
-    at_file(files, "write_whole", "config.json", half_written)
-    train.write_whole = files.write_whole
+    at_write("config.json")
 
 
 def in_the_first_step(folder):
@@ -114,7 +141,7 @@ def in_a_picture(folder):
 
 
 def while_a_picture_is_written(folder):
-    at_file(plots, "write_whole", "curves.png", half_written)
+    at_write("curves.png", 2)
 
 
 def in_a_log_line(folder):
@@ -126,16 +153,15 @@ def between_log_and_checkpoint(folder):
 
 
 def while_the_selected_network_is_written(folder):
-    at_file(files, "write_whole", "best.pt", half_written)
+    at_write("best.pt", 2)
 
 
 def while_a_checkpoint_is_written(folder):
-    at_file(files, "write_whole", "last.pt", half_written)
+    at_write("last.pt", 3)
 
 
 def before_a_checkpoint_has_its_name(folder):
-    calls = []
-    at_file(os, "replace", "last.pt", lambda *_: calls.append(1) or len(calls) == 3 and die())
+    at_replace("last.pt", 3)
 
 
 def in_the_last_evaluation(folder):
@@ -143,7 +169,7 @@ def in_the_last_evaluation(folder):
 
 
 def while_results_are_written(folder):
-    at_file(train, "write_whole", "results.json", half_written)
+    at_write("results.json")
 
 
 MOMENTS = [before_settings, in_the_first_step, in_a_step, in_an_evaluation, in_a_picture,
