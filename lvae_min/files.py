@@ -48,9 +48,11 @@ def save(file: Path, state: dict) -> None:
 def load_checkpoint(file: Path) -> dict:
     """What `save` wrote, on the CPU; nothing but tensors is unpickled. Raises ValueError if it is damaged."""
     try:
-        with zipfile.ZipFile(file) as archive:          # torch would unpack what a few bytes were packed into
+        with zipfile.ZipFile(file) as archive:          # torch allocates what the list of members claims
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("it is compressed")
+            if sum(member.file_size for member in archive.infolist()) > file.stat().st_size:
+                raise ValueError("it claims more bytes than it has")
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

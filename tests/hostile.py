@@ -78,9 +78,10 @@ def watched(folder):
 
 
 def check_line(said, *names):
-    """One line that can be read, and that names what it speaks of."""
+    """One line that can be read, that names what it speaks of, and not memory: a lie is seen before."""
     assert said and said.isprintable() and len(said) < 3000, said
     assert any(str(name) in said for name in names), (said, names)
+    assert "MemoryError" not in said and "allocate" not in said, said
 
 
 def outcome(folder, call, *names):

@@ -246,7 +246,7 @@ def test_runs_that_were_made_outside_a_checkout_have_a_provenance(tmp_path):
     assert "(commit unknown; a CPU" in common.provenance(common.read(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["a $ and $\\frac", "cost in $"])
+@pytest.mark.parametrize("name", ["$\\frac$", "cost in $"])
 def test_a_run_of_any_name_is_drawn(tmp_path, name):
     folder = make_run(tmp_path).rename(tmp_path / name)
     plots.curves(folder)

@@ -431,7 +431,11 @@ def saved(folder, **others):
 def test_a_network_is_made_no_larger_than_its_file(small, tmp_path, change, monkeypatch):
     best = saved(tmp_path)
     saved(tmp_path, network=best["network"] | change if isinstance(change, dict) else change)
-    monkeypatch.setattr(lvae_min.VAE, "to_empty", None)  # where memory is taken
+
+    def too_late(*_, **__):
+        raise AssertionError("memory is taken")
+
+    monkeypatch.setattr(lvae_min.VAE, "to_empty", too_late)
     with pytest.raises(ValueError, match="best.pt: not the network of a run"):
         lvae_min.load(tmp_path)
 
@@ -452,6 +456,12 @@ def test_a_checkpoint_that_is_packed_or_of_an_old_format_is_not_unpacked(small, 
         for name, content in members:
             packed.writestr(name, content)
     with pytest.raises(ValueError, match="best.pt: damaged, or not a checkpoint .it is compressed"):
+        lvae_min.load(tmp_path)
+    saved(tmp_path)
+    content = bytearray((tmp_path / "best.pt").read_bytes())
+    content[(at := content.index(b"PK\1\2") + 24) : at + 4] = b"\xfe\xff\xff\xff"
+    (tmp_path / "best.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="it claims more bytes than it has"):
         lvae_min.load(tmp_path)
     torch.save({"network": 1}, tmp_path / "best.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match="best.pt: damaged, or not a checkpoint"):
