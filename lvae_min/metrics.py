@@ -550,7 +550,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
                     tables.append(npy.read_array(stream, size))
         return tables[0], tables[1]
     except npy.DAMAGED as error:
-        raise ValueError(one_line(error) or type(error).__name__) from error
+        raise ValueError(one_line(error)[:300] or type(error).__name__) from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -495,3 +495,14 @@ def test_command_line_tells_in_one_line_that_memory_is_too_small(tmp_path, capsy
     np.savez(tmp_path / "codes.npz", factors=grid(3, 3), codes=np.asfortranarray(grid(3, 3)))
     assert metrics.main([str(tmp_path / "codes.npz")]) == 2
     assert capsys.readouterr().err == f"{tmp_path / 'codes.npz'}: too large for this memory\n"
+
+
+def test_command_line_tells_of_a_member_whose_name_is_a_page_in_a_short_line(tmp_path, capsys):
+    file = tmp_path / "codes.npz"
+    np.savez(file, factors=grid(30, 30), codes=grid(30, 30))
+    content = bytearray(file.read_bytes())
+    content[26:28] = b"\xff\x1f"  # the length of the first name
+    file.write_bytes(content)
+    assert metrics.main([str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{file}: File name in directory") and len(error) < 500
