@@ -45,7 +45,7 @@ setup(
     # precision, which arm3d.py draws other images with.
     install_requires=["torch>=2.10", "numpy>=2.0", "h5py>=3.11", "scikit-learn>=1.4.2",
                       "threadpoolctl>=3.1", "ninja>=1.11.1", "matplotlib>=3.8.4", "tqdm>=4.64.1",
-                      "pillow>=9.4"],
+                      "pillow>=10.1"],
     extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )

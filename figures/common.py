@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # lvae_min, installed or not
 DATA = HERE / "data"
 
-from lvae_min.config import Config  # noqa: E402
+from lvae_min.config import LATER, Config, evaluation_interval  # noqa: E402
 from lvae_min.data import SPECS  # noqa: E402
 from lvae_min.lines import one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
@@ -38,7 +38,7 @@ class Finished:
     @property
     def protocol(self) -> tuple:
         """What runs must share to stand side by side: data set, iterations, schedule and the like."""
-        settings = {"precision": "float32", "select": "beta_vae", **self.results["settings"]}
+        settings = {**LATER, **self.results["settings"]}
         names = ("dataset", "iterations", "schedule", *UNUSUAL)
         return *(settings[name] for name in names), self.freeze
 
@@ -52,7 +52,7 @@ class Finished:
     @property
     def looks(self) -> list[dict]:
         """Lines of the log with validation scores that the selection looked at: no first look."""
-        interval = max(min(10_000, self["iterations"] // 10), 1)
+        interval = evaluation_interval(self["iterations"])
         return [
             line
             for line in self.log
@@ -93,7 +93,7 @@ def unusual(protocol: tuple) -> dict:
     spec = SPECS.get(dataset)
     usual = (spec.latents or len(spec.factors)) if spec else latents
     found = {"latents": latents, "precision": precision, "select": select, "sigma-freeze": freeze}
-    defaults = {"latents": usual, "precision": "float32", "select": "beta_vae", "sigma-freeze": None}
+    defaults = {"latents": usual, **LATER, "sigma-freeze": None}
     return {name: value for name, value in found.items() if value != defaults[name]}
 
 

@@ -10,7 +10,7 @@ import collapse as collapsing
 import fixed_point
 import table2
 import table3
-from common import DATA, HERE, Finished, provenance, read, script
+from common import DATA, HERE, LATER, Finished, provenance, read, script
 
 
 def measurements(file: Path) -> str:
@@ -55,7 +55,7 @@ def precisions(runs: list[Finished]) -> str:
 
 
 def precision(run: Finished) -> str:
-    return run.results["settings"].get("precision", "float32")
+    return {**LATER, **run.results["settings"]}["precision"]
 
 
 def collapse(file: Path) -> str:

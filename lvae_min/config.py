@@ -15,6 +15,7 @@ from lvae_min.report import SCORES
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
 MAX_SIGMA_RATE = 1e-2
 LONGEST = 10_000_000            # iterations: their learning rates are kept, half a gigabyte while computed
+LATER = {"precision": "float32", "select": "beta_vae"}  # settings that older runs lack, and what they had
 MOVABLE = ("device", "threads", "loss", "graph")        # where and how a run is done, not what it is
 
 
@@ -103,6 +104,11 @@ class Config:
                 shown = str(value).removesuffix(".0")                # all digits: names differ
                 parts.append(setting_name.replace("_", "-") + shown)
         return "-".join(parts)
+
+
+def evaluation_interval(iterations: int) -> int:
+    """Iterations between evaluations: 10,000 (Fig. 3), and at least ten evaluations in a run."""
+    return max(min(10_000, iterations // 10), 1)
 
 
 def one_cycle(schedule: int, iterations: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from PIL import Image
 
 from lvae_min import images as im
 from lvae_min import npy
@@ -208,7 +209,7 @@ def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
     """Width and height of an image file, and its mode, from its first bytes."""
     name = one_line(file.name)
     try:
-        with open(file, "rb") as stream, im.Image.open(stream) as image:
+        with open(file, "rb") as stream, Image.open(stream) as image:
             size, mode = image.size, image.mode
     except im.DAMAGED:
         raise ValueError(f"{name}: not an image, or a damaged one; remove or replace it") from None

@@ -10,6 +10,7 @@ its published file is preferred to drawing the same images.
 
 import argparse
 import hashlib
+import io
 import re
 import sys
 import time
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 from lvae_min import images as im
 from lvae_min import npy
-from lvae_min.data import ATTRIBUTES, DSPRITES_FILE, SPECS, Spec, read_dsprites
+from lvae_min.data import ATTRIBUTES, DSPRITES_FILE, SPECS, Spec, load_prepared, read_dsprites
 from lvae_min.lines import brief, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
@@ -92,7 +93,7 @@ def check_labels(content: bytes, sizes: tuple[int, ...]) -> None:
     A factor's values may be any numbers, and its column any one: only the factors' order and sizes are relied
     on.
     """
-    stream = im.io.BytesIO(content)
+    stream = io.BytesIO(content)
     shape, dtype = npy.read_header(stream, len(content))
     wanted = int(np.prod(sizes)), len(sizes)
     if shape != wanted or dtype.kind not in "iuf":
@@ -287,6 +288,10 @@ def main(arguments: list[str]) -> None:
                         help="folder of prepared sets (default: data)")
     given = parser.parse_args(arguments)
     archive, file = ARCHIVES[given.name], given.file or given.data / ARCHIVES[given.name].file
+    if given.file is None and (given.data / given.name).exists():
+        load_prepared(given.name, given.data)
+        print(f"{given.data / given.name}: prepared before; --from FILE does it again")
+        return
     if given.file is None and not file.exists() and archive.url:
         file = download(archive, given.data)
     if given.file is None and not file.exists():

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lvae_min import losses, metrics, records
-from lvae_min.config import MOVABLE, Config
+from lvae_min.config import LATER, MOVABLE, Config, evaluation_interval
 from lvae_min.data import SCORED, Dataset, Split, is_path
 from lvae_min.files import Claim, check_tensors, load_checkpoint, naming, save, write_whole
 from lvae_min.lines import brief, one_line
@@ -47,7 +47,7 @@ def cores() -> int:
 
 def differences(config: Config, stored: dict) -> list[str]:
     """What a run's stored settings have otherwise, in words. Raises KeyError if one is missing."""
-    stored = {"precision": "float32", "select": "beta_vae", **stored}       # settings that older runs lack
+    stored = {**LATER, **stored}
     return [f"{key} {one_line(stored[key])[:120]}, not {value}"
             for key, value in dataclasses.asdict(config).items()
             if key not in MOVABLE and stored[key] != value and value is not None
@@ -243,8 +243,7 @@ class Run:
 
     @property
     def interval(self) -> int:
-        """Iterations between evaluations: 10,000 (Fig. 3), and at least ten evaluations in a run."""
-        return max(min(10_000, self.config.iterations // 10), 1)
+        return evaluation_interval(self.config.iterations)
 
     def due(self) -> bool:
         """Whether this iteration is evaluated: at each interval, at the end, and for a first look."""

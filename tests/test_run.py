@@ -134,9 +134,12 @@ def test_runs_in_one_process_end_with_the_numbers_of_runs_alone(finished, tmp_pa
     assert seeds[0] != seeds[1]
 
 
-def test_runs_share_the_cores_unless_threads_are_given():
+def test_runs_share_the_cores_unless_threads_are_given(monkeypatch):
+    monkeypatch.setattr(run, "cores", lambda: 8)
     configs, given = run.parse("--model vae lvae --jobs 2".split())
-    assert run.Runs(configs, given, None).threads == max(run.cores() // 2, 1)
+    assert run.Runs(configs, given, None).threads == 4
+    configs, given = run.parse("--model vae --jobs 2".split())
+    assert run.Runs(configs, given, None).threads == 8
     configs, given = run.parse("--model vae lvae --jobs 8 --threads 3".split())
     assert run.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
 
@@ -283,6 +286,10 @@ def test_help_lists_every_setting_with_its_default(capsys):
         "--loss",
         "--device",
         "--threads",
+        "--precision",
+        "--select",
+        "--graph",
+        "--jobs",
         "--out",
         "--data",
     ):
