@@ -8,8 +8,8 @@ The images are soft dots of 32 x 32 pixels, whose variance is an eighth of dSpri
 sigma_1 falls towards its fourth root, which makes KL dearer and smaller still (README, "When it collapses").
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -39,18 +39,17 @@ def dots() -> Dataset:
 
 
 def trained(method: str, freeze: float, folder: Path) -> dict:
-    """Results and last line of the log of one of the runs."""
+    """The last line of the log of one of the runs, trained if it is not there, and what it was."""
     config = Config("dots.npz", method, ITERATIONS, latents=5, sigma_freeze=freeze, threads=1)
     folder = folder / f"dots-{method}-{freeze:g}"
     with mock.patch.object(model, "HIDDEN", HIDDEN), mock.patch.object(Run, "draw", lambda *_: None):
-        results = finished(config, folder)
-        if results is None:
+        if finished(config, folder) is None:
             run = Run(config, folder, dots())
             run.train()
-            results = run.finish()
+            run.finish()
             run.close()
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-    return {"method": method, "sigma_freeze": freeze, "collapsed": last["collapsed"], **last}
+    return {"method": method, "sigma_freeze": freeze, **last}
 
 
 def table(rows: list[dict]) -> str:
@@ -65,7 +64,11 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/collapse")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/collapse"))
+    folder = parser.parse_args().folder
     rows = [trained(method, freeze, folder) for method, freeze in RUNS]
     (DATA / "collapse.json").write_text(json.dumps({"rows": rows, "commit": report.commit()}, indent=1))
     write("collapse.md", table(rows))

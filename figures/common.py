@@ -15,13 +15,13 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # lvae_min, installed or not
 DATA = HERE / "data"
 
-from lvae_min.config import LATER, Config, evaluation_interval  # noqa: E402
+from lvae_min.config import OLD_DEFAULTS, Config, evaluation_interval  # noqa: E402
 from lvae_min.data import SPECS  # noqa: E402
 from lvae_min.lines import one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.records import read_log, read_results  # noqa: E402
 
-UNUSUAL = ("latents", "precision", "select")  # settings that runs of one protocol share
+SHARED = ("latents", "precision", "select")  # settings beside the iterations that runs of one protocol share
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,8 @@ class Finished:
     @property
     def protocol(self) -> tuple:
         """What runs must share to stand side by side: data set, iterations, schedule and the like."""
-        settings = {**LATER, **self.results["settings"]}
-        names = ("dataset", "iterations", "schedule", *UNUSUAL)
-        return *(settings[name] for name in names), self.freeze
+        settings = {**OLD_DEFAULTS, **self.results["settings"]}
+        return tuple(settings[name] for name in ("dataset", "iterations", "schedule", *SHARED))
 
     @property
     def freeze(self) -> float | None:
@@ -76,7 +75,7 @@ def read(folder: Path) -> list[Finished]:
 
 
 def cut(protocol: tuple) -> str:
-    """Iterations in words, with the schedule if that was cut short, and other unusual settings."""
+    """Iterations in words, with the schedule if that was cut short."""
     _, iterations, schedule, *_ = protocol
     return f"{iterations:,}" + ("" if schedule == iterations else f" of {schedule:,}")
 
@@ -89,11 +88,11 @@ def named(protocol: tuple) -> str:
 
 def unusual(protocol: tuple) -> dict:
     """The settings of a protocol beyond its iterations that are not the defaults, as flags without dashes."""
-    dataset, iterations, schedule, latents, precision, select, freeze = protocol
+    dataset, _, _, latents, precision, select = protocol
     spec = SPECS.get(dataset)
     usual = (spec.latents or len(spec.factors)) if spec else latents
-    found = {"latents": latents, "precision": precision, "select": select, "sigma-freeze": freeze}
-    defaults = {"latents": usual, **LATER, "sigma-freeze": None}
+    found = {"latents": latents, "precision": precision, "select": select}
+    defaults = {"latents": usual, **OLD_DEFAULTS}
     return {name: value for name, value in found.items() if value != defaults[name]}
 
 

@@ -5,10 +5,15 @@
 The red line is the selected iteration. One panel for each data set and schedule, of the first seed.
 """
 
-from common import arguments, missing, named, provenance, read, save, script
+from common import Finished, arguments, missing, named, provenance, read, save, script
 from matplotlib.ticker import MaxNLocator
 
 from lvae_min.plots import new_figure
+
+
+def rank(run: Finished) -> tuple:
+    """Of runs of one protocol the first is shown: sigma held as by default, least seed, batch 64."""
+    return run.freeze is not None, run["seed"], abs(run["batch_size"] - 64)
 
 
 def main() -> None:
@@ -16,8 +21,7 @@ def main() -> None:
     for run in read(arguments(__doc__).folder):
         if run["model"] == "lvae":
             first = runs.setdefault(run.protocol, run)
-            if (run["seed"], abs(run["batch_size"] - 64)) < (first["seed"], abs(first["batch_size"] - 64)):
-                runs[run.protocol] = run
+            runs[run.protocol] = min(first, run, key=rank)
     if not runs:
         missing("L-VAE", "--model lvae --iterations 50000 --schedule 300000")
         return

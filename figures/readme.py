@@ -10,7 +10,9 @@ import collapse as collapsing
 import fixed_point
 import table2
 import table3
-from common import DATA, HERE, LATER, Finished, provenance, read, script
+from common import DATA, HERE, Finished, provenance, read, script
+
+from lvae_min.config import MOVABLE, OLD_DEFAULTS
 
 
 def measurements(file: Path) -> str:
@@ -44,8 +46,7 @@ def precisions(runs: list[Finished]) -> str:
     made = []
     for rounded in (run for run in runs if precision(run) == "bf16"):
         for run in runs:
-            settings = {**run.results["settings"], "precision": "bf16", "threads": 0, "device": ""}
-            if run is rounded or settings == {**rounded.results["settings"], "threads": 0, "device": ""}:
+            if run is rounded or alike(run) == alike(rounded):
                 scores = run.results["scores"]
                 cells = [run["model"], f"{run['iterations']:,}", str(run["seed"]), precision(run)]
                 cells += [f"{scores[name]:.2f}" for name in ("beta", "kl", *table2.COLUMNS)]
@@ -54,8 +55,14 @@ def precisions(runs: list[Finished]) -> str:
     return "\n".join([*lines, "", f"{provenance(made)}."]) if made else "No run in bf16 was kept yet."
 
 
+def alike(run: Finished) -> dict:
+    """The settings of a run but for its precision, and for where it was done."""
+    settings = {**OLD_DEFAULTS, **run.results["settings"]}
+    return {name: settings[name] for name in settings if name not in ("precision", *MOVABLE)}
+
+
 def precision(run: Finished) -> str:
-    return {**LATER, **run.results["settings"]}["precision"]
+    return {**OLD_DEFAULTS, **run.results["settings"]}["precision"]
 
 
 def collapse(file: Path) -> str:
@@ -79,8 +86,8 @@ def main() -> None:
     readme = put(file.read_text(), "results", table2.markdown(table2.groups(exact)))
     readme = put(readme, "bf16", precisions(runs))
     readme = put(readme, "collapse", collapse(DATA / "collapse.json"))
-    readme = put(readme, "fixed point", fixed_point.text([run for run in runs if run["model"] == "lvae"]))
-    pairs = [(run, other) for run, other in table3.pairs(runs) if other is not None]
+    readme = put(readme, "fixed point", fixed_point.text([run for run in exact if run["model"] == "lvae"]))
+    pairs = [(run, other) for run, other in table3.pairs(exact) if other is not None]
     absent = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
     readme = put(readme, "table 3", table3.text(pairs) if pairs else absent)
     file.write_text(put(readme, "bench", measurements(DATA / "bench.json")))

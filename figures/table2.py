@@ -38,15 +38,27 @@ SEARCHED = (2.0, 4.0)  # betas of beta-VAE, Sec. 6.3; others are Table 3's
 
 
 def groups(runs: list[Finished]) -> dict[tuple, dict[str, list[Finished]]]:
-    """For each protocol, for each method in the order of Table 2, its selected runs, one a seed."""
+    """For each protocol, for each row by its title, in the order of Table 2, its selected runs, one a seed.
+
+    A row is a method; one whose sigma was held longer than by default is another.
+    """
     found = defaultdict(lambda: defaultdict(list))
     for run in runs:
         if "beta_vae" in run.results["scores"] and (run["model"] != "beta-vae" or run["beta"] in SEARCHED):
-            found[run.protocol][run["model"]].append(run)
+            found[run.protocol][title(run)].append(run)
+    order = list(METHODS.values())
     return {
-        protocol: {model: selected(found[protocol][model]) for model in METHODS if found[protocol][model]}
+        protocol: {
+            name: selected(found[protocol][name])
+            for name in sorted(found[protocol], key=lambda name: (order.index(name.split(",")[0]), name))
+        }
         for protocol in sorted(found, key=lambda protocol: (protocol[0] != "dsprites", str(protocol)))
     }
+
+
+def title(run: Finished) -> str:
+    held = "" if run.freeze is None else f", sigma held for {run.freeze:g} of the schedule"
+    return METHODS[run["model"]] + held
 
 
 def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
@@ -79,14 +91,15 @@ def chosen(runs: list[Finished]) -> str:
 def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, str]) -> list[list[str]]:
     """A row of cells for each method; `styles` are the formats of the best and the second best."""
     placed, lines = marks(methods), []
-    for model, runs in methods.items():
-        cells = [METHODS[model], str(len(runs)), chosen(runs), weight(runs), f"{mean(runs, 'kl'):.2f}"]
-        for column, name in enumerate(COLUMNS):
-            text = spread([run.results["scores"][name] for run in runs])
-            if (model, name) in placed:
-                text = styles[placed[model, name] - 1].format(text)
-            if (dataset, model) in TABLE_2:
-                text += f" ({TABLE_2[dataset, model][column]:.2f})"
+    for name, runs in methods.items():
+        paper = None if runs[0].freeze is not None else TABLE_2.get((dataset, runs[0]["model"]))
+        cells = [name, str(len(runs)), chosen(runs), weight(runs), f"{mean(runs, 'kl'):.2f}"]
+        for column, score in enumerate(COLUMNS):
+            text = spread([run.results["scores"][score] for run in runs])
+            if (name, score) in placed:
+                text = styles[placed[name, score] - 1].format(text)
+            if paper:
+                text += f" ({paper[column]:.2f})"
             cells.append(text)
         lines.append(cells)
     return lines
@@ -142,7 +155,7 @@ def main() -> None:
         )
         return
     for protocol, methods in found.items():
-        absent = [model for model in METHODS if model not in methods]
+        absent = [model for model, name in METHODS.items() if name not in methods]
         if absent:
             missing(
                 f"{named(protocol)}: {', '.join(absent)}",

@@ -15,7 +15,7 @@ from lvae_min.report import SCORES
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
 MAX_SIGMA_RATE = 1e-2
 LONGEST = 10_000_000            # iterations: their learning rates are kept, half a gigabyte while computed
-LATER = {"precision": "float32", "select": "beta_vae"}  # settings that older runs lack, and what they had
+OLD_DEFAULTS = {"precision": "float32", "select": "beta_vae"}       # of settings that older runs did not have
 MOVABLE = ("device", "threads", "loss", "graph")        # where and how a run is done, not what it is
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Dataset:
     shape           (C, H, W)
     binary          images are 0/1, not 0 to 255; `scale` times an image is in [0, 1]
     factor_names, factor_sizes      empty where there are none
-    content         crc32 of the pixels of a prepared set, None of a drawn one
+    content         crc32 of the pixels of a prepared set and of its labels, None where there are none
     """
 
     def __init__(self, name: str, source: str, spec: Spec, store: Bits | Pixels | Painted,
@@ -85,7 +86,9 @@ class Dataset:
         self.name, self.source, self.shape, self.network = name, source, spec.shape, spec.network
         self.binary, self.scale = spec.binary, 1.0 if spec.binary else 1 / 255
         self.factor_names, self.factor_sizes = list(spec.factors), tuple(spec.factors.values())
-        self.wanted_latents, self.store, self.labels, self.content = spec.latents, store, labels, content
+        self.wanted_latents, self.store, self.labels = spec.latents, store, labels
+        self.content = {"pixels": content,
+                        "labels": None if labels is None else zlib.crc32(np.ascontiguousarray(labels).data)}
 
     def __len__(self) -> int:
         return len(self.store)
@@ -227,7 +230,7 @@ def load_prepared(name: str, folder: Path) -> Dataset:
 
 def load_own(path: Path, folder: Path) -> Dataset:
     """Images of the user's own, prepared under `folder` the first time."""
-    images, labels, about = open_set(own.prepared(path, folder))
+    images, labels, about = own.prepared(path, folder)
     values = [] if labels is None else [len(np.unique(column)) for column in labels.T]
     if len(names := about.get("names", [])) != len(values):
         raise ValueError(f"{path}: its prepared set names {len(names)} factors and has {len(values)}; "

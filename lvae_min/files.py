@@ -57,8 +57,7 @@ def load_checkpoint(file: Path) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:          # torch raises half a dozen types for a damaged file
-        raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error)}); "
-                         f"remove the folder {file.parent} to start again") from None
+        raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error)})") from None
 
 
 def check_tensors(found: dict, own: dict[str, torch.Tensor]) -> None:

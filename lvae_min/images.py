@@ -17,11 +17,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.Image import Transpose
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -32,7 +34,10 @@ CHUNK = 256                     # images in memory at a time
 SHAPES = {(side, side, channels) for side in (64, 128) for channels in (1, 3)}      # of prepared images
 MOST_FACTORS = 1000
 LARGEST_FILE = 2**28            # bytes of an image or of labels
-DAMAGED = (*npy.DAMAGED, SyntaxError, TypeError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+TURNS = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+         5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}
+TOO_LARGE = Image.DecompressionBombError, Image.DecompressionBombWarning
+DAMAGED = (*npy.DAMAGED, SyntaxError, TypeError, *TOO_LARGE)
 
 
 def quiet() -> None:
@@ -42,10 +47,6 @@ def quiet() -> None:
 
 
 quiet()
-
-
-class Busy(ValueError):
-    """Another process prepares the set."""
 
 
 class Members:
@@ -85,6 +86,8 @@ def decode(content: bytes, mode: str = "RGB", photo: bool = False) -> np.ndarray
     try:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray((shown(image) if photo else image).convert(mode))
+    except TOO_LARGE:
+        raise ValueError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except DAMAGED as error:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         raise ValueError("not an image" if unknown else f"damaged ({brief(error)})") from None
@@ -93,7 +96,8 @@ def decode(content: bytes, mode: str = "RGB", photo: bool = False) -> np.ndarray
 
 def shown(image: Image.Image) -> Image.Image:
     """An image turned as its camera noted, on white."""
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):                   # notes of a camera raise nearly anything; the picture is fine
+        image = image.transpose(TURNS[image.getexif()[0x0112]])
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -125,36 +129,46 @@ def read_images(members: Members, names: list[str],
             yield np.stack(list(pool.map(one, names[start:start + CHUNK])))
 
 
+@contextmanager
+def locked(folder: Path, wait: bool = False):
+    """Hold the prepared set `folder`, there or to come, for this thread.
+
+    Raises ValueError if another holds it and is not waited for.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT)    # never renamed
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            raise ValueError(f"{folder}: another process prepares it; wait for that") from None
+        yield
+    finally:
+        os.close(lock)
+
+
 def write_set(folder: Path, shape: tuple[int, int, int, int], chunks: Iterable[np.ndarray], about: dict,
               factors: np.ndarray | None = None) -> None:
     """Make the prepared set `folder` of images `shape` (M, H, W, C) out of uint8 chunks, whole or not at all.
 
-    Raises ValueError if the chunks do not add up to that, if the disk is too small, or if another process
-    prepares the set.
+    Whoever calls it has it `locked`. Raises ValueError if the chunks do not add up to that, or if the disk is
+    too small.
     """
     part, size = folder.with_name(folder.name + ".part"), math.prod(shape)
-    part.mkdir(parents=True, exist_ok=True)
-    lock = os.open(part, os.O_RDONLY)
+    if part.exists():                           # by a process that was killed
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Busy(f"{folder}: another process prepares it; wait for that") from None
-        for left in part.iterdir():                # by a process that was killed
-            left.unlink()
         if shutil.disk_usage(part).free < size:
             raise ValueError(f"{folder}: needs {size / 1e9:.1f} GB, and the disk has "
                              f"{shutil.disk_usage(part).free / 1e9:.1f} GB; name another folder with --data")
-        try:
-            fill(part, shape, chunks, about, factors)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(part, folder)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
+        fill(part, shape, chunks, about, factors)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def bar(chunks: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
@@ -186,7 +200,6 @@ def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
         os.fsync(stream.fileno())
     if factors is not None:
         np.save(part / "factors.npy", factors, allow_pickle=False)
-        content = zlib.crc32(np.ascontiguousarray(factors).data, content)
     (part / "about.json").write_text(json.dumps({**about, "content": content}, indent=1))
 
 

@@ -5,7 +5,6 @@ An array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; uint8 or floa
 """
 
 import math
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,18 +28,27 @@ class Array:
     """Images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.unread = path, []                     # arrays that cannot be read, and why
         found = self.arrays()
         images = {name: kind for name, kind in found.items()
                   if name not in (FACTORS, NAMES) and len(kind[0]) in (3, 4)}
         if len(images) > 1 and "images" in images:
             images = {"images": images["images"]}
+        ours = FACTORS, NAMES, "images."
+        needed = [why for why in self.unread if len(images) != 1 or why.startswith(ours)]
+        if needed:
+            raise ValueError(needed[0])
         if len(images) != 1:
             names = one_line(", ".join(found))[:200] or "nothing"
             raise ValueError(f"holds {names}; expected one array of images (N, H, W), (N, H, W, C) or "
                              "(N, C, H, W), or several of which one is called 'images'")
         (self.name, (self.shape, self.dtype)), = images.items()
         self.shapes = {name: found[name][0] for name in (FACTORS, NAMES) if name in found}
+        for name in (self.name, *self.shapes):
+            self.check(name)
+
+    def check(self, name: str) -> None:
+        """Raise ValueError if an array is not what it claims to be."""
 
 
 class Npz(Array):
@@ -52,9 +60,10 @@ class Npz(Array):
                 name, size = member.filename, member.file_size
                 try:
                     with npy.open_member(archive, name) as stream:
-                        found[name.removesuffix(".npy")] = npy.read_header(stream, size)
+                        shape, _, dtype = npy.read_layout(stream, size)
+                        found[name.removesuffix(".npy")] = shape, dtype
                 except ValueError as error:
-                    raise ValueError(f"{one_line(name)[:80]}: {brief(error)}") from None
+                    self.unread.append(f"{one_line(name)[:80]}: {brief(error)}")
         return found
 
     def chunks(self) -> Iterator[np.ndarray]:
@@ -77,8 +86,11 @@ class Hdf5(Array):
                     if file[name].external or file[name].is_virtual:
                         raise ValueError(f"{name}: keeps its data in another file, which is not read")
                     found[name] = file[name].shape or (), file[name].dtype
-                    check_size(file[name])
         return found
+
+    def check(self, name: str) -> None:
+        with h5py.File(self.path, "r") as file:
+            check_size(file[name])
 
     def chunks(self) -> Iterator[np.ndarray]:
         with h5py.File(self.path, "r") as file:
@@ -97,7 +109,8 @@ def check_size(array: h5py.Dataset) -> None:
     if array.shape is None:                                                    # an empty space
         return
     shape, stored, name = array.shape, array.id.get_storage_size(), one_line(array.name)[:80]
-    if math.prod(shape) * array.dtype.itemsize > MOST_PACKED * stored:
+    size = math.prod(shape) * array.dtype.itemsize
+    if size > MOST_PACKED * stored and (stored or size > npy.CHUNK_BYTES):     # 0: never written, all 0
         raise ValueError(f"{name}: is {array.dtype} {shape}, and has {stored:,} bytes of that")
     for piece in (shape[1:], array.chunks or ()):
         if math.prod(piece) * array.dtype.itemsize > npy.LARGEST_ROW:
@@ -211,6 +224,9 @@ def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
     try:
         with open(file, "rb") as stream, Image.open(stream) as image:
             size, mode = image.size, image.mode
+    except im.TOO_LARGE:
+        most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
     except im.DAMAGED:
         raise ValueError(f"{name}: not an image, or a damaged one; remove or replace it") from None
     if mode[0] in "IF":
@@ -218,8 +234,8 @@ def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
     return size, mode
 
 
-def prepared(path: Path, folder: Path) -> Path:
-    """The prepared set under `folder` of the images at `path`; made if it is not there or `path` has changed.
+def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
+    """The images at `path` as `images.open_set` gives them, prepared under `folder` if `path` has changed.
 
     Raises ValueError for what is not there, damaged or no images.
     """
@@ -230,15 +246,15 @@ def prepared(path: Path, folder: Path) -> Path:
         raise ValueError(f"{path}: expected a folder of images, an .npz or an .h5")
     about = {"fingerprint": [VERSION, *im.fingerprint(path)]}
     target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
-    while not (target.exists() and im.open_set(target)[2].get("fingerprint") == about["fingerprint"]):
-        try:
-            if path.is_dir():
-                prepare_folder(path, target, dict(about))
-            else:
-                prepare_array(kinds[path.suffix.lower()](path), target, dict(about))
-        except im.Busy:                         # another run on the same images began at the same moment
-            time.sleep(0.2)
-        except im.DAMAGED as error:
-            said = one_line(error)
-            raise ValueError(said if said.startswith(f"{target}: ") else f"{path}: {brief(error)}") from None
-    return target
+    with im.locked(target, wait=True):          # another run on the same images may begin at the same moment
+        if not target.exists() or im.open_set(target)[2].get("fingerprint") != about["fingerprint"]:
+            try:
+                if path.is_dir():
+                    prepare_folder(path, target, about)
+                else:
+                    prepare_array(kinds[path.suffix.lower()](path), target, about)
+            except im.DAMAGED as error:
+                said = one_line(error)
+                raise ValueError(said if said.startswith(f"{target}: ") else
+                                 f"{path}: {brief(error)}") from None
+        return im.open_set(target)

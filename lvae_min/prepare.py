@@ -214,8 +214,9 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
         if name == "celeba":
             attributes = read_attributes(file.parent / ATTRIBUTE_FILE)
             factors = attributes[celeba_subset(spec.count)].astype(np.int64)
-        im.write_set(folder / name, (spec.count, height, width, channels), READERS[name](file, spec),
-                     {"source": str(file), "bytes": file.stat().st_size}, factors)
+        with im.locked(folder / name):
+            im.write_set(folder / name, (spec.count, height, width, channels), READERS[name](file, spec),
+                         {"source": str(file), "bytes": file.stat().st_size}, factors)
     except im.DAMAGED as error:
         said, named = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")
         if not said.startswith(named):

@@ -99,7 +99,7 @@ def read_log(file: Path, size: int | None = None) -> list[dict]:
     """The lines of a log.jsonl, or of its first `size` bytes. Raises ValueError for one that is damaged."""
     content, lines = file.read_bytes()[:size], []
     if content and not content.endswith(b"\n"):
-        raise ValueError(f"{file}: ends in half a line; remove the folder {file.parent} to start again")
+        raise ValueError(f"{file}: ends in half a line")
     for place, line in enumerate(content.splitlines(), 1):
         try:
             lines.append(parse(line))
@@ -110,6 +110,5 @@ def read_log(file: Path, size: int | None = None) -> list[dict]:
             if lines[-1]["step"] <= (lines[-2]["step"] if len(lines) > 1 else 0):
                 raise ValueError(f"step {lines[-1]['step']} comes too late")
         except ValueError as error:
-            raise ValueError(f"{file}: line {place} is damaged ({brief(error)}); "
-                             f"remove the folder {file.parent} to start again") from None
+            raise ValueError(f"{file}: line {place} is damaged ({brief(error)})") from None
     return lines

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event, Lock
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lvae_min import losses, metrics, records
-from lvae_min.config import LATER, MOVABLE, Config, evaluation_interval
+from lvae_min.config import MOVABLE, OLD_DEFAULTS, Config, evaluation_interval
 from lvae_min.data import SCORED, Dataset, Split, is_path
 from lvae_min.files import Claim, check_tensors, load_checkpoint, naming, save, write_whole
 from lvae_min.lines import brief, one_line
@@ -47,7 +47,7 @@ def cores() -> int:
 
 def differences(config: Config, stored: dict) -> list[str]:
     """What a run's stored settings have otherwise, in words. Raises KeyError if one is missing."""
-    stored = {**LATER, **stored}
+    stored = {**OLD_DEFAULTS, **stored}
     return [f"{key} {one_line(stored[key])[:120]}, not {value}"
             for key, value in dataclasses.asdict(config).items()
             if key not in MOVABLE and stored[key] != value and value is not None
@@ -57,6 +57,13 @@ def differences(config: Config, stored: dict) -> list[str]:
 def own_images(name) -> bool:
     """Whether a data set is of the user's own: it may lie elsewhere now, and its content is compared."""
     return isinstance(name, str) and is_path(name)
+
+
+def same_content(stored, dataset: Dataset) -> bool:
+    """Whether a data set may be the one whose content a run stored; one that was not stored may be any."""
+    if not isinstance(stored, dict):
+        stored = {"pixels": stored}                             # of an older run
+    return all(stored.get(name) in (None, crc) for name, crc in dataset.content.items())
 
 
 def refuse(folder: Path, other: list[str]) -> None:
@@ -150,7 +157,8 @@ class Run:
             self.check_settings()
             torch.set_num_threads(self.threads)
             if (self.folder / "last.pt").exists():
-                self.restore(load_checkpoint(self.folder / "last.pt"))
+                with self.telling():
+                    self.restore(load_checkpoint(self.folder / "last.pt"))
         except BaseException:
             self.close()
             raise
@@ -186,7 +194,7 @@ class Run:
             stored = records.parse(file.read_bytes())
             records.check(stored, {"settings": {}, "threads": records.whole})
             other = differences(self.config, stored["settings"])
-            if stored.get("content") not in (None, self.dataset.content):
+            if not same_content(stored.get("content"), self.dataset):
                 other.append(OTHER_IMAGES)
             self.threads = self.config.threads or stored["threads"]           # as many: the same bits
             if not 1 <= self.threads <= 1024:
@@ -216,6 +224,14 @@ class Run:
         save(self.folder / "last.pt", self.state())
         self.kept = self.iteration
 
+    @contextmanager
+    def telling(self):
+        """Say what to do about a file of the run that is damaged."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{error}; remove the folder {self.folder} to start again") from None
+
     def restore(self, state: dict) -> None:
         """Continue from a `state`. Raises ValueError if it, or what it counts on, is not of this run."""
         file = self.folder / "log.jsonl"
@@ -226,18 +242,16 @@ class Run:
             self.step.restore(state)
             self.kept = self.iteration
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run ({brief(error)}); "
-                             f"remove the folder {self.folder} to start again") from None
+            raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
+                             f"({brief(error)})") from None
         for name in ("best", "log_bytes", "faint", "seconds"):
             setattr(self, name, state[name])
         found = file.stat().st_size if file.exists() else 0
         if found < self.log_bytes:
-            raise ValueError(f"{file}: cut short, {found} bytes of {self.log_bytes}; "
-                             f"remove the folder {self.folder} to start again")
+            raise ValueError(f"{file}: cut short, {found} bytes of {self.log_bytes}")
         lines = records.read_log(file, self.log_bytes) if self.log_bytes else []
         if (lines[-1]["step"] if lines else 0) != self.iteration - self.step.counted:
-            raise ValueError(f"{file}: does not belong to last.pt; "
-                             f"remove the folder {self.folder} to start again")
+            raise ValueError(f"{file}: does not belong to last.pt")
         if self.best["iteration"]:
             self.selected()
 
@@ -342,19 +356,19 @@ class Run:
         """The network that was selected, and of which iteration. Raises ValueError if it is damaged."""
         file = self.folder / "best.pt"
         if not file.exists():
-            raise ValueError(f"{file}: not there; remove the folder {self.folder} to start again")
+            raise ValueError(f"{file}: not there")
         best = load_checkpoint(file)
         try:
             records.check(best, BEST, "it")
             check_tensors(best["vae"], self.step.vae.state_dict())
         except ValueError as error:
-            raise ValueError(f"{file}: not the network of this run ({brief(error)}); "
-                             f"remove the folder {self.folder} to start again") from None
+            raise ValueError(f"{file}: not the network of this run ({brief(error)})") from None
         return best
 
     def finish(self) -> dict:
         """Score the selected network on the test images, draw it, and write results.json."""
-        best = self.selected()
+        with self.telling():
+            best = self.selected()
         self.step.vae.load_state_dict(best["vae"])
         scores, codes = evaluate(self.step.vae, self.dataset, self.test)
         self.draw(self.test, codes)

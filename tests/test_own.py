@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lvae_min import data, images, metrics
+from lvae_min import data, metrics
 from lvae_min.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -143,18 +144,48 @@ def test_a_photo_is_turned_upright_and_white_where_it_is_transparent(tmp_path):
     assert shown[0, 0, 0, 0] == 252 and shown[0, 63, 0, 0] == 0 and (shown[1] == 255).all()
 
 
-def test_two_runs_that_meet_unprepared_images_both_have_them(tmp_path, monkeypatch):
-    file = write(tmp_path / "mine.npz", images=colors(4))
-    write_set, tries = images.write_set, []
+def test_processes_that_meet_images_that_change_all_have_them(tmp_path):
+    """Each round the images are others, and four processes want them at once."""
+    code = ("import sys; from lvae_min import data; import numpy as np\n"
+            "for line in sys.stdin:\n"
+            "    print(data.load(sys.argv[1], sys.argv[2]).batch(data.torch.arange(2))[0, 0, 0, 0].item(), "
+            "flush=True)")
+    file = tmp_path / "mine.npz"
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(
+                [sys.executable, "-c", code, file, tmp_path], text=True, cwd=ROOT,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for _ in range(4)
+        ]
+        for color in range(2, 10):
+            write(file, images=np.full((40 + color, 64, 64, 1), color, np.uint8))
+            for process in processes:
+                process.stdin.write("\n")
+                process.stdin.flush()
+            assert [process.stdout.readline() for process in processes] == [f"{color}\n"] * 4
 
-    def busy(*given):
-        tries.append(given)
-        if len(tries) == 1:
-            raise images.Busy("another process prepares it")
-        return write_set(*given)
 
-    monkeypatch.setattr(images, "write_set", busy)
-    assert len(loaded(file, tmp_path)[0]) == 4 and len(tries) == 2
+def test_a_photo_whose_camera_noted_nonsense_is_taken_as_it_is(tmp_path):
+    (tmp_path / "cats").mkdir()
+    picture = Image.fromarray(np.full((64, 64, 3), 9, np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 77
+    picture.save(tmp_path / "cats" / "a.png", exif=exif)
+    picture.save(tmp_path / "cats" / "b.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff nonsense")
+    _, shown = loaded(tmp_path / "cats", tmp_path / "data")
+    assert (shown[0] == 9).all() and abs(shown[1].astype(int) - 9).max() <= 1
+
+
+def test_arrays_that_are_not_needed_may_be_anything_and_factors_in_any_order(tmp_path):
+    factors = np.stack([np.arange(4), np.arange(4) % 2]).T                      # in Fortran order
+    np.savez(tmp_path / "mine.npz", images=colors(4), factors=factors, notes=np.array([{}], object))
+    assert loaded(tmp_path / "mine.npz", tmp_path)[0].factors(range(4)).tolist() == factors.tolist()
+    with h5py.File(tmp_path / "mine.h5", "w") as stream:
+        stream["images"] = colors(4)
+        stream.create_dataset("factors", (4, 1), "i8")                          # all 0, never written
+        stream.create_dataset("notes", (10**9, 10**4), "f8", chunks=(1, 10))
+    assert loaded(tmp_path / "mine.h5", tmp_path)[0].factors(range(4)).tolist() == [[0]] * 4
 
 
 def test_a_mistake_names_its_file_however_short_the_name_is(tmp_path, monkeypatch):
@@ -175,7 +206,7 @@ def test_images_are_prepared_once_and_again_when_they_change(tmp_path):
     assert (
         (shown == 255 - colors(5)).all()
         and dataset.labels is None
-        and len(list((tmp_path / "own").iterdir())) == 1
+        and len(list((tmp_path / "own").glob("*/images.npy"))) == 1
     )
 
 
@@ -352,7 +383,7 @@ def test_images_that_cannot_be_used_are_told_in_one_line(tmp_path, damage):
         data.load(str(tmp_path / name), tmp_path / "data")
     said = str(error.value)
     assert message in said and str(tmp_path / name) in said and "\n" not in said
-    assert not list(tmp_path.glob("data/own/*"))
+    assert not list(tmp_path.glob("data/own/*/*"))
 
 
 @pytest.mark.parametrize(
@@ -453,7 +484,7 @@ def test_a_run_on_a_damaged_file_ends_with_one_line_and_code_2(tmp_path):
 def test_a_prepared_set_of_another_form_is_refused_in_one_line(tmp_path, name, content):
     file = write(tmp_path / "mine.npz", images=colors(3), factors=np.arange(6).reshape(3, 2))
     loaded(file, tmp_path)
-    (made,) = (tmp_path / "own").iterdir()
+    made = next((tmp_path / "own").glob("*/images.npy")).parent
     if isinstance(content, dict):
         content = json.dumps({**json.loads((made / name).read_text()), **content}).encode()
     if isinstance(content, bytes):

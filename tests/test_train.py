@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import re
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -576,16 +575,16 @@ def test_factors_of_too_few_images_are_refused_before_training(small, tmp_path, 
 
 
 def test_images_that_changed_since_a_run_was_stopped_are_noticed(small, tmp_path):
-    small.content = 1
+    small.content = {"pixels": 1, "labels": None}
     Run(config(), tmp_path, small).close()
     Run(config(), tmp_path, small).close()
-    small.content = 2
+    small.content = {"pixels": 2, "labels": None}
     with pytest.raises(ValueError, match="was made with images that have changed since"):
         Run(config(), tmp_path, small)
 
 
 def test_images_of_ones_own_may_lie_elsewhere_when_a_run_goes_on(small, tmp_path):
-    small.content = 1
+    small.content = {"pixels": 1, "labels": None}
     for name in ("a.npz", "./a.npz", str(tmp_path / "b.npz")):
         Run(config(dataset=name), tmp_path / "run", small).close()
     with pytest.raises(ValueError, match="was made with dataset a.npz, not dsprites"):
@@ -606,8 +605,3 @@ def test_a_run_that_moves_between_cpu_and_gpu_goes_on_with_other_noise(small, tm
     run.close()
     with pytest.raises(ValueError, match="not a checkpoint of this run .noise is torch.uint8"):
         Run(config(), tmp_path, small)
-
-
-def test_the_first_line_says_what_bf16_brings_on_this_machine(small, tmp_path):
-    words = Run(config(precision="bf16"), tmp_path, small).step.description
-    assert re.search(r", bf16 \(its products are \d+\.\d times as fast as float32's\)$", words)
