@@ -41,8 +41,11 @@ setup(
     packages=["lvae_min", "lvae_min.csrc"],
     package_dir={"lvae_min.csrc": "csrc"},
     package_data={"lvae_min.csrc": ["*"]},
-    install_requires=["torch>=2.10", "numpy", "h5py", "scikit-learn", "threadpoolctl", "ninja", "matplotlib",
-                      "tqdm", "pillow"],
-    extras_require={"test": ["pytest", "hypothesis", "pybind11"]},
+    # The tests pass with the oldest of each (tests/oldest.txt). numpy 1 computes with scalars in another
+    # precision, which arm3d.py draws other images with.
+    install_requires=["torch>=2.10", "numpy>=2.0", "h5py>=3.11", "scikit-learn>=1.4.2",
+                      "threadpoolctl>=3.1", "ninja>=1.11.1", "matplotlib>=3.8.4", "tqdm>=4.64.1",
+                      "pillow>=9.4"],
+    extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )
