@@ -169,7 +169,7 @@ def call(copied, script, *arguments):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=100,
+        timeout=600,
     )
 
 

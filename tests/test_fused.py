@@ -420,7 +420,7 @@ def test_two_processes_build_once_and_a_killed_build_does_not_stop_them(tmp_path
         )
         for _ in range(2)
     ]
-    told = sorted(process.communicate(timeout=120)[0].split() for process in both)
+    told = sorted(process.communicate(timeout=600)[0].split() for process in both)
     assert told == [["''"], ["built", "''"]]
 
 
