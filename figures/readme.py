@@ -14,8 +14,10 @@ from common import DATA, HERE, Finished, provenance, read, script
 
 from lvae_min.config import MOVABLE, OLD_DEFAULTS
 
+OTHERS = ("means", "grid")  # measurements of which the README shows a second machine's too
 
-def measurements(file: Path) -> str:
+
+def measurements(file: Path, only: tuple = ()) -> str:
     """What bench.py found, a table a measurement, with the machine it ran on."""
     found = json.loads(file.read_text())
     lines = [
@@ -23,7 +25,7 @@ def measurements(file: Path) -> str:
         f"commit {found['commit']}" + (f"; {found['seconds']} s in all." if "seconds" in found else ".")
     ]
     for name, rows in found.items():
-        if isinstance(rows, list) and rows and name != "growth":
+        if isinstance(rows, list) and rows and name != "growth" and (not only or name in only):
             cells = [
                 [f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()]
                 for row in rows
@@ -90,7 +92,8 @@ def main() -> None:
     pairs = [(run, other) for run, other in table3.pairs(exact) if other is not None]
     absent = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
     readme = put(readme, "table 3", table3.text(pairs) if pairs else absent)
-    file.write_text(put(readme, "bench", measurements(DATA / "bench.json")))
+    readme = put(readme, "bench", measurements(DATA / "bench.json"))
+    file.write_text(put(readme, "bench of another", measurements(DATA / "bench-xeon.json", OTHERS)))
     print(f"written: {file}")
 
 
