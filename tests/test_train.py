@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lvae_min
-from lvae_min import data, metrics, plots, stores, train
+from lvae_min import data, metrics, plots, report, stores, train
 from lvae_min.config import Config
 from lvae_min.files import load_checkpoint, write_whole
 from lvae_min.losses import OBJECTIVES
@@ -299,6 +299,19 @@ def test_a_collapse_is_flagged_after_a_thousand_iterations_in_a_row(small, tmp_p
         run.step.counted = 100
         flags.append(run.record()["collapsed"])
     assert flags == [False] * 19 + [True] * 2
+
+
+def test_a_collapse_is_flagged_in_the_bar_and_in_the_lines(monkeypatch, capsys):
+    record = {"step": 1000, "loss": 2.0, "rec": 1.0, "kl": 0.01, "beta": 3.0, "collapsed": True}
+    report.Progress("run", 1000, 0).show(record)
+    assert capsys.readouterr().out.endswith("COLLAPSED (kl < 0.1)\n")
+    said = []
+    bar = SimpleNamespace(n=0, update=lambda _: None, set_postfix_str=lambda text, refresh: said.append(text))
+    monkeypatch.setattr(report, "new_bar", lambda *_, **__: bar)
+    progress = report.Progress("run", 1000, 0)
+    for collapsed in (True, False):
+        progress.show(record | {"collapsed": collapsed})
+    assert said == ["rec 1  kl 0.01  beta 3  COLLAPSED (kl < 0.1)", "rec 1  kl 0.01  beta 3"]
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(small, tmp_path):
