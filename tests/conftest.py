@@ -7,6 +7,12 @@ import torch
 from lvae_min import data, model, render, stores
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """Runs flush them in the thread they train in, and hypothesis wants them."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def sprites():
     """All of dSprites, drawn: (737280, 64) uint64."""

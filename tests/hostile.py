@@ -107,7 +107,7 @@ def contents(folder):
     return {
         file: os.readlink(file) if file.is_symlink() else file.read_bytes()
         for file in Path(folder).rglob("*")
-        if file.name != "lock" and (file.is_symlink() or file.is_file())
+        if file.name != "lock" and file.suffix != ".lock" and (file.is_symlink() or file.is_file())
     }
 
 

@@ -452,7 +452,7 @@ def test_any_prepared_set_is_read_or_refused(random):
             (folder / "mpi3d" / name).write_bytes(content)
         spec = dataclasses.replace(data.SPECS["mpi3d"], factors={"a": 2, "b": 2}, images=4)
         patch.setitem(data.SPECS, "mpi3d", spec)
-        patch.setattr(data.own, "prepared", lambda *_: folder / "mpi3d")
+        patch.setattr(data.own, "prepared", lambda *_: data.open_set(folder / "mpi3d"))
         for call in (lambda: data.load("mpi3d", folder), lambda: data.load_own(folder / "mine.npz", folder)):
             dataset, said = outcome(folder, call, folder)
             assert said or dataset.batch(BATCH).shape[2:] == (64, 64) and len(dataset.factors([0])[0]) == 2
@@ -495,7 +495,7 @@ def test_any_archive_is_prepared_or_refused(capsys, quiet_pillow, random):
         assert said or len(data.load(name, folder / "data")) == 4
         if name == "isaac3d" and file.read_bytes() == content and OUTSIDE & {name for name, _ in members}:
             assert "lies outside it" in said
-        there = {path.name for path in folder.rglob("*")} - {"archive", "data"}
+        there = {path.name for path in folder.rglob("*")} - {"archive", "data", f"{name}.lock"}
         assert there == (set() if said else {name, "images.npy", "about.json"})
         with watched(folder):
             words = ["prepare", name, "--from", str(file), "--data", str(folder / "data")]

@@ -166,6 +166,7 @@ def test_processes_that_meet_images_that_change_all_have_them(tmp_path):
             assert [process.stdout.readline() for process in processes] == [f"{color}\n"] * 4
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")              # the package ignores it, and pytest does not
 def test_a_photo_whose_camera_noted_nonsense_is_taken_as_it_is(tmp_path):
     (tmp_path / "cats").mkdir()
     picture = Image.fromarray(np.full((64, 64, 3), 9, np.uint8))
