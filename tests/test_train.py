@@ -279,7 +279,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_next_checkpoint(smal
     run.close()
     run = Run(config(), tmp_path, small)
     run.step.vae.decoder[0].bias.data[0] = math.nan
-    with pytest.raises(FloatingPointError, match="iterations 24 and 46 .rec nan.*last.pt, is of iteration 23; try another"):
+    told = "iterations 24 and 46 .rec nan.*last.pt, is of iteration 23; try another"
+    with pytest.raises(FloatingPointError, match=told):
         run.train()
     assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 23
 
