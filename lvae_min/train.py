@@ -252,8 +252,9 @@ class Run:
         lines = records.read_log(file, self.log_bytes) if self.log_bytes else []
         if (lines[-1]["step"] if lines else 0) != self.iteration - self.step.counted:
             raise ValueError(f"{file}: does not belong to last.pt")
-        if self.best["iteration"]:
-            self.selected()
+        if self.best["iteration"] and self.selected()["iteration"] != self.best["iteration"]:
+            # Killed after best.pt and before last.pt. Its iteration comes again, and is selected again.
+            self.best = {"iteration": 0, "score": -math.inf}
 
     @property
     def interval(self) -> int:

@@ -619,3 +619,19 @@ def test_a_run_that_moves_between_cpu_and_gpu_goes_on_with_other_noise(small, tm
     run.close()
     with pytest.raises(ValueError, match="not a checkpoint of this run .noise is torch.uint8"):
         Run(config(), tmp_path, small)
+
+
+def test_a_network_selected_after_the_last_checkpoint_does_not_outlive_it(small, tmp_path, monkeypatch):
+    """As on another device, where the iterations that come again give other numbers."""
+    monkeypatch.setattr(metrics, "score", lambda *_: {"beta_vae": next(scores)})
+    scores = iter([0.5, 0.9, 0.4, 0.3, 0.2] + [0.1] * 9)
+    run = Run(config(iterations=20), tmp_path, small)
+    run.train(StopAt(run, 3))
+    checkpoint = (tmp_path / "last.pt").read_bytes()
+    run.train(StopAt(run, 4))
+    run.close()
+    (tmp_path / "last.pt").write_bytes(checkpoint)              # best.pt is of iteration 4, its score 0.9
+    run = Run(config(iterations=20), tmp_path, small)
+    assert run.train()
+    best = load_checkpoint(tmp_path / "best.pt")
+    assert run.best == {name: best[name] for name in run.best} == {"iteration": 4, "score": 0.4}
