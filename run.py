@@ -32,7 +32,17 @@ from lvae_min.lines import one_line
 from lvae_min.losses import OBJECTIVES
 from lvae_min.report import Grid
 from lvae_min.step import bf16_speed
-from lvae_min.train import OTHER_IMAGES, Run, cores, finished, own_images, pick_device, refuse, same_content
+from lvae_min.train import (
+    COLLAPSED,
+    OTHER_IMAGES,
+    Run,
+    cores,
+    finished,
+    own_images,
+    pick_device,
+    refuse,
+    same_content,
+)
 
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)     # one line each
 MOST_RUNS = 10_000              # of a grid
@@ -91,7 +101,8 @@ def summary(results: dict) -> str:
         lines.append(f"fixed point of Eq. 5: {residuals}"
                      + (" (the schedule was cut short: a transient)" if settled["transient"] else ""))
     if results["collapsed"]:
-        lines.append("COLLAPSED: kl stayed below 0.1 nats for 1,000 iterations; "
+        later = ", and rose later" if results["scores"]["kl"] >= COLLAPSED else ""
+        lines.append(f"COLLAPSED: kl stayed below {COLLAPSED} nats for 1,000 iterations{later}; "
                      + remedy(results["settings"]))
     return "\n".join(lines)
 
@@ -167,7 +178,8 @@ class Runs:
             return
         file, stored = folder / "config.json", results.get("content")
         if stored is None and file.exists():                    # an older run has it there alone
-            stored = records.parse(file.read_bytes()).get("content")
+            found = records.parse(file.read_bytes())
+            stored = found.get("content") if isinstance(found, dict) else None
         if stored is None and config.dataset != results["settings"]["dataset"]:
             refuse(folder, [f"dataset {results['settings']['dataset']}, not {config.dataset}"])
         if Path(config.dataset).exists():

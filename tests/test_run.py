@@ -234,6 +234,17 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
     assert (tmp_path / "dsprites-lvae-iterations20-batch-size8" / "results.json").exists()
 
 
+@pytest.mark.parametrize("kl, model, words", [
+    (0.01, "lvae", "1,000 iterations; try --sigma-freeze 0.5"), (9.0, "lvae", ", and rose later; try --sigma-"),
+    (0.01, "beta-vae", "1,000 iterations; try a lower --beta"), (0.01, "vae", "try another --seed")])
+def test_a_collapse_is_told_with_what_to_try(finished, kl, model, words):
+    results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
+    assert "COLLAPSED" not in run.summary({**results, "collapsed": False})
+    results |= {"collapsed": True, "scores": {**results["scores"], "kl": kl}}
+    results["settings"]["model"] = model
+    assert words in run.summary(results)
+
+
 def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monkeypatch, capsys):
     def one(self, config, folder):
         if config.model == "vae":
