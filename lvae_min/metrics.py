@@ -26,11 +26,14 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from lvae_min import npy
 from lvae_min.lines import one_line
 
+# Made once, by the thread that imports this: looking for libraries while another thread loads one, matplotlib
+# for a picture, can block both for ever.
+BLAS = ThreadpoolController()
 CONSTANT = 10 * np.finfo(float).eps     # a column of a smaller range is constant
 LARGEST = 1e30                          # squares and fourth powers of codes stay finite
 CLOSE = 1e-6                            # Newton's last slope (losses are near M); one more step squares it
@@ -303,7 +306,7 @@ def explicitness(factors, codes, discrete: bool = False, bins: int = 10) -> floa
     upper = np.triu_indices(z.shape[1])
     products = z[:, upper[0]] * z[:, upper[1]]                                  # (M, (L + 1)(L + 2) / 2)
     areas = []
-    with threadpool_limits(1, "blas"):      # threads that wait on small products slow a busy machine 50-fold
+    with BLAS.limit(limits=1, user_api="blas"):     # threads that wait for small products slow a machine 50-fold
         for label in _categories(factors, discrete, bins):
             p = _sigmoid(_one_against_rest(z, products, label) @ z.T)           # (V, M)
             p /= p.sum(0)
@@ -393,7 +396,7 @@ def beta_vae(factors, codes, discrete: bool = False, seed=0, bins: int = 10, bat
     example = np.empty((train + test, z.shape[1]))
     for f, group in enumerate(groups):
         example[shared == f] = _mean_differences(z, *group, (shared == f).sum(), batch, generator)
-    with threadpool_limits(1, "blas"):
+    with BLAS.limit(limits=1, user_api="blas"):
         right = _multinomial(example[:train], shared[:train], example[train:]) == shared[train:]
     return _above_chance(right.mean(), len(groups))
 

@@ -506,3 +506,13 @@ def test_command_line_tells_of_a_member_whose_name_is_a_page_in_a_short_line(tmp
     assert metrics.main([str(file)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"{file}: File name in directory") and len(error) < 500
+
+
+def test_a_score_looks_for_no_libraries(monkeypatch):
+    """It would hold the loader's lock and wait for Python's, and another thread that imports the reverse."""
+    def looks(*_):
+        raise AssertionError("looks for libraries")
+
+    monkeypatch.setattr("threadpoolctl.ThreadpoolController._load_libraries", looks)
+    factors = np.random.default_rng(0).integers(3, size=(500, 2))
+    assert metrics.score(factors, factors + 0.1)["mig"] > 0.5
