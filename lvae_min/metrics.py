@@ -306,7 +306,7 @@ def explicitness(factors, codes, discrete: bool = False, bins: int = 10) -> floa
     upper = np.triu_indices(z.shape[1])
     products = z[:, upper[0]] * z[:, upper[1]]                                  # (M, (L + 1)(L + 2) / 2)
     areas = []
-    with BLAS.limit(limits=1, user_api="blas"):     # threads that wait for small products slow a machine 50-fold
+    with BLAS.limit(limits=1, user_api="blas"):     # waiting for small products slows a busy machine 50-fold
         for label in _categories(factors, discrete, bins):
             p = _sigmoid(_one_against_rest(z, products, label) @ z.T)           # (V, M)
             p /= p.sum(0)
