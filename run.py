@@ -29,7 +29,7 @@ import torch
 from lvae_min import data, records, report
 from lvae_min.config import MOVABLE, Config
 from lvae_min.lines import one_line
-from lvae_min.losses import OBJECTIVES
+from lvae_min.losses import OBJECTIVES, DynamicVAE
 from lvae_min.report import Grid
 from lvae_min.step import bf16_speed
 from lvae_min.train import (
@@ -101,17 +101,20 @@ def summary(results: dict) -> str:
         lines.append(f"fixed point of Eq. 5: {residuals}"
                      + (" (the schedule was cut short: a transient)" if settled["transient"] else ""))
     if results["collapsed"]:
-        later = ", and rose later" if results["scores"]["kl"] >= COLLAPSED else ""
-        lines.append(f"COLLAPSED: kl stayed below {COLLAPSED} nats for 1,000 iterations{later}; "
-                     + remedy(results["settings"]))
+        rose = results["scores"]["kl"] >= COLLAPSED
+        lines.append(f"COLLAPSED: kl stayed below {COLLAPSED} nats for 1,000 iterations"
+                     f"{', and rose later' * rose}; {remedy(results['settings'], rose)}")
     return "\n".join(lines)
 
 
-def remedy(settings: dict) -> str:
-    """What to try after a collapse, in words."""
+def remedy(settings: dict, rose: bool) -> str:
+    """What to try after a collapse, in words; `rose`: kl has come back."""
     method = OBJECTIVES[settings["model"]]
     if method.has_scales and settings["sigma_freeze"] < 0.5:
         return "try --sigma-freeze 0.5, which holds sigma at 1 until kl has risen"
+    if method is DynamicVAE:
+        cause = f"its beta, {method.FIRST:g} at the start, does that until it has come down"
+        return cause if rose else f"{cause}: try more --iterations"
     return "try a lower --beta" if method.has_beta else "try another --seed"
 
 

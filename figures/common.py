@@ -1,6 +1,7 @@
 """What the scripts of this folder share: finished runs, which of them belong together, and their provenance.
 
-A run is a folder with `results.json` and `log.jsonl`; those of figures/data are enough for all but Fig. 4.
+A run is a folder with `results.json` and `log.jsonl`; those of figures/data are enough for all but
+Fig. 4 and scoring.py.
 """
 
 import argparse
@@ -145,8 +146,8 @@ def provenance(runs: list[Finished]) -> str:
     )
 
 
-def arguments(doc: str) -> argparse.Namespace:
-    """The command line of a script: the folder of the runs."""
+def arguments(doc: str, networks: bool = False) -> argparse.Namespace:
+    """The command line of a script: the folder of the runs, and that of the data if it uses `networks`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "folder",
@@ -155,6 +156,10 @@ def arguments(doc: str) -> argparse.Namespace:
         default=Path("runs"),
         help="folder of the runs (default: runs); figures/data has those of the README",
     )
+    if networks:
+        parser.add_argument(
+            "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets"
+        )
     given = parser.parse_args()
     if not given.folder.is_dir():
         parser.error(f"{given.folder}: no such folder; python run.py makes runs/")

@@ -5,6 +5,8 @@
 The red line is the selected iteration. One panel for each data set and schedule, of the first seed.
 """
 
+import math
+
 from common import Finished, arguments, missing, named, provenance, read, save, script
 from matplotlib.ticker import MaxNLocator
 
@@ -25,8 +27,12 @@ def main() -> None:
     if not runs:
         missing("L-VAE", "--model lvae --iterations 50000 --schedule 300000")
         return
-    figure, axes = new_figure(5 * len(runs), 4, 1, len(runs))
-    for cell, (protocol, run) in zip(axes[0], runs.items(), strict=True):
+    columns = min(len(runs), 3)
+    rows = math.ceil(len(runs) / columns)
+    figure, axes = new_figure(5 * columns, 4 * rows, rows, columns)
+    for cell in axes.flat[len(runs) :]:
+        cell.axis("off")
+    for cell, (protocol, run) in zip(axes.flat[: len(runs)], runs.items(), strict=True):
         steps = [line["step"] for line in run.log]
         for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)")):
             cell.plot(steps, [line[name] for line in run.log], label=title)

@@ -5,11 +5,8 @@
 Needs the networks (best.pt), which figures/data does not hold, and the data set of each.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
-from common import cut, missing, provenance, read, save, script
+from common import arguments, cut, missing, provenance, read, save, script
 
 import lvae_min
 from lvae_min import data, plots
@@ -17,14 +14,7 @@ from lvae_min.train import evaluate
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="folder of the runs")
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets"
-    )
-    given = parser.parse_args()
+    given = arguments(__doc__, networks=True)
     longest = {}
     for run in read(given.folder):
         if run["model"] == "lvae" and (run.folder / "best.pt").exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import collapse as collapsing
 import fixed_point
+import scoring
 import table2
 import table3
 from common import DATA, HERE, Finished, provenance, read, script
@@ -88,6 +89,7 @@ def main() -> None:
     readme = put(file.read_text(), "results", table2.markdown(table2.groups(exact)))
     readme = put(readme, "bf16", precisions(runs))
     readme = put(readme, "collapse", collapse(DATA / "collapse.json"))
+    readme = put(readme, "scoring", scoring.text(json.loads((DATA / "scoring.json").read_text())))
     readme = put(readme, "fixed point", fixed_point.text([run for run in exact if run["model"] == "lvae"]))
     pairs = [(run, other) for run, other in table3.pairs(exact) if other is not None]
     absent = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."

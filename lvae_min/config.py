@@ -119,6 +119,7 @@ def one_cycle(schedule: int, iterations: int) -> np.ndarray:
     final_div_factor=10, cycle_momentum=False). Its default for the last one would cycle Adam's beta_1, which
     Sec. 6.3 gives as 0.9.
     """
+    # Differs from the paper, perhaps: it names a cosine for the fall alone, and no form for the rise.
     step, top = np.arange(iterations), max(schedule / 2 - 1, 1e-9)
     up = MAX_RATE + (START_RATE - MAX_RATE) / 2 * (np.cos(np.pi * step / top) + 1)
     fall = (step - top) / max(schedule - 1 - top, 1e-9)

@@ -170,7 +170,7 @@ def mig(factors, codes, discrete: bool = False, bins: int = 10) -> float:
     return _gap(mutual_information(factors, codes, discrete, bins))
 
 
-def sap(factors, codes, discrete: bool = False) -> float:
+def sap(factors, codes, discrete: bool = False, bins: int = 10, trees: bool | None = None) -> float:
     """Separated Attribute Predictability (Kumar et al. 2017; reference `sap`): is one latent enough?
 
         SAP = 1/K sum_f (S(f, z_1st) - S(f, z_2nd))
@@ -179,13 +179,14 @@ def sap(factors, codes, discrete: bool = False) -> float:
     factors (M, K), codes (M, L); in [0, 1]. Factors count as numbers here, in no bins. A constant code has
     S = 0. One latent: the gap is its S.
 
-    discrete=True: S is the accuracy of a decision tree instead (`_tree_accuracy`), seconds to minutes.
+    trees=True, the default of discrete factors, for which the reference has nothing else: S is the accuracy
+    of a decision tree (`_tree_accuracy`, seconds to minutes) on factors in bins, or as they are if discrete.
     """
     factors, codes = _tables(factors, codes)
     if not _varies(codes).any():
         return 0.0
-    if discrete:
-        return _gap(_tree_accuracy(factors, _scaled(codes)))
+    if discrete if trees is None else trees:
+        return _gap(_tree_accuracy(_categories(factors, discrete, bins), _scaled(codes)))
     return _gap((_unit(factors).T @ _unit(codes)) ** 2)
 
 
@@ -196,7 +197,7 @@ def _unit(table: np.ndarray) -> np.ndarray:
     return centred / np.where(length > 0, length, 1)
 
 
-def _tree_accuracy(factors: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _tree_accuracy(labels: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
     """Accuracy of a decision tree for each factor on each single latent, (K, L), on the rows it learned from.
 
     Its depth, 1 to 9, has the best mean accuracy over 10 stratified folds, unshuffled (the least on ties).
@@ -204,8 +205,8 @@ def _tree_accuracy(factors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     ValueError if no value of a factor has 10 samples.
     """
     from sklearn.model_selection import StratifiedKFold
-    accuracy = np.empty((factors.shape[1], codes.shape[1]))
-    for i, label in enumerate(_categories(factors, True, 0)):
+    accuracy = np.empty((len(labels), codes.shape[1]))
+    for i, label in enumerate(labels):
         most = np.bincount(label).max()
         if most < FOLDS:
             raise ValueError(f"{FOLDS} folds need {FOLDS} samples of a value, factor {i} has at most {most}")

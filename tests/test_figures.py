@@ -9,15 +9,19 @@ from pathlib import Path
 import common
 import fixed_point
 import pytest
+import scoring
 import table2
 import table3
 from PIL import Image
 
+import lvae_min
 import run as run_module
-from lvae_min import plots
+from lvae_min import data, metrics, plots
+from lvae_min.config import Config
+from lvae_min.train import Run, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["fig1", "fig2", "fig3", "fig4", "table2", "table3", "fixed_point", "keep"]
+SCRIPTS = ["fig1", "fig2", "fig3", "fig4", "table2", "table3", "fixed_point", "keep", "scoring"]
 
 
 def make_run(
@@ -155,6 +159,76 @@ def test_the_fixed_point_implies_the_kl_of_the_papers_rows():
     assert row == "| dsprites | 21.14 | 1.39 | 10.94 | 15.81 |"
 
 
+@pytest.fixture
+def trained(tmp_path, small, monkeypatch):
+    """One real, finished run on the small data set; scoring.py works on it and writes beside it.
+
+    Factors are squared: of 0, 1, 4 ... 49 the first three share a bin.
+    """
+    usual = small.factors
+    monkeypatch.setattr(small, "factors", lambda index: usual(index) ** 2)
+    config = Config("dsprites", "lvae", 20, batch_size=8, threads=1)
+    monkeypatch.setattr(Run, "draw", lambda *_: None)
+    training = Run(config, tmp_path / "runs" / config.name, small)
+    training.train()
+    training.finish()
+    training.close()
+    monkeypatch.setattr(data, "load", lambda *_: small)
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    monkeypatch.setattr(scoring, "DATA", tmp_path / "data")
+    monkeypatch.setattr(sys, "argv", ["scoring.py", str(tmp_path / "runs")])
+    return tmp_path / "runs" / config.name
+
+
+def test_a_network_is_scored_in_each_way(trained, tmp_path, small, capsys):
+    make_run(tmp_path / "runs", "vae")  # its network is not there
+    scoring.main()
+    assert capsys.readouterr().out.startswith(f"scored: {trained.name}\nwritten: ")
+    (row,) = json.loads((tmp_path / "data" / "scoring.json").read_text())["rows"]
+    stored = json.loads((trained / "results.json").read_text())["scores"]
+    index = data.Split.of(len(small)).test
+    factors, (_, codes) = small.factors(index), evaluate(lvae_min.load(trained), small, index)
+    plain = metrics.score(factors, codes, discrete=True)
+    for name in ("beta_vae", "factor_vae", "explicitness", "irs", "mig"):
+        assert row[name] == pytest.approx([stored[name], plain[name]])
+    assert row["irs"][0] != row["irs"][1] and row["sap"] == pytest.approx(stored["sap"])
+    trees = [metrics.sap(factors, codes, discrete, trees=True) for discrete in (False, True)]
+    assert row["sap_trees"] == trees and trees[0] != trees[1]
+    line = (tmp_path / "scoring.md").read_text().splitlines()[2]
+    assert line.startswith("| dsprites, 20 iterations | L-VAE | 8 | 0 | ") and line.endswith(" | 0.29 |")
+    assert f"| {row['irs'][0]:.2f} / {row['irs'][1]:.2f} |" in line
+
+
+def test_a_network_that_cannot_be_scored_is_left_out_and_named(trained, capsys):
+    (trained / "best.pt").write_bytes(b"no network")
+    scoring.main()
+    assert capsys.readouterr().out.startswith(f"left out: {trained.name}: ")
+
+
+@pytest.mark.parametrize(
+    "model, settings, paper",
+    [
+        ("beta-vae", {"beta": 2.0}, 0.27),
+        ("beta-vae", {"beta": 4.0}, None),
+        ("lvae", {"sigma_freeze": 0.5}, None),
+        ("lvae", {"dataset": "arm3d"}, None),
+    ],
+)
+def test_the_papers_sap_stands_beside_its_own_setting_alone(tmp_path, model, settings, paper):
+    make_run(tmp_path, model, **settings)
+    assert scoring.papers_sap(common.read(tmp_path)[0]) == paper
+
+
+def test_the_papers_row_is_beyond_a_rate_that_rises_along_a_cosine_and_not_along_a_line():
+    """The integrals of 1e-5 + 9e-5 (1 - cos(pi t / 150,000)) / 2 and 1e-5 + 9e-5 t / 150,000 up to 50,000."""
+    curve = 0.5 + 4.5e-5 * (50_000 - 150_000 / math.pi * math.sin(math.pi / 3))
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in fixed_point.reach_table()[2:]]
+    assert [row[0][:6] for row in rows] == ["a cosi", "a line"]
+    for (_, total, most, _), wanted in zip(rows, (curve, 0.5 + 0.75), strict=True):
+        assert (total, most) == (f"{wanted:.2f}", f"{1 + wanted:.2f}")
+    assert float(rows[0][2]) < float(rows[0][3]) == 2.14 < float(rows[1][2])
+
+
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
     """The scripts in a folder of their own, since they write beside themselves."""
@@ -183,6 +257,8 @@ def test_a_script_says_which_command_makes_what_is_missing(copied, tmp_path, scr
 def test_scripts_write_what_they_are_called(copied, tmp_path):
     for model, beta in (("vae", 1.0), ("beta-vae", 2.0), ("lvae", 1.4)):
         make_run(tmp_path, model, beta=beta)
+    for seed, schedule in enumerate((3000, 4000, 5000), 1):  # four panels of Fig. 3 take two rows
+        make_run(tmp_path, "lvae", seed=seed, schedule=schedule)
     make_run(tmp_path, "beta-vae", beta=1.4)
     for script, files in {
         "fig1": ["fig1.png"],

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,16 @@ def test_sampled_scores_agree_with_the_reference_within_their_spread(name, varia
         assert abs(got - mean) <= 3 * spread + 0.01, key
 
 
-@pytest.mark.parametrize("name", ["edge_grid", "small_n"])
-def test_sap_by_trees_equals_the_reference(name):
+@pytest.mark.parametrize("variant", ["discrete", "bins"])
+@pytest.mark.parametrize("name", ["edge_grid", "small_n", "ds_const_code"])
+def test_sap_by_trees_equals_the_reference(name, variant):
     factors, codes = case(name)
-    wanted = GOLDEN[name]["discrete"]["sap_trees"]
-    assert metrics.sap(factors, codes, discrete=True) == pytest.approx(wanted, abs=1e-6)
+    wanted = GOLDEN[name][variant]["sap_trees"]
+    got = metrics.sap(factors, codes, discrete=variant == "discrete", trees=True)
+    assert got == pytest.approx(wanted, abs=1e-6)
+    if variant == "discrete":
+        assert got == metrics.sap(factors, codes, discrete=True)  # their default
+        assert metrics.sap(factors, codes, True, trees=False) == metrics.sap(factors, codes)
 
 
 # Closed forms
@@ -352,8 +358,9 @@ def test_what_cannot_be_sampled_or_cut_is_refused():
             f(factors, factors, discrete=True)
     with pytest.raises(ValueError, match="factor 0 has at most 1"):
         metrics.sap(factors, factors, discrete=True)
-    with pytest.raises(ValueError, match="bins must be at least 2, got 1"):
-        metrics.mig(factors, factors, bins=1)
+    for f in (metrics.mig, partial(metrics.sap, trees=True)):
+        with pytest.raises(ValueError, match="bins must be at least 2, got 1"):
+            f(factors, factors, bins=1)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -236,13 +236,16 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
 
 @pytest.mark.parametrize("kl, model, words", [
     (0.01, "lvae", "1,000 iterations; try --sigma-freeze 0.5"), (9.0, "lvae", ", and rose later; try --s"),
+    (1.6, "dynamic-vae", ", and rose later; its beta, 150 at the start, does that until it has come down"),
+    (0.01, "dynamic-vae", "does that until it has come down: try more --iterations"),
     (0.01, "beta-vae", "1,000 iterations; try a lower --beta"), (0.01, "vae", "try another --seed")])
 def test_a_collapse_is_told_with_what_to_try(finished, kl, model, words):
     results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
     assert "COLLAPSED" not in run.summary({**results, "collapsed": False})
     results |= {"collapsed": True, "scores": {**results["scores"], "kl": kl}}
     results["settings"]["model"] = model
-    assert words in run.summary(results)
+    last = run.summary(results).splitlines()[-1]
+    assert words in last and ("try" in last) == ((kl, model) != (1.6, "dynamic-vae"))
 
 
 def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monkeypatch, capsys):
