@@ -10,7 +10,7 @@ they are. Needs the networks (best.pt), which figures/data does not hold, and th
 import json
 
 from common import DATA, Finished, arguments, missing, named, provenance, read, script, write
-from paper import PAPER_BETA, TABLE_2
+from paper import METHODS, PAPER_BETA, TABLE_2
 from table2 import TITLES, title
 
 import lvae_min
@@ -56,7 +56,8 @@ def table(rows: list[dict]) -> str:
     heads = ["run", "method", "batch", "seed", "beta", *IN_BOTH.values(), "SAP by lines ↑", "by trees ↑",
              "paper"]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
-    for row in rows:
+    order = list(METHODS.values())
+    for row in sorted(rows, key=lambda row: (row["run"], order.index(row["method"].split(",")[0]))):
         cells = [row["run"], row["method"], str(row["batch"]), str(row["seed"]), f"{row['beta']:.2f}"]
         for name in (*IN_BOTH, "sap", "sap_trees", "sap_paper"):
             values = row[name] if isinstance(row[name], list) else [row[name]]

@@ -199,6 +199,14 @@ def test_a_network_is_scored_in_each_way(trained, tmp_path, small, capsys):
     assert f"| {row['irs'][0]:.2f} / {row['irs'][1]:.2f} |" in line
 
 
+def test_networks_stand_in_the_order_of_table_2_within_a_protocol():
+    row = dict.fromkeys(scoring.IN_BOTH, 0.5) | {"sap": 0.5, "sap_trees": 0.5, "sap_paper": None}
+    row |= {"batch": 64, "seed": 0, "beta": 1.0}
+    names = [("b", "VAE"), ("b", "L-VAE, sigma held for 0.5"), ("a", "L-VAE"), ("b", "beta-VAE")]
+    table = scoring.table([{**row, "run": run, "method": method} for run, method in names]).splitlines()[2:]
+    assert [line.split(" | ")[1].split(",")[0] for line in table] == ["L-VAE", "VAE", "beta-VAE", "L-VAE"]
+
+
 def test_a_network_that_cannot_be_scored_is_left_out_and_named(trained, capsys):
     (trained / "best.pt").write_bytes(b"no network")
     scoring.main()
