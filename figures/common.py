@@ -22,7 +22,7 @@ from lvae_min.lines import one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.records import read_log, read_results  # noqa: E402
 
-SHARED = ("latents", "precision", "select")  # settings beside the iterations that runs of one protocol share
+SHARED = ("latents", "precision", "select", "warmup")  # settings that runs of one protocol share too
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def named(protocol: tuple) -> str:
 
 def unusual(protocol: tuple) -> dict:
     """The settings of a protocol beyond its iterations that are not the defaults, as flags without dashes."""
-    dataset, _, _, latents, precision, select = protocol
+    dataset, _, _, *shared = protocol
     spec = SPECS.get(dataset)
-    usual = (spec.latents or len(spec.factors)) if spec else latents
-    found = {"latents": latents, "precision": precision, "select": select}
+    found = dict(zip(SHARED, shared, strict=True))
+    usual = (spec.latents or len(spec.factors)) if spec else found["latents"]
     defaults = {"latents": usual, **OLD_DEFAULTS}
     return {name: value for name, value in found.items() if value != defaults[name]}
 

@@ -7,11 +7,10 @@ dL/ds_i = 0:  s_i^4 = L_i,   beta_hat = s_0^2 / s_1^2 = sqrt(rec / kl),   L = 2 
 
 from math import sqrt
 
-import numpy as np
-from common import arguments, cut, missing, provenance, read, script, write
+from common import arguments, missing, named, provenance, read, script, write
 from paper import BETA_HAT, COLUMNS, SELECTED_ITERATION, TABLE_2
 
-from lvae_min.config import MAX_RATE, START_RATE, one_cycle
+from lvae_min.config import one_cycle
 from lvae_min.losses import PAPER_ITERATIONS
 
 
@@ -37,7 +36,7 @@ def reach_table() -> list[str]:
     rec = TABLE_2["dsprites", "lvae"][COLUMNS.index("rec")]
     rises = {
         "a cosine, PyTorch's default, as here": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION),
-        "a line": np.linspace(START_RATE, MAX_RATE, PAPER_ITERATIONS // 2)[:SELECTED_ITERATION],
+        "a line (`--warmup linear`)": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION, "linear"),
     }
     return [
         f"| learning rate rises along | sum of the first {SELECTED_ITERATION:,} rates | s_0 at most "
@@ -53,15 +52,14 @@ def reach_table() -> list[str]:
 def run_table(runs: list) -> list[str]:
     """Scales at the end of each run beside the fourth roots of its terms over its last 1,000 iterations."""
     lines = [
-        "| data set | iterations | batch | seed | rec | KL | beta_hat | sqrt(rec / KL) | s_0^4 / rec - 1 "
-        "| s_1^4 / KL - 1 |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| run | batch | seed | rec | KL | beta_hat | sqrt(rec / KL) | s_0^4 / rec - 1 | s_1^4 / KL - 1 |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for run in runs:
         end, last = run.results["equilibrium"], run.log[-1]
         first, second = end["residuals"].values()
         lines.append(
-            f"| {run['dataset']} | {cut(run.protocol)} | {run['batch_size']} | {run['seed']} "
+            f"| {named(run.protocol)} | {run['batch_size']} | {run['seed']} "
             f"| {end['rec']:.2f} | {end['kl']:.2f} | {last['beta']:.3f} "
             f"| {sqrt(end['rec'] / end['kl']):.3f} | {first:+.3f} | {second:+.3f} |"
         )

@@ -3,7 +3,7 @@
 python figures/table3.py [runs]     writes table3.md and table3.tex beside this file
 """
 
-from common import Finished, arguments, cut, flags, missing, provenance, read, script, write
+from common import Finished, arguments, flags, missing, named, provenance, read, script, write
 from paper import BETA_HAT, COLUMNS, TABLE_2, TABLE_3
 from table2 import ARROWS, TITLES
 
@@ -43,7 +43,8 @@ def rows(learned: Finished, given: Finished, best: str) -> list[list[str]]:
     papers = (TABLE_3, {dataset: TABLE_2.get((dataset, "lvae"))})
     lines = []
     for place, (run, title, paper) in enumerate(zip(pair, titles, papers, strict=True)):
-        cells = [dataset, cut(run.protocol), str(run["seed"]), title, f"{run.results['scores']['beta']:.2f}"]
+        cells = [named(run.protocol), str(run["seed"]), title, f"{run.results['selected']['iteration']:,}",
+                 f"{run.results['scores']['beta']:.2f}"]
         for column, name in enumerate(COLUMNS):
             text = f"{run.results['scores'][name]:.2f}"
             text = best.format(text) if better(pair, name)[place] else text
@@ -52,12 +53,12 @@ def rows(learned: Finished, given: Finished, best: str) -> list[list[str]]:
     return lines
 
 
-HEADS = ["data set", "iterations", "seed", "method", "beta", *TITLES.values()]
+HEADS = ["run", "seed", "method", "selected iteration", "beta", *TITLES.values()]
 
 
 def text(found: list[tuple[Finished, Finished]]) -> str:
     """The table in Markdown; the better of two is bold."""
-    lines = ["| " + " | ".join(HEADS) + " |", "|---|---|--:|---|" + "--:|" * (len(HEADS) - 4)]
+    lines = ["| " + " | ".join(HEADS) + " |", "|---|--:|---|" + "--:|" * (len(HEADS) - 3)]
     lines += ["| " + " | ".join(cells) + " |" for pair in found for cells in rows(*pair, "**{}**")]
     made = [run for pair in found for run in pair]
     betas = ", ".join(f"{dataset} {beta}" for dataset, beta in BETA_HAT.items())
@@ -67,7 +68,7 @@ def text(found: list[tuple[Finished, Finished]]) -> str:
 
 
 def latex(found: list[tuple[Finished, Finished]]) -> str:
-    lines = [r"\begin{tabular}{llrlr" + "r" * len(COLUMNS) + "}"]
+    lines = [r"\begin{tabular}{lrlrr" + "r" * len(COLUMNS) + "}"]
     lines += [" & ".join(HEADS).translate(ARROWS) + r" \\"]
     for pair in found:
         lines += [r"\hline", *(" & ".join(cells).translate(ARROWS) + r" \\"

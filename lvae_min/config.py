@@ -15,7 +15,7 @@ from lvae_min.report import SCORES
 MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
 MAX_SIGMA_RATE = 1e-2
 LONGEST = 10_000_000            # iterations: their learning rates are kept, half a gigabyte while computed
-OLD_DEFAULTS = {"precision": "float32", "select": "beta_vae"}       # of settings that older runs did not have
+OLD_DEFAULTS = {"precision": "float32", "select": "beta_vae", "warmup": "cosine"}       # not in older runs
 MOVABLE = ("device", "threads", "loss", "graph")        # where and how a run is done, not what it is
 
 
@@ -36,6 +36,8 @@ class Config:
     iterations: int = setting(PAPER_ITERATIONS, "training iterations (Sec. 6.3: up to 300,000)")
     schedule: int | None = setting(None, "length of the OneCycle learning-rate schedule in iterations; "
                                          "fewer iterations than that truncate it (default: the iterations)")
+    warmup: str = setting("cosine", "rise of the learning rate in the first half of the schedule: along a "
+                                    "cosine or linear (Sec. 6.3 does not say)")
     batch_size: int = setting(64, "images a batch (Sec. 6.3: 32, 64, 128 or 256)")
     seed: int = setting(0, "seed of weights, batches and noise")
     beta: float = setting(2.0, "weight of the KL term, for beta-vae (Sec. 6.3: 2 or 4)")
@@ -70,6 +72,7 @@ class Config:
         self.check("iterations", 1 <= self.iterations <= LONGEST, f"at least 1, at most {LONGEST:,}")
         self.check("schedule", self.iterations <= self.schedule <= 2**53,
                    f"at least the {self.iterations} iterations")
+        self.check("warmup", self.warmup in ("cosine", "linear"), "cosine or linear")
         self.check("batch_size", self.batch_size >= 1, "at least 1")
         self.check("seed", 0 <= self.seed < 2**63, "0 or more")
         self.check("beta", 0 <= self.beta <= 1e30, "0 or more, at most 1e30")
@@ -111,17 +114,18 @@ def evaluation_interval(iterations: int) -> int:
     return max(min(10_000, iterations // 10), 1)
 
 
-def one_cycle(schedule: int, iterations: int) -> np.ndarray:
-    """Learning rate of each iteration (Sec. 6.3): 1e-5 up to 1e-4 halfway, then down to 1e-6, both along a
-    cosine.
+def one_cycle(schedule: int, iterations: int, warmup: str = "cosine") -> np.ndarray:
+    """Learning rate of each iteration (Sec. 6.3): 1e-5 up to 1e-4 halfway, then down to 1e-6 along a cosine;
+    `warmup` is the form of the rise, "cosine" or "linear".
 
-    Equals torch's OneCycleLR(max_lr=1e-4, total_steps=schedule, pct_start=0.5, div_factor=10,
+    A cosine makes it torch's OneCycleLR(max_lr=1e-4, total_steps=schedule, pct_start=0.5, div_factor=10,
     final_div_factor=10, cycle_momentum=False). Its default for the last one would cycle Adam's beta_1, which
     Sec. 6.3 gives as 0.9.
     """
     # Differs from the paper, perhaps: it names a cosine for the fall alone, and no form for the rise.
     step, top = np.arange(iterations), max(schedule / 2 - 1, 1e-9)
-    up = MAX_RATE + (START_RATE - MAX_RATE) / 2 * (np.cos(np.pi * step / top) + 1)
+    to_climb = 1 - step / top if warmup == "linear" else (np.cos(np.pi * step / top) + 1) / 2
+    up = MAX_RATE + (START_RATE - MAX_RATE) * to_climb
     fall = (step - top) / max(schedule - 1 - top, 1e-9)
     down = END_RATE + (MAX_RATE - END_RATE) / 2 * (np.cos(np.pi * fall) + 1)
     return np.where(step <= top, up, down)
@@ -129,7 +133,7 @@ def one_cycle(schedule: int, iterations: int) -> np.ndarray:
 
 def learning_rates(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Learning rates of the network and of the loss's own learned scales, one of each an iteration."""
-    rates = one_cycle(config.schedule, config.iterations)
+    rates = one_cycle(config.schedule, config.iterations, config.warmup)
     # Differs from the paper, which trains all with one rate: sigma's travel is the sum of its rates, and a
     # shorter schedule would not let it reach its optimum. At the paper's 300,000 iterations the factor is 1.
     factor = min(PAPER_ITERATIONS / config.schedule, MAX_SIGMA_RATE / MAX_RATE)

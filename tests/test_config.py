@@ -37,6 +37,18 @@ def test_learning_rate_has_the_ends_and_the_peak_of_section_6_3():
     assert rates[50_000] == pytest.approx(3.25e-5, rel=1e-3)
 
 
+def test_a_linear_warmup_is_the_line_between_the_same_ends_and_falls_along_the_same_cosine():
+    rates, cosine = (one_cycle(1000, 1000, warmup) for warmup in ("linear", "cosine"))
+    assert rates[:500] == pytest.approx(np.linspace(1e-5, 1e-4, 500), rel=1e-12)
+    assert (rates[500:] == cosine[500:]).all()
+
+
+def test_warmup_shapes_the_rates_of_the_network_and_of_the_scales():
+    for kind in ("linear", "cosine"):
+        network, sigma = learning_rates(Config(iterations=1000, schedule=300_000, warmup=kind))
+        assert (network == one_cycle(300_000, 1000, kind)).all() and (sigma == network).all()
+
+
 def test_fewer_iterations_truncate_the_schedule():
     assert (one_cycle(300_000, 50) == one_cycle(300_000, 300_000)[:50]).all()
 
@@ -60,6 +72,7 @@ def test_sigma_learns_faster_in_a_shorter_schedule_but_not_beyond_one_per_cent()
         ({"iterations": 20_000}, "dsprites-lvae-iterations20000"),
         ({"iterations": 20_000, "schedule": 20_000, "sigma_freeze": 0.05}, "dsprites-lvae-iterations20000"),
         ({"iterations": 50_000, "schedule": 300_000}, "dsprites-lvae-iterations50000-schedule300000"),
+        ({"warmup": "linear"}, "dsprites-lvae-warmuplinear"),
         ({"model": "beta-vae", "beta": 4.0}, "dsprites-beta-vae-beta4"),
         ({"model": "vae", "beta": 4.0}, "dsprites-vae"),
         ({"device": "cuda:1", "threads": 3, "loss": "torch", "batch_size": 32}, "dsprites-lvae-batch-size32"),
@@ -78,6 +91,7 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
         ({"batch_size": -1}, "--batch-size -1"),
         ({"iterations": 10, "schedule": 5}, "--schedule 5: expected at least the 10 iterations"),
         ({"beta": float("nan")}, "--beta nan"),
+        ({"warmup": "line"}, "--warmup line: expected cosine or linear"),
         ({"sigma_freeze": 1.5}, "--sigma-freeze 1.5: expected 0 to 1"),
         ({"seed": -1}, "--seed -1"),
         ({"latents": 0}, "--latents 0"),

@@ -299,6 +299,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
         "--model",
         "--iterations",
         "--schedule",
+        "--warmup",
         "--batch-size",
         "--seed",
         "--beta",
