@@ -37,7 +37,8 @@ def main() -> None:
         for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)")):
             cell.plot(steps, [line[name] for line in run.log], label=title)
         cell.axvline(run.results["selected"]["iteration"], color="C3", lw=1, label="selected")
-        cell.set(xlabel="iterations", ylabel="learned scale", title=named(protocol))
+        cell.set(xlabel="iterations", ylabel="learned scale")
+        cell.set_title(named(protocol), fontsize=10)
         cell.xaxis.set_major_locator(MaxNLocator(5))
         looks = [line for line in run.looks if "beta_vae" in line["validation"]]
         score = cell.twinx()

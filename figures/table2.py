@@ -78,14 +78,10 @@ def mean(runs: list[Finished], name: str) -> float:
     return sum(run.results["scores"][name] for run in runs) / len(runs)
 
 
-def weight(runs: list[Finished]) -> str:
-    """beta of the selected networks."""
-    return spread([run.results["scores"]["beta"] for run in runs])
-
-
 def chosen(runs: list[Finished]) -> str:
-    """Batch size and iteration that the validation score selected, a seed each."""
-    return ", ".join(f"{run['batch_size']} at {run.results['selected']['iteration']:,}" for run in runs)
+    """Batch size and iteration that the validation score selected, of each seed unless all agree."""
+    found = [f"{run['batch_size']} at {run.results['selected']['iteration']:,}" for run in runs]
+    return found[0] if len(set(found)) == 1 else ", ".join(found)
 
 
 def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, str]) -> list[list[str]]:
@@ -93,9 +89,11 @@ def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, st
     placed, lines = marks(methods), []
     for name, runs in methods.items():
         paper = None if runs[0].freeze is not None else TABLE_2.get((dataset, runs[0]["model"]))
-        cells = [name, str(len(runs)), chosen(runs), weight(runs), f"{mean(runs, 'kl'):.2f}"]
+        values = {score: spread([run.results["scores"][score] for run in runs])
+                  for score in ("beta", "kl", *COLUMNS)}
+        cells = [name, str(len(runs)), chosen(runs), values["beta"], values["kl"]]
         for column, score in enumerate(COLUMNS):
-            text = spread([run.results["scores"][score] for run in runs])
+            text = values[score]
             if (name, score) in placed:
                 text = styles[placed[name, score] - 1].format(text)
             if paper:

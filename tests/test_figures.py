@@ -25,7 +25,7 @@ SCRIPTS = ["fig1", "fig2", "fig3", "fig4", "table2", "table3", "fixed_point", "k
 
 
 def make_run(
-    folder, model="lvae", beta=2.0, seed=0, batch_size=64, score=0.5, rec=20.0, found=None, **settings
+    folder, model="lvae", beta=2.0, seed=0, batch_size=64, score=0.5, rec=20.0, kl=5.0, found=None, **settings
 ):
     """A finished run of 2,000 iterations, without networks."""
     name = f"{model}-{beta:g}-{seed}-{batch_size}-{score}"
@@ -47,7 +47,7 @@ def make_run(
     file.write_text(
         json.dumps(
             {
-                "scores": {"kl": 5.0, "beta": found or beta, **scores},
+                "scores": {"kl": kl, "beta": found or beta, **scores},
                 "settings": settings,
                 "commit": "abc",
                 "selected": {"iteration": 1000, "by": "validation beta_vae", "score": score},
@@ -93,13 +93,21 @@ def test_a_run_whose_score_is_nan_loses_even_if_it_comes_first(tmp_path):
 def test_table_2_marks_best_and_second_and_sets_the_paper_in_brackets(tmp_path):
     for model, rec in (("vae", 10.0), ("lvae", 12.004), ("sigma-vae", 12.0), ("control-vae", 30.0)):
         make_run(tmp_path, model, rec=rec)
-    make_run(tmp_path, "lvae", seed=1, rec=12.004)
+    make_run(tmp_path, "lvae", seed=1, rec=12.004, kl=6.0)
     text = table2.markdown(table2.groups(common.read(tmp_path)))
     assert "**10.00** (12.46)" in text and "| <u>12.00 ± 0.00</u> (21.14)" in text
     assert "<u>12.00</u> (29.21)" in text and "| 30.00 (28.00)" in text
-    assert "| L-VAE | 2 | 64 at 1,000, 64 at 1,000 |" in text
+    assert "| L-VAE | 2 | 64 at 1,000 | 2.00 ± 0.00 | 5.50 ± 0.71 |" in text
     tex = table2.latex(table2.groups(common.read(tmp_path)))
     assert r"\textbf{10.00} (12.46)" in tex and r"\underline{12.00 $\pm$ 0.00} (21.14)" in tex
+
+
+def test_table_2_names_the_batch_of_each_seed_where_they_differ(tmp_path):
+    for seed, batch_size in ((0, 64), (1, 32), (2, 64)):
+        make_run(tmp_path, "vae", seed=seed, batch_size=batch_size)
+    assert "| VAE | 3 | 64 at 1,000, 32 at 1,000, 64 at 1,000 |" in table2.markdown(
+        table2.groups(common.read(tmp_path))
+    )
 
 
 def test_table_2_searches_the_betas_of_the_paper_alone(tmp_path):
