@@ -200,7 +200,7 @@ class Runs:
                 self.compare_images(config, folder, results)
                 report.say(f"{folder}: finished before\n{summary(results)}")
                 if self.grid:
-                    self.grid.advance(config.iterations, trained=False)
+                    self.grid.advance(config.name, config.iterations, trained=False)
             else:
                 results = self.train(config, folder)
                 if results is None:
@@ -209,13 +209,15 @@ class Runs:
         except Exception as error:                              # whatever it is, the other runs go on
             if not isinstance(error, MISTAKES) and "allocate memory" not in str(error):
                 traceback.print_exc()
-            self.failures.append(told(error, folder))
+            reason = told(error, folder)
             if self.grid:
-                report.say(f"{folder}: FAILED, the others go on")
-                self.grid.end(failed=True)
+                reason = reason if str(folder) in reason else f"{folder}: {reason}"
+                report.say(f"FAILED, the others go on: {reason}")
+                self.grid.end(config.name, config.iterations, failed=True)
+            self.failures.append(reason)
             return
         if self.grid:
-            self.grid.end()
+            self.grid.end(config.name, config.iterations)
 
     def all(self) -> int:
         """Carry out all runs; the exit code: 0, 2 if a run failed, 130 if they were stopped.

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from threading import Lock
@@ -49,7 +50,7 @@ class Grid:
     def __init__(self, runs: int, iterations: int, name: str = "grid"):
         self.name, self.runs, self.iterations, self.began = name, runs, iterations, time.monotonic()
         self.ended, self.failed, self.done, self.trained, self.said = 0, 0, 0, 0, time.monotonic()
-        self.places, self.lock = [], Lock()
+        self.reached, self.places, self.lock = Counter(), [], Lock()            # reached: iterations of a run
         self.bar = new_bar(name, iterations, position=0)
 
     def place(self) -> int:
@@ -63,9 +64,10 @@ class Grid:
         with self.lock:
             self.places.remove(place)
 
-    def advance(self, iterations: int, trained: bool = True) -> None:
+    def advance(self, run: str, iterations: int, trained: bool = True) -> None:
         """Count iterations of a run, whether trained now or before."""
         with self.lock:
+            self.reached[run] += iterations
             self.done += iterations
             self.trained += iterations * trained
             if self.bar is not None:
@@ -74,10 +76,14 @@ class Grid:
         if due:
             self.tell()
 
-    def end(self, failed: bool = False) -> None:
-        """Count a run that is done."""
+    def end(self, run: str, iterations: int, failed: bool = False) -> None:
+        """Count a run of so many iterations that is done; what a failed one did not do is not waited for."""
         with self.lock:
             self.ended, self.failed = self.ended + 1, self.failed + failed
+            if failed:
+                self.iterations -= iterations - self.reached[run]
+                if self.bar is not None:
+                    self.bar.total = self.iterations
         self.tell()
 
     def tell(self) -> None:
@@ -108,7 +114,7 @@ class Progress:
         self.place = 0 if grid is None else grid.place()
         self.bar = new_bar(name, total, done, position=self.place, leave=grid is None)
         if grid is not None:
-            grid.advance(done, trained=False)
+            grid.advance(name, done, trained=False)
 
     def show(self, record: dict) -> None:
         """Bring a line of the log before the reader."""
@@ -121,7 +127,7 @@ class Progress:
             say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
                 f"{rate:.1f} it/s  {duration((self.total - step) / rate)} left{collapsed}")
         if self.grid is not None:
-            self.grid.advance(step - self.step)
+            self.grid.advance(self.name, step - self.step)
         self.step = step
 
     def validation(self, step: int, scores: dict[str, float]) -> None:

@@ -145,11 +145,15 @@ class Run:
         self.dataset, split = dataset, Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
         # Without factors there is no score to select by.
+        if not dataset.factor_names and config.select not in (Config.select, "rec", "last"):
+            raise ValueError(f"--select {config.select}: {config.dataset} has no factors, so no scores; "
+                             "expected rec or last")
         self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
         self.check_factors()
         self.step = Step(self.config, dataset, split.training, self.device, self.threads)
         self.seconds, self.log_bytes, self.faint = 0.0, 0, 0
         self.kept = 0                                            # the iteration of last.pt
+        self.began_at = None                                     # the commit of the code that began the run
         self.best = {"iteration": 0, "score": -math.inf}
         self.check_folder()
         self.claim = Claim(self.folder)
@@ -189,10 +193,13 @@ class Run:
         if not file.exists():
             content = {"settings": dataclasses.asdict(self.config), "elbo": self.step.description,
                        "content": self.dataset.content, "threads": self.threads, **machine(self.device)}
+            self.began_at = content["commit"]
             return write_whole(file, json.dumps(content, indent=1).encode())
         try:
             stored = records.parse(file.read_bytes())
             records.check(stored, {"settings": {}, "threads": records.whole})
+            self.began_at = stored.get("commit")
+            records.check(self.began_at, records.commit, "commit")
             other = differences(self.config, stored["settings"])
             if not same_content(stored.get("content"), self.dataset):
                 other.append(OTHER_IMAGES)
@@ -325,11 +332,12 @@ class Run:
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; keeps the network if none was better (Sec. 6.5)."""
         scores, codes = evaluate(self.step.vae, self.dataset, self.validation)
-        # NaN and the first look never win; the earliest of equal scores does.
+        # The first look never wins, NaN only where there is nothing else; the earliest of equal scores does.
         by = self.select
         score = self.iteration if by == "last" else -scores["rec"] if by == "rec" else scores[by]
+        score = -math.inf if math.isnan(score) else score
         first_look = self.iteration % self.interval and self.iteration < self.config.iterations
-        if not first_look and score > self.best["score"]:
+        if not first_look and (score > self.best["score"] or not self.best["iteration"]):
             self.best = {"iteration": self.iteration, "score": score}
             vae, beta = self.step.vae, self.step.objective.beta().item()
             save(self.folder / "best.pt", {"network": vae.settings, "vae": vae.state_dict(), "beta": beta,
@@ -385,6 +393,8 @@ class Run:
             "dataset": self.dataset.source, "content": self.dataset.content, "seconds": self.seconds,
             "threads": self.threads, **machine(self.device),
         }
+        if self.began_at != results["commit"]:
+            results["began_at_commit"] = self.began_at
         write_whole(self.folder / "results.json", json.dumps(results, indent=1).encode())
         return results
 

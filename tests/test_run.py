@@ -149,7 +149,9 @@ def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(tmp_path):
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
     done = small_run(tmp_path, "--iterations", 20, "--model", "vae", "lvae", "beta-vae")
-    assert done.returncode == 2 and "grid: 3 of 3 runs done, 1 failed" in done.stdout
+    assert done.returncode == 2
+    assert "grid: 3 of 3 runs done, 1 failed, 100% of all iterations, 0:00:00 left" in done.stdout
+    assert f"FAILED, the others go on: {folder}: holds thesis.tex" in done.stdout
     assert done.stderr.count("\n") == 1 and "holds thesis.tex and no config.json" in done.stderr
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
     assert len(list(tmp_path.glob("*/results.json"))) == 2
@@ -248,6 +250,17 @@ def test_a_collapse_is_told_with_what_to_try(finished, kl, model, words):
     assert words in last and ("try" in last) == ((kl, model) != (1.6, "dynamic-vae"))
 
 
+def test_a_failure_that_names_no_run_is_told_with_its_run(tmp_path, monkeypatch, capsys):
+    def one(self, config, folder):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(run.Runs, "train", one)
+    assert run.command(["--seed", "5", "6", "--iterations", "20", "--out", str(tmp_path)]) == 2
+    for said in capsys.readouterr():
+        for seed in (5, 6):
+            assert f"{tmp_path}/dsprites-lvae-iterations20-seed{seed}: no such thing" in said
+
+
 def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monkeypatch, capsys):
     def one(self, config, folder):
         if config.model == "vae":
@@ -257,6 +270,7 @@ def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monke
     assert run.command(["--model", "vae", "lvae", "--iterations", "20", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert "grid: 1 of 2 runs done, 1 failed" in said.out and "lvae-iterations20: stopped" in said.out
+    assert "FAILED, the others go on: " in said.out and "dsprites-vae-iterations20: an error of" in said.out
     assert "RuntimeError: of ours" in said.err and said.err.endswith("see above (RuntimeError)\n")
 
 

@@ -215,6 +215,35 @@ def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(
     assert run.best["iteration"] == load_checkpoint(tmp_path / "best.pt")["iteration"] == selected
 
 
+def test_where_no_score_is_a_number_the_earliest_network_is_kept(small, tmp_path, monkeypatch):
+    nothing = {"rec": 1.0, "kl": 1.0, "rec_mean": 1.0, "beta_vae": math.nan}
+    monkeypatch.setattr(train, "evaluate", lambda *_: (dict(nothing), None))
+    monkeypatch.setattr(Run, "draw", lambda *_: None)
+    run = Run(config(iterations=10), tmp_path, small)
+    run.train()
+    assert run.finish()["selected"] == {"iteration": 1, "score": -math.inf, "by": "validation beta_vae"}
+
+
+def test_a_score_cannot_select_where_there_are_no_factors(small, tmp_path):
+    small.factor_names, small.factor_sizes = [], ()
+    with pytest.raises(ValueError, match="--select mig: .* has no factors, .*; expected rec or last"):
+        Run(config(iterations=12, select="mig"), tmp_path / "run", small)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_other_code_began_says_so(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "draw", lambda *_: None)
+    run = Run(config(iterations=10), tmp_path, small)
+    run.train(StopAt(run, 4))
+    run.close()
+    monkeypatch.setattr(report, "commit", lambda: "0123456789")
+    began = json.loads((tmp_path / "config.json").read_text())["commit"]
+    run = Run(config(iterations=10), tmp_path, small)
+    run.train()
+    results = run.finish()
+    assert (results["began_at_commit"], results["commit"]) == (began, "0123456789")
+
+
 @pytest.mark.parametrize("select, selected", [("mig", 3), ("rec", 2), ("last", 4)])
 def test_another_score_can_select(small, tmp_path, monkeypatch, select, selected):
     looks = [{"rec": 5.0, "mig": 0.1}, {"rec": 3.0, "mig": 0.2}, {"rec": 4.0, "mig": 0.5}]
