@@ -5,7 +5,9 @@ Fig. 4 and scoring.py.
 """
 
 import argparse
+import dataclasses
 import math
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ from lvae_min.config import OLD_DEFAULTS, Config, evaluation_interval  # noqa: E
 from lvae_min.data import SPECS  # noqa: E402
 from lvae_min.lines import one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
-from lvae_min.records import read_log, read_results  # noqa: E402
+from lvae_min.records import check, number, read_log, read_results  # noqa: E402
+from lvae_min.report import SCORES  # noqa: E402
 
 SHARED = ("latents", "precision", "select", "warmup")  # settings that runs of one protocol share too
 
@@ -37,6 +40,11 @@ class Finished:
         return self.results["settings"][setting]
 
     @property
+    def commits(self) -> list[str | None]:
+        """Of the code that finished the run, and of that which began it if it was another."""
+        return [self.results["commit"], self.results.get("began_at_commit", self.results["commit"])]
+
+    @property
     def protocol(self) -> tuple:
         """What runs must share to stand side by side: data set, iterations, schedule and the like."""
         settings = {**OLD_DEFAULTS, **self.results["settings"]}
@@ -48,6 +56,11 @@ class Finished:
         usual = Config(model=self["model"], iterations=self["iterations"], schedule=self["schedule"])
         given = self.results["settings"].get("sigma_freeze", usual.sigma_freeze)
         return given if OBJECTIVES[self["model"]].has_scales and given != usual.sigma_freeze else None
+
+    @property
+    def held(self) -> str:
+        """That in words, behind a method's name."""
+        return "" if self.freeze is None else f", sigma held for {self.freeze:g} of the schedule"
 
     @property
     def looks(self) -> list[dict]:
@@ -66,6 +79,10 @@ def read(folder: Path) -> list[Finished]:
     for file in sorted(folder.glob("*/results.json")):
         try:
             run = Finished(file.parent, read_results(file), read_log(file.parent / "log.jsonl"))
+            settings = {field.name for field in dataclasses.fields(Config)} & set(run.results["settings"])
+            Config(**{name: run[name] for name in settings})
+            if "beta_vae" in run.results["scores"]:
+                check(run.results["scores"], dict.fromkeys(SCORES, number))
             if not run.log:
                 raise ValueError("log.jsonl is empty")
         except (ValueError, OSError) as error:
@@ -101,10 +118,15 @@ def flags(protocol: tuple) -> str:
     """The flags of run.py that make a run of this protocol, without the method."""
     dataset, iterations, schedule, *_ = protocol
     return (
-        f"--dataset {dataset} --iterations {iterations}"
+        f"--dataset {shlex.quote(dataset)} --iterations {iterations}"
         + ("" if schedule == iterations else f" --schedule {schedule}")
         + "".join(f" --{name} {value}" for name, value in unusual(protocol).items())
     )
+
+
+def rank(run: Finished) -> tuple:
+    """Of runs that could be shown the least: sigma held as by default, least seed, batch 64."""
+    return run.freeze is not None, run["seed"], abs(run["batch_size"] - 64)
 
 
 def worth(run: Finished) -> float:
@@ -128,8 +150,9 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def provenance(runs: list[Finished]) -> str:
-    """Where these runs were made, in a sentence."""
-    commits = sorted({run.results["commit"] or "unknown" for run in runs})
+    """Where these runs were made, in a sentence; one that is given twice counts once."""
+    runs = list({run.folder: run for run in runs}.values())
+    commits = sorted({made or "unknown" for run in runs for made in run.commits})
     machines = sorted(
         {
             f"{run.results['device']}, {run.results['threads']} thread{'s' * (run.results['threads'] > 1)}, "
@@ -146,9 +169,28 @@ def provenance(runs: list[Finished]) -> str:
     )
 
 
-def arguments(doc: str, networks: bool = False) -> argparse.Namespace:
-    """The command line of a script: the folder of the runs, and that of the data if it uses `networks`."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+def tex(text: str) -> str:
+    """Text for LaTeX, its special characters escaped."""
+    special = {character: rf"\{character}" for character in "&%$#_{}"}
+    words = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    return text.translate(str.maketrans({**special, **words}))
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are told in one line."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {one_line(message)[:300]}\n")
+
+
+def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.Namespace:
+    """The command line of a script: the folder of the runs; if it uses `networks` that of the data, and if it
+    writes `json` a file for what it finds.
+    """
+    parser = Parser(doc)
     parser.add_argument(
         "folder",
         type=Path,
@@ -160,19 +202,22 @@ def arguments(doc: str, networks: bool = False) -> argparse.Namespace:
         parser.add_argument(
             "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets"
         )
+    if json:
+        parser.add_argument("--json", type=Path, help="a file for the numbers, too")
     given = parser.parse_args()
     if not given.folder.is_dir():
         parser.error(f"{given.folder}: no such folder; python run.py makes runs/")
     return given
 
 
-def missing(what: str, command: str) -> None:
-    """Say what a figure lacks, and what makes it."""
-    print(f"missing: {what}; make it with\n    python run.py {command}")
+def missing(what: str, command: str, folder: Path) -> None:
+    """Say what a figure of the runs in `folder` lacks, and what makes it there."""
+    out = "" if folder in (Path("runs"), DATA) else f" --out {shlex.quote(str(folder))}"
+    print(f"missing: {what}; make it with\n    python run.py {command}{out}")
 
 
-def save(figure, name: str) -> Path:
-    file = HERE / name
+def save(figure, name: str, folder: Path | None = None) -> Path:
+    file = (folder or HERE) / name
     figure.savefig(file, dpi=100)
     print(f"written: {file}")
     return file

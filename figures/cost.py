@@ -4,22 +4,35 @@ python bench.py --json figures/data/bench.json
 python figures/cost.py [figures/data/bench.json]       writes cost.png beside this file
 """
 
-import json
-import sys
 from pathlib import Path
 
-from common import DATA, save, script
+from common import DATA, Parser, save, script
+from matplotlib.figure import Figure
 
+from lvae_min.lines import one_line
 from lvae_min.plots import new_figure
+from lvae_min.records import check, commit, count, number, parse, text
+
+FORM = {"device": text, "threads": count, "versions": {"torch": text}, "commit": commit}
+ROW = {"over": text, "value": number, "ms or GB": number}
 
 
-def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA / "bench.json"
+def measured(file: Path) -> dict:
+    """What bench.py measured. Raises ValueError if the file is not there or holds something else."""
+    again = f"make it with python bench.py --json {file}"
     if not file.exists():
-        raise ValueError(f"{file}: not there; make it with python bench.py --json {file}")
-    found = json.loads(file.read_text())
-    if not found.get("growth"):
-        raise ValueError(f"{file}: holds no measurement of growth; python bench.py --json {file}")
+        raise ValueError(f"{file}: not there; {again}")
+    try:
+        found = parse(file.read_bytes())
+        check(found, FORM, "it")
+        for row in found.get("growth") or [None]:
+            check(row, ROW, "a measurement of growth")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: no measurement of growth ({one_line(error)[:200]}); {again}") from None
+    return found
+
+
+def picture(found: dict) -> Figure:
     figure, ((batch, width, memory),) = new_figure(11, 3.6, 1, 3)
 
     def line(axes, over, label=None):
@@ -41,7 +54,14 @@ def main() -> None:
         f"commit {found['commit']}",
         fontsize=7,
     )
-    save(figure, "cost.png")
+    return figure
 
 
-script(main)
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("file", type=Path, nargs="?", default=DATA / "bench.json")
+    save(picture(measured(parser.parse_args().file)), "cost.png")
+
+
+if __name__ == "__main__":
+    script(main)

@@ -9,10 +9,11 @@ from lvae_min.plots import new_figure
 
 
 def main() -> None:
-    runs = [run for run in read(arguments(__doc__).folder) if run["model"] in ("vae", "beta-vae")]
+    folder = arguments(__doc__).folder
+    runs = [run for run in read(folder) if run["model"] in ("vae", "beta-vae")]
     runs = [run for run in runs if run["model"] == "vae" or run["beta"] == 2]
     if not runs:
-        missing("VAE and beta-VAE", "--model vae beta-vae --iterations 50000 --schedule 300000")
+        missing("VAE and beta-VAE", "--model vae beta-vae --iterations 50000 --schedule 300000", folder)
         return
     # The longest pair of one data set and schedule, batch size and seed; dSprites before others.
     pairs = {}
@@ -23,7 +24,7 @@ def main() -> None:
         key=lambda item: (len(item[1]), item[0][0][0] == "dsprites", item[0][0][1], -item[0][2]),
     )
     for model in {"vae", "beta-vae"} - set(pair):
-        missing(model, f"--model {model} {flags(protocol)} --batch-size {batch_size} --seed {seed}")
+        missing(model, f"--model {model} {flags(protocol)} --batch-size {batch_size} --seed {seed}", folder)
     figure, axes = new_figure(9, 3.6, 1, 2, sharex=True, sharey=True)
     for cell, model, title in zip(
         axes[0], ("vae", "beta-vae"), ("(a) VAE", "(b) beta-VAE, beta = 2"), strict=True

@@ -16,10 +16,12 @@ def weight(run: Finished) -> float:
 
 
 def main() -> None:
-    runs = [run for run in read(arguments(__doc__).folder) if run["model"] in ("vae", "beta-vae")]
+    folder = arguments(__doc__).folder
+    runs = [run for run in read(folder) if run["model"] in ("vae", "beta-vae")]
     runs = [run for run in runs if any("beta_vae" in line["validation"] for line in run.looks)]
     if not runs:
-        missing("VAE and beta-VAE", "--model vae beta-vae --beta 2 4 --batch-size 32 64 128 256 --jobs 2")
+        search = "--model vae beta-vae --beta 2 4 --batch-size 32 64 128 256 --jobs 2"
+        missing("VAE and beta-VAE", search, folder)
         return
     panels = sorted({run.protocol for run in runs}, key=str)
     figure, axes = new_figure(4.6 * len(panels), 4, 1, len(panels))

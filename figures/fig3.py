@@ -7,26 +7,19 @@ The red line is the selected iteration. One panel for each data set and schedule
 
 import math
 
-from common import Finished, arguments, missing, named, provenance, read, save, script
+from common import Finished, arguments, missing, named, provenance, rank, read, save, script
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lvae_min.plots import new_figure
 
 
-def rank(run: Finished) -> tuple:
-    """Of runs of one protocol the first is shown: sigma held as by default, least seed, batch 64."""
-    return run.freeze is not None, run["seed"], abs(run["batch_size"] - 64)
-
-
-def main() -> None:
+def picture(found: list[Finished]) -> Figure:
+    """A panel for each protocol of L-VAE runs."""
     runs = {}
-    for run in read(arguments(__doc__).folder):
-        if run["model"] == "lvae":
-            first = runs.setdefault(run.protocol, run)
-            runs[run.protocol] = min(first, run, key=rank)
-    if not runs:
-        missing("L-VAE", "--model lvae --iterations 50000 --schedule 300000")
-        return
+    for run in found:
+        first = runs.setdefault(run.protocol, run)
+        runs[run.protocol] = min(first, run, key=rank)
     columns = min(len(runs), 3)
     rows = math.ceil(len(runs) / columns)
     figure, axes = new_figure(5 * columns, 4 * rows, rows, columns)
@@ -50,9 +43,19 @@ def main() -> None:
         )
         score.set(ylabel="beta-VAE score, validation (0 to 1)", ylim=(0, 1.05))
         lines = [*cell.get_lines(), *score.get_lines()]
-        cell.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="lower right")
+        score.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="lower right", framealpha=1)
     figure.suptitle(f"Paper's Fig. 3\n{provenance(list(runs.values()))}", fontsize=7)
-    save(figure, "fig3.png")
+    return figure
 
 
-script(main)
+def main() -> None:
+    folder = arguments(__doc__).folder
+    runs = [run for run in read(folder) if run["model"] == "lvae"]
+    if not runs:
+        missing("L-VAE", "--model lvae --iterations 50000 --schedule 300000", folder)
+        return
+    save(picture(runs), "fig3.png")
+
+
+if __name__ == "__main__":
+    script(main)

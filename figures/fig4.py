@@ -6,7 +6,7 @@ Needs the networks (best.pt), which figures/data does not hold, and the data set
 """
 
 import torch
-from common import arguments, cut, missing, provenance, read, save, script
+from common import arguments, missing, named, provenance, rank, read, save, script, unusual
 
 import lvae_min
 from lvae_min import data, plots
@@ -15,14 +15,13 @@ from lvae_min.train import evaluate
 
 def main() -> None:
     given = arguments(__doc__, networks=True)
+    runs = [run for run in read(given.folder) if run["model"] == "lvae" and (run.folder / "best.pt").exists()]
+    runs.sort(key=lambda run: (-run["iterations"], run["schedule"], len(unusual(run.protocol)), *rank(run)))
     longest = {}
-    for run in read(given.folder):
-        if run["model"] == "lvae" and (run.folder / "best.pt").exists():
-            other = longest.setdefault(run["dataset"], run)
-            if (run["iterations"], -run["schedule"]) > (other["iterations"], -other["schedule"]):
-                longest[run["dataset"]] = run
+    for run in runs:
+        longest.setdefault(run["dataset"], run)
     if not longest:
-        missing("an L-VAE and its network", "--model lvae --iterations 50000")
+        missing("an L-VAE and its network", "--model lvae --iterations 50000", given.folder)
     for name, run in longest.items():
         try:
             dataset, vae = data.load(name, given.data), lvae_min.load(run.folder)
@@ -33,7 +32,7 @@ def main() -> None:
         _, codes = evaluate(vae, dataset, index)
         images = plots.traversal(vae, dataset.batch(torch.from_numpy(index[:1])))
         heading = (
-            f"Paper's Fig. 4, {name}, L-VAE, {cut(run.protocol)} iterations: each row moves one latent\n"
+            f"Paper's Fig. 4, L-VAE{run.held}, {named(run.protocol)}: each row moves one latent\n"
             f"{provenance([run])}"
         )
         figure = plots.traversal_figure(images, plots.latent_titles(vae, dataset, index, codes), heading)

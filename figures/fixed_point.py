@@ -59,9 +59,9 @@ def run_table(runs: list) -> list[str]:
         end, last = run.results["equilibrium"], run.log[-1]
         first, second = end["residuals"].values()
         lines.append(
-            f"| {named(run.protocol)} | {run['batch_size']} | {run['seed']} "
+            f"| {named(run.protocol)}{run.held} | {run['batch_size']} | {run['seed']} "
             f"| {end['rec']:.2f} | {end['kl']:.2f} | {last['beta']:.3f} "
-            f"| {sqrt(end['rec'] / end['kl']):.3f} | {first:+.3f} | {second:+.3f} |"
+            f"| {sqrt(end['rec'] / max(end['kl'], 1e-12)):.3f} | {first:+.3f} | {second:+.3f} |"
         )
     return lines
 
@@ -80,9 +80,10 @@ def text(runs: list) -> str:
 
 
 def main() -> None:
-    runs = [run for run in read(arguments(__doc__).folder) if run["model"] == "lvae"]
+    folder = arguments(__doc__).folder
+    runs = [run for run in read(folder) if run["model"] == "lvae"]
     if not runs:
-        missing("L-VAE", "--model lvae --iterations 50000")
+        missing("L-VAE", "--model lvae --iterations 50000", folder)
     write("fixed_point.md", text(runs))
     print(text(runs))
 

@@ -9,9 +9,12 @@ from common import DATA, arguments, missing, read, script
 
 
 def main() -> None:
-    runs = read(arguments(__doc__).folder)
+    folder = arguments(__doc__).folder
+    if folder.resolve() == DATA.resolve():
+        raise ValueError(f"{folder}: holds what was kept; name the folder of the runs")
+    runs = read(folder)
     if not runs:
-        missing("a finished run", "--iterations 20000")
+        missing("a finished run", "--iterations 20000", folder)
     for run in runs:
         kept = DATA / run.folder.name
         kept.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,19 @@
-"""Fill the README: tables of the runs in figures/data, and the measurements of bench.py.
+"""Fill the README: tables and pictures of the runs in figures/data, and the measurements of bench.py.
 
-python figures/readme.py        reads figures/data and figures/data/bench.json
+python figures/readme.py        reads figures/data, writes README.md and the pictures beside what it reads
 """
 
 import json
 from pathlib import Path
 
 import collapse as collapsing
+import cost
+import fig3
 import fixed_point
 import scoring
 import table2
 import table3
-from common import DATA, HERE, Finished, provenance, read, script
+from common import DATA, HERE, Finished, provenance, read, save, script
 
 from lvae_min.config import MOVABLE, OLD_DEFAULTS
 
@@ -91,6 +93,8 @@ def main() -> None:
     readme = put(readme, "collapse", collapse(DATA / "collapse.json"))
     readme = put(readme, "scoring", scoring.text(json.loads((DATA / "scoring.json").read_text())))
     readme = put(readme, "fixed point", fixed_point.text([run for run in exact if run["model"] == "lvae"]))
+    save(fig3.picture([run for run in runs if run["model"] == "lvae"]), "fig3.png", DATA)
+    save(cost.picture(cost.measured(DATA / "bench.json")), "cost.png", DATA)
     pairs = [(run, other) for run, other in table3.pairs(exact) if other is not None]
     absent = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
     readme = put(readme, "table 3", table3.text(pairs) if pairs else absent)

@@ -1,6 +1,7 @@
 """The same networks scored in other ways, where the paper does not say which way it took.
 
-    python figures/scoring.py [runs]   writes scoring.md and data/scoring.json (the README's) beside this file
+    python figures/scoring.py [runs]   writes scoring.md beside this file
+    python figures/scoring.py runs --json figures/data/scoring.json     the README's
 
 Factors are in 10 bins, the reference's default, or as they are. SAP's S(f, z) is R^2 of a straight line, or
 the accuracy of a decision tree: the reference has both for factors in bins, and trees alone for factors as
@@ -9,7 +10,7 @@ they are. Needs the networks (best.pt), which figures/data does not hold, and th
 
 import json
 
-from common import DATA, Finished, arguments, missing, named, provenance, read, script, write
+from common import Finished, arguments, missing, named, provenance, read, script, write
 from paper import METHODS, PAPER_BETA, TABLE_2
 from table2 import TITLES, title
 
@@ -73,11 +74,12 @@ def text(found: dict) -> str:
 
 
 def main() -> None:
-    given = arguments(__doc__, networks=True)
+    given = arguments(__doc__, networks=True, json=True)
     runs = [run for run in read(given.folder) if "beta_vae" in run.results["scores"]]
     runs = [run for run in runs if (run.folder / "best.pt").exists()]
     if not runs:
-        missing("a finished run with factors, and its network", "--model lvae --iterations 50000")
+        what = "a finished run with factors, and its network"
+        missing(what, "--model lvae --iterations 50000", given.folder)
     rows, made, datasets = [], [], {}
     for run in runs:
         try:
@@ -90,8 +92,8 @@ def main() -> None:
             print(f"left out: {run.folder.name}: {error}", flush=True)
     if rows:
         found = {"rows": rows, "provenance": provenance(made), "commit": report.commit()}
-        DATA.mkdir(exist_ok=True)
-        (DATA / "scoring.json").write_text(json.dumps(found, indent=1))
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1))
         write("scoring.md", text(found))
         print(text(found))
 

@@ -7,6 +7,7 @@ score counts (Sec. 6.5); mean and sample standard deviation are over seeds. The 
 second best underlined, within one data set and one number of iterations.
 """
 
+import math
 from collections import defaultdict
 
 from common import (
@@ -20,6 +21,7 @@ from common import (
     script,
     selected,
     spread,
+    tex,
     write,
 )
 from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
@@ -57,8 +59,7 @@ def groups(runs: list[Finished]) -> dict[tuple, dict[str, list[Finished]]]:
 
 
 def title(run: Finished) -> str:
-    held = "" if run.freeze is None else f", sigma held for {run.freeze:g} of the schedule"
-    return METHODS[run["model"]] + held
+    return METHODS[run["model"]] + run.held
 
 
 def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
@@ -67,6 +68,7 @@ def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
     for name in COLUMNS if len(methods) > 2 else ():
         sign = 1 if name == "rec" else -1
         values = {model: sign * round(mean(runs, name), 2) for model, runs in methods.items()}
+        values = {model: value for model, value in values.items() if not math.isnan(value)}
         for model, value in values.items():
             place = 1 + sum(other < value for other in set(values.values()))
             if place <= 2:
@@ -129,12 +131,14 @@ def markdown(found: dict[tuple, dict[str, list[Finished]]]) -> str:
 
 
 def latex(found: dict[tuple, dict[str, list[Finished]]]) -> str:
-    lines = [r"\begin{tabular}{lrlrr" + "r" * len(COLUMNS) + "}"]
+    made = [run for methods in found.values() for runs in methods.values() for run in runs]
+    lines = [f"% Table 2 of the paper, its numbers in brackets. {provenance(made)}."]
+    lines += [r"\begin{tabular}{lrlrr" + "r" * len(COLUMNS) + "}"]
     heads = ["method", "seeds", "selected", r"$\beta$", "KL", *TITLES.values()]
     for protocol, methods in found.items():
         lines += [
             r"\hline",
-            rf"\multicolumn{{{len(heads)}}}{{l}}{{{named(protocol)}}} \\".replace("_", r"\_"),
+            rf"\multicolumn{{{len(heads)}}}{{l}}{{{tex(named(protocol))}}} \\",
             " & ".join(heads).translate(ARROWS) + r" \\",
         ]
         lines += [
@@ -145,19 +149,26 @@ def latex(found: dict[tuple, dict[str, list[Finished]]]) -> str:
 
 
 def main() -> None:
-    found = groups(read(arguments(__doc__).folder))
+    folder = arguments(__doc__).folder
+    found = groups(read(folder))
     if not found:
         missing(
             "a finished run with scores",
             f"--model {' '.join(METHODS)} --iterations 50000 --schedule 300000 --jobs 2",
+            folder,
         )
         return
     for protocol, methods in found.items():
         absent = [model for model, name in METHODS.items() if name not in methods]
         if absent:
+            there = [run for runs in methods.values() for run in runs]
+            every = {flag: " ".join(map(str, sorted({run[name] for run in there})))
+                     for flag, name in (("seed", "seed"), ("batch-size", "batch_size"))}
             missing(
                 f"{named(protocol)}: {', '.join(absent)}",
-                f"--model {' '.join(absent)} {flags(protocol)} --jobs 2",
+                f"--model {' '.join(absent)} {flags(protocol)} --seed {every['seed']} "
+                f"--batch-size {every['batch-size']} --jobs 2",
+                folder,
             )
     print(markdown(found))
     write("table2.md", markdown(found))

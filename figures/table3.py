@@ -3,7 +3,7 @@
 python figures/table3.py [runs]     writes table3.md and table3.tex beside this file
 """
 
-from common import Finished, arguments, flags, missing, named, provenance, read, script, write
+from common import Finished, arguments, flags, missing, named, provenance, read, script, tex, write
 from paper import BETA_HAT, COLUMNS, TABLE_2, TABLE_3
 from table2 import ARROWS, TITLES
 
@@ -39,7 +39,7 @@ def better(pair: tuple[Finished, Finished], name: str) -> list[bool]:
 def rows(learned: Finished, given: Finished, best: str) -> list[list[str]]:
     """The cells of a pair, beta-VAE first; `best` is the format of the better score."""
     dataset, pair = learned["dataset"], (given, learned)
-    titles = ("beta-VAE, beta = beta_hat", "L-VAE")
+    titles = ("beta-VAE, beta = beta_hat", f"L-VAE{learned.held}")
     papers = (TABLE_3, {dataset: TABLE_2.get((dataset, "lvae"))})
     lines = []
     for place, (run, title, paper) in enumerate(zip(pair, titles, papers, strict=True)):
@@ -68,24 +68,29 @@ def text(found: list[tuple[Finished, Finished]]) -> str:
 
 
 def latex(found: list[tuple[Finished, Finished]]) -> str:
-    lines = [r"\begin{tabular}{lrlrr" + "r" * len(COLUMNS) + "}"]
+    made = [run for pair in found for run in pair]
+    lines = [f"% Table 3 of the paper, its numbers in brackets. {provenance(made)}."]
+    lines += [r"\begin{tabular}{lrlrr" + "r" * len(COLUMNS) + "}"]
     lines += [" & ".join(HEADS).translate(ARROWS) + r" \\"]
     for pair in found:
-        lines += [r"\hline", *(" & ".join(cells).translate(ARROWS) + r" \\"
-                               for cells in rows(*pair, r"\textbf{{{}}}"))]
+        lines.append(r"\hline")
+        for name, *cells in rows(*pair, r"\textbf{{{}}}"):
+            lines.append(" & ".join([tex(name), *(cell.translate(ARROWS) for cell in cells)]) + r" \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}"])
 
 
 def main() -> None:
-    found = pairs(read(arguments(__doc__).folder))
+    folder = arguments(__doc__).folder
+    found = pairs(read(folder))
     if not found:
-        missing("L-VAE", "--model lvae --iterations 50000 --schedule 300000")
+        missing("L-VAE", "--model lvae --iterations 50000", folder)
     for run, other in found:
         if other is None:
             missing(
                 f"beta-VAE with the beta of {run.folder.name}",
-                f"--model beta-vae --beta {run.results['scores']['beta']:.2f} {flags(run.protocol)} "
+                f"--model beta-vae --beta {run.results['scores']['beta']:.4g} {flags(run.protocol)} "
                 f"--batch-size {run['batch_size']} --seed {run['seed']}",
+                folder,
             )
     whole = [(run, other) for run, other in found if other is not None]
     if whole:

@@ -28,6 +28,11 @@ def finite(value) -> bool:
     return number(value) and abs(value) < 3.5e38
 
 
+def term(value) -> bool:
+    """A squared error or a divergence."""
+    return finite(value) and value >= 0
+
+
 def sizes(value) -> bool:
     return isinstance(value, (list, tuple)) and all(map(count, value))
 
@@ -88,8 +93,9 @@ def read_results(file: Path) -> dict:
     results = parse(file.read_bytes())
     check(results, RESULTS, "it")
     check(results["scores"], dict.fromkeys(results["scores"], number))
+    check(results.get("began_at_commit"), commit, "began_at_commit")
     if results["settings"]["model"] == "lvae" or results["equilibrium"]:
-        check(results["equilibrium"], {"rec": number, "kl": number, "residuals": {}, "transient": truth})
+        check(results["equilibrium"], {"rec": term, "kl": term, "residuals": {}, "transient": truth})
         residuals = results["equilibrium"]["residuals"]
         check(residuals, SCALES if results["settings"]["model"] == "lvae" or residuals else {})
     return results

@@ -1,12 +1,14 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import common
+import cost
 import fixed_point
 import pytest
 import scoring
@@ -44,6 +46,7 @@ def make_run(
         **settings,
     }
     learned = {"sigma_0": 0.01, "sigma_1": -0.02} if model == "lvae" else {}
+    kl_at_the_end = settings.pop("kl_at_the_end", 5.0)
     file.write_text(
         json.dumps(
             {
@@ -55,7 +58,7 @@ def make_run(
                 "threads": 1,
                 "versions": {"torch": "2.13.0"},
                 "seconds": 120,
-                "equilibrium": {"rec": 20.0, "kl": 5.0, "residuals": learned, "transient": False},
+                "equilibrium": {"rec": 20.0, "kl": kl_at_the_end, "residuals": learned, "transient": False},
             }
         )
     )
@@ -143,8 +146,58 @@ def test_table_3_marks_the_better_of_two_in_markdown_and_latex(tmp_path):
     pairs = table3.pairs(common.read(tmp_path))
     markdown, latex = table3.text(pairs).splitlines(), table3.latex(pairs).splitlines()
     assert "**20.00** (18.13) | **0.90** (0.96)" in markdown[2] and "| 21.00 (21.14)" in markdown[3]
-    assert r"\textbf{20.00} (18.13)" in latex[3] and "beta\\_hat" in latex[3]
-    assert "& 21.00 (21.14)" in latex[4]
+    assert latex[0].startswith("% Table 3 of the paper") and "commit abc" in latex[0]
+    assert r"\textbf{20.00} (18.13)" in latex[4] and "beta\\_hat" in latex[4]
+    assert "& 21.00 (21.14)" in latex[5]
+
+
+def test_a_run_that_stands_in_two_pairs_is_counted_once(tmp_path):
+    for batch_size in (64, 32):
+        make_run(tmp_path, "lvae", batch_size=batch_size)
+    runs = common.read(tmp_path)
+    assert common.provenance([runs[0], runs[1], runs[0]]).startswith("2 runs of")
+
+
+def test_a_run_that_was_begun_with_other_code_names_both_commits(tmp_path):
+    file = make_run(tmp_path, "lvae") / "results.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "began_at_commit": "aaa"}))
+    assert "(commit aaa, abc;" in common.provenance(common.read(tmp_path))
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    for model, rec in (("vae", math.nan), ("lvae", 12.0), ("sigma-vae", 30.0), ("control-vae", 31.0)):
+        make_run(tmp_path, model, rec=rec)
+    text = table2.markdown(table2.groups(common.read(tmp_path)))
+    assert "| nan (12.46)" in text and "**12.00**" in text and "<u>30.00</u>" in text
+
+
+def test_latex_says_where_its_numbers_come_from_and_escapes_the_name_of_a_data_set(tmp_path):
+    make_run(tmp_path, "vae", dataset="a_b & 100%.npz")
+    lines = table2.latex(table2.groups(common.read(tmp_path))).splitlines()
+    assert lines[0].startswith("% Table 2 of the paper") and "commit abc" in lines[0]
+    assert r"{a\_b \& 100\%.npz, 2,000 iterations} \\" in lines[3]
+
+
+def test_runs_that_hold_sigma_longer_are_told_apart_at_the_fixed_point(tmp_path):
+    make_run(tmp_path, "lvae", sigma_freeze=0.5, kl_at_the_end=0.0)
+    (row,) = fixed_point.run_table(common.read(tmp_path))[2:]
+    assert row.startswith("| dsprites, 2,000 iterations, sigma held for 0.5 of the schedule | 64 |")
+
+
+def test_what_is_missing_is_made_where_it_is_missed_with_the_seeds_and_batches_that_are_there(
+    tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "my runs"
+    for seed, batch_size in ((0, 64), (3, 32)):
+        make_run(folder, "vae", seed=seed, batch_size=batch_size, dataset="d/my sq.npz")
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["table2.py", str(folder)])
+    table2.main()
+    command = capsys.readouterr().out.splitlines()[1].strip()
+    words = shlex.split(command)
+    configs, given = run_module.parse(words[words.index("run.py") + 1 :])
+    assert given.out == folder and {config.dataset for config in configs} == {"d/my sq.npz"}
+    assert {(config.seed, config.batch_size) for config in configs} == {(0, 64), (0, 32), (3, 64), (3, 32)}
 
 
 def test_a_suggested_command_makes_a_run_of_the_same_protocol(tmp_path):
@@ -186,8 +239,8 @@ def trained(tmp_path, small, monkeypatch):
     training.close()
     monkeypatch.setattr(data, "load", lambda *_: small)
     monkeypatch.setattr(common, "HERE", tmp_path)
-    monkeypatch.setattr(scoring, "DATA", tmp_path / "data")
-    monkeypatch.setattr(sys, "argv", ["scoring.py", str(tmp_path / "runs")])
+    given = ["scoring.py", str(tmp_path / "runs"), "--json", str(tmp_path / "found.json")]
+    monkeypatch.setattr(sys, "argv", given)
     return tmp_path / "runs" / config.name
 
 
@@ -195,7 +248,7 @@ def test_a_network_is_scored_in_each_way(trained, tmp_path, small, capsys):
     make_run(tmp_path / "runs", "vae")  # its network is not there
     scoring.main()
     assert capsys.readouterr().out.startswith(f"scored: {trained.name}\nwritten: ")
-    (row,) = json.loads((tmp_path / "data" / "scoring.json").read_text())["rows"]
+    (row,) = json.loads((tmp_path / "found.json").read_text())["rows"]
     stored = json.loads((trained / "results.json").read_text())["scores"]
     index = data.Split.of(len(small)).test
     factors, (_, codes) = small.factors(index), evaluate(lvae_min.load(trained), small, index)
@@ -303,6 +356,55 @@ def test_a_damaged_run_is_told_in_one_line(copied, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "damaged" in done.stderr
     done = call(copied, "fig1", tmp_path / "nowhere")
     assert done.returncode == 2 and "no such folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "path, value, told",
+    [
+        (("scores", "mig"), None, "mig is missing"),
+        (("settings", "warmup"), ["linear"], "--warmup"),
+        (("settings", "schedule"), 10, "--schedule 10"),
+        (("settings", "model"), "gan", "--model gan"),
+        (("settings", "sigma_freeze"), "x", "--sigma-freeze x"),
+        (("equilibrium", "kl"), -1.0, "kl is -1.0"),
+        (("began_at_commit",), 5, "began_at_commit is 5"),
+    ],
+)
+def test_results_that_cannot_be_are_told_with_their_folder(tmp_path, path, value, told):
+    file = make_run(tmp_path, "lvae") / "results.json"
+    results = json.loads(file.read_text())
+    *parents, last = path
+    place = results
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    if value is None:
+        del place[last]
+    file.write_text(json.dumps(results))
+    with pytest.raises(ValueError) as error:
+        common.read(tmp_path)
+    assert told in str(error.value) and str(file.parent) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"growth": [1]}', '{"growth": 5}', "{", '{"device": "a"}'])
+def test_measurements_of_another_form_are_told_in_one_line(tmp_path, content):
+    file = tmp_path / "bench.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="no measurement of growth .*; make it with python") as error:
+        cost.measured(file)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_was_kept_is_not_kept_again(copied):
+    (copied / "data").mkdir(exist_ok=True)
+    done = call(copied, "keep", copied / "data")
+    assert done.returncode == 2 and "name the folder of the runs" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_command_line_of_a_figure_is_told_in_one_line(copied):
+    done = call(copied, "table2", "--nothing")
+    assert done.returncode == 2 and "--nothing" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_readme_holds_what_its_scripts_write(tmp_path):
