@@ -207,12 +207,15 @@ def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.
     given = parser.parse_args()
     if not given.folder.is_dir():
         parser.error(f"{given.folder}: no such folder; python run.py makes runs/")
+    if json and given.json and not given.json.parent.is_dir():
+        parser.error(f"{given.json.parent}: no such folder")
     return given
 
 
 def missing(what: str, command: str, folder: Path) -> None:
     """Say what a figure of the runs in `folder` lacks, and what makes it there."""
-    out = "" if folder in (Path("runs"), DATA) else f" --out {shlex.quote(str(folder))}"
+    usual = folder.resolve() in (Path("runs").resolve(), DATA.resolve())
+    out = "" if usual else f" --out {shlex.quote(str(folder))}"
     print(f"missing: {what}; make it with\n    python run.py {command}{out}")
 
 

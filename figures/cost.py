@@ -25,7 +25,9 @@ def measured(file: Path) -> dict:
     try:
         found = parse(file.read_bytes())
         check(found, FORM, "it")
-        for row in found.get("growth") or [None]:
+        if not found.get("growth"):
+            raise ValueError("growth is missing")
+        for row in found["growth"]:
             check(row, ROW, "a measurement of growth")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: no measurement of growth ({one_line(error)[:200]}); {again}") from None

@@ -5,7 +5,7 @@ python figures/fixed_point.py [runs]        writes fixed_point.md beside this fi
 dL/ds_i = 0:  s_i^4 = L_i,   beta_hat = s_0^2 / s_1^2 = sqrt(rec / kl),   L = 2 (sqrt(rec) + sqrt(kl))
 """
 
-from math import sqrt
+from math import inf, sqrt
 
 from common import arguments, missing, named, provenance, read, script, write
 from paper import BETA_HAT, COLUMNS, SELECTED_ITERATION, TABLE_2
@@ -37,6 +37,7 @@ def reach_table() -> list[str]:
     rises = {
         "a cosine, PyTorch's default, as here": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION),
         "a line (`--warmup linear`)": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION, "linear"),
+        f"a cosine, in a schedule of {SELECTED_ITERATION:,}": one_cycle(*2 * [SELECTED_ITERATION]),
     }
     return [
         f"| learning rate rises along | sum of the first {SELECTED_ITERATION:,} rates | s_0 at most "
@@ -58,10 +59,11 @@ def run_table(runs: list) -> list[str]:
     for run in runs:
         end, last = run.results["equilibrium"], run.log[-1]
         first, second = end["residuals"].values()
+        implied = sqrt(end["rec"] / end["kl"]) if end["kl"] else inf
         lines.append(
             f"| {named(run.protocol)}{run.held} | {run['batch_size']} | {run['seed']} "
             f"| {end['rec']:.2f} | {end['kl']:.2f} | {last['beta']:.3f} "
-            f"| {sqrt(end['rec'] / max(end['kl'], 1e-12)):.3f} | {first:+.3f} | {second:+.3f} |"
+            f"| {implied:.3f} | {first:+.3f} | {second:+.3f} |"
         )
     return lines
 

@@ -170,9 +170,9 @@ def main() -> None:
                 f"--batch-size {every['batch-size']} --jobs 2",
                 folder,
             )
-    print(markdown(found))
     write("table2.md", markdown(found))
     write("table2.tex", latex(found))
+    print(markdown(found))
 
 
 if __name__ == "__main__":

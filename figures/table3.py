@@ -7,7 +7,7 @@ from common import Finished, arguments, flags, missing, named, provenance, read,
 from paper import BETA_HAT, COLUMNS, TABLE_2, TABLE_3
 from table2 import ARROWS, TITLES
 
-NEAR = 0.01  # a beta counts as the learned one if it is that near: run.py is given two digits
+NEAR = 0.006  # a beta counts as the learned one if it differs by less than this part: two digits are enough
 
 
 def pairs(runs: list[Finished]) -> list[tuple[Finished, Finished | None]]:
@@ -23,9 +23,9 @@ def pairs(runs: list[Finished]) -> list[tuple[Finished, Finished | None]]:
                 and other.protocol == run.protocol
                 and other["seed"] == run["seed"]
                 and other["batch_size"] == run["batch_size"]
-                and abs(other["beta"] - beta) <= NEAR
+                and abs(other["beta"] - beta) <= NEAR * beta
             ]
-            found.append((run, same[0] if same else None))
+            found.append((run, min(same, key=lambda other: abs(other["beta"] - beta), default=None)))
     return found
 
 
@@ -94,9 +94,9 @@ def main() -> None:
             )
     whole = [(run, other) for run, other in found if other is not None]
     if whole:
-        print(text(whole))
         write("table3.md", text(whole))
         write("table3.tex", latex(whole))
+        print(text(whole))
 
 
 if __name__ == "__main__":

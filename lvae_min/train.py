@@ -144,10 +144,11 @@ class Run:
         self.threads = config.threads or threads or cores()
         self.dataset, split = dataset, Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
-        # Without factors there is no score to select by.
         if not dataset.factor_names and config.select not in (Config.select, "rec", "last"):
-            raise ValueError(f"--select {config.select}: {config.dataset} has no factors, so no scores; "
-                             "expected rec or last")
+            if not (self.folder / "config.json").exists():              # older runs were let begin
+                raise ValueError(f"--select {config.select}: {config.dataset} has no factors, so no scores; "
+                                 "expected rec or last")
+        # Without factors there is no score to select by.
         self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
         self.check_factors()
         self.step = Step(self.config, dataset, split.training, self.device, self.threads)

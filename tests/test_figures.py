@@ -182,6 +182,7 @@ def test_runs_that_hold_sigma_longer_are_told_apart_at_the_fixed_point(tmp_path)
     make_run(tmp_path, "lvae", sigma_freeze=0.5, kl_at_the_end=0.0)
     (row,) = fixed_point.run_table(common.read(tmp_path))[2:]
     assert row.startswith("| dsprites, 2,000 iterations, sigma held for 0.5 of the schedule | 64 |")
+    assert "| 0.00 | 2.000 | inf |" in row
 
 
 def test_what_is_missing_is_made_where_it_is_missed_with_the_seeds_and_batches_that_are_there(
@@ -198,6 +199,26 @@ def test_what_is_missing_is_made_where_it_is_missed_with_the_seeds_and_batches_t
     configs, given = run_module.parse(words[words.index("run.py") + 1 :])
     assert given.out == folder and {config.dataset for config in configs} == {"d/my sq.npz"}
     assert {(config.seed, config.batch_size) for config in configs} == {(0, 64), (0, 32), (3, 64), (3, 32)}
+
+
+@pytest.mark.parametrize("found", [0.004, 1.3942, 123.456])
+def test_the_beta_that_table_3_suggests_makes_its_pair(tmp_path, capsys, monkeypatch, found):
+    make_run(tmp_path, "lvae", found=found)
+    make_run(tmp_path, "beta-vae", beta=0.0)
+    monkeypatch.setattr(sys, "argv", ["table3.py", str(tmp_path)])
+    table3.main()
+    words = capsys.readouterr().out.split()
+    beta = float(words[words.index("--beta") + 1])
+    for other in (found * 1.005, beta):
+        make_run(tmp_path, "beta-vae", beta=other)
+    ((_, given),) = table3.pairs(common.read(tmp_path))
+    assert given["beta"] == beta
+
+
+@pytest.mark.parametrize("folder", [common.DATA, Path(os.path.relpath(common.DATA)), Path("runs")])
+def test_what_the_kept_runs_lack_is_not_made_among_them(capsys, folder):
+    common.missing("L-VAE", "--model lvae", folder)
+    assert capsys.readouterr().out.endswith("python run.py --model lvae\n")
 
 
 def test_a_suggested_command_makes_a_run_of_the_same_protocol(tmp_path):
@@ -295,8 +316,9 @@ def test_the_papers_row_is_beyond_a_rate_that_rises_along_a_cosine_and_not_along
     """The integrals of 1e-5 + 9e-5 (1 - cos(pi t / 150,000)) / 2 and 1e-5 + 9e-5 t / 150,000 up to 50,000."""
     curve = 0.5 + 4.5e-5 * (50_000 - 150_000 / math.pi * math.sin(math.pi / 3))
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in fixed_point.reach_table()[2:]]
-    assert [row[0][:6] for row in rows] == ["a cosi", "a line"]
-    for (_, total, most, _), wanted in zip(rows, (curve, 0.5 + 0.75), strict=True):
+    assert [row[0][:6] for row in rows] == ["a cosi", "a line", "a cosi"]
+    own = 25_000 * 5.5e-5 + 25_000 * 5.05e-5          # a schedule of 50,000: the means of its halves
+    for (_, total, most, _), wanted in zip(rows, (curve, 0.5 + 0.75, own), strict=True):
         assert (total, most) == (f"{wanted:.2f}", f"{1 + wanted:.2f}")
     assert float(rows[0][2]) < float(rows[0][3]) == 2.14 < float(rows[1][2])
 

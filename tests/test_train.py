@@ -224,11 +224,18 @@ def test_where_no_score_is_a_number_the_earliest_network_is_kept(small, tmp_path
     assert run.finish()["selected"] == {"iteration": 1, "score": -math.inf, "by": "validation beta_vae"}
 
 
-def test_a_score_cannot_select_where_there_are_no_factors(small, tmp_path):
+def test_a_score_cannot_select_where_there_are_no_factors(small, tmp_path, monkeypatch):
     small.factor_names, small.factor_sizes = [], ()
     with pytest.raises(ValueError, match="--select mig: .* has no factors, .*; expected rec or last"):
         Run(config(iterations=12, select="mig"), tmp_path / "run", small)
     assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Config, "select", "mig")  # as older code let it begin: that goes on
+        run = Run(config(iterations=12, select="mig"), tmp_path / "run", small)
+        run.train(StopAt(run, 4))
+        run.close()
+    run = Run(config(iterations=12, select="mig"), tmp_path / "run", small)
+    assert run.iteration == 4 and run.select == "last"
 
 
 def test_a_run_that_other_code_began_says_so(small, tmp_path, monkeypatch):
