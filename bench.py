@@ -19,7 +19,6 @@
 A time is the least of several, since a machine that others use only ever adds to it.
 """
 
-import argparse
 import json
 import multiprocessing
 import subprocess
@@ -42,6 +41,7 @@ import lvae_min.step
 from lvae_min import fused, losses, metrics, model, report
 from lvae_min.config import Config
 from lvae_min.data import SCORED, SPECS, Batches, Dataset, Split, load
+from lvae_min.lines import Parser
 from lvae_min.step import Step
 from lvae_min.stores import Bits, Pixels
 from lvae_min.train import cores, evaluate, pick_device
@@ -533,9 +533,7 @@ def show(title: str, rows: list[dict]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="bench.py", description=__doc__)
     parser.add_argument("bench", nargs="*", help=f"which: {', '.join(BENCHES)} (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")

@@ -28,7 +28,7 @@ import torch
 
 from lvae_min import data, records, report
 from lvae_min.config import MOVABLE, Config
-from lvae_min.lines import one_line
+from lvae_min.lines import Parser, one_line
 from lvae_min.losses import OBJECTIVES, DynamicVAE
 from lvae_min.report import Grid
 from lvae_min.step import bf16_speed
@@ -54,15 +54,9 @@ RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (                                   # as 
 LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ                  # by torchrun
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f"run.py: {one_line(message)[:300]}; run.py --help lists all\n")
-
-
 def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
     """The runs asked for, and what else was given: out, data, jobs."""
-    parser = Parser(prog="run.py", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="run.py", description=__doc__)
     for field in dataclasses.fields(Config):
         kind = next((kind for kind in (int, float) if field.type in (kind, kind | None)), str)
         default = "" if field.default is None else f" (default: {field.default})"

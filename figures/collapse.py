@@ -8,7 +8,6 @@ The images are soft dots of 32 x 32 pixels, whose variance is an eighth of dSpri
 sigma_1 falls towards its fourth root, which makes KL dearer and smaller still (README, "When it collapses").
 """
 
-import argparse
 import json
 from pathlib import Path
 from unittest import mock
@@ -19,6 +18,7 @@ from common import DATA, script, write
 from lvae_min import model, report
 from lvae_min.config import Config
 from lvae_min.data import Dataset, Spec
+from lvae_min.lines import Parser
 from lvae_min.stores import Pixels
 from lvae_min.train import Run, finished
 
@@ -64,9 +64,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/collapse"))
     folder = parser.parse_args().folder
     rows = [trained(method, freeze, folder) for method, freeze in RUNS]

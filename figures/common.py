@@ -20,7 +20,7 @@ DATA = HERE / "data"
 
 from lvae_min.config import OLD_DEFAULTS, Config, evaluation_interval  # noqa: E402
 from lvae_min.data import SPECS  # noqa: E402
-from lvae_min.lines import one_line  # noqa: E402
+from lvae_min.lines import Parser, one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.records import check, number, read_log, read_results  # noqa: E402
 from lvae_min.report import SCORES  # noqa: E402
@@ -176,21 +176,11 @@ def tex(text: str) -> str:
     return text.translate(str.maketrans({**special, **words}))
 
 
-class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are told in one line."""
-
-    def __init__(self, doc: str):
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {one_line(message)[:300]}\n")
-
-
 def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.Namespace:
     """The command line of a script: the folder of the runs; if it uses `networks` that of the data, and if it
     writes `json` a file for what it finds.
     """
-    parser = Parser(doc)
+    parser = Parser(description=doc)
     parser.add_argument(
         "folder",
         type=Path,

@@ -6,10 +6,10 @@ python figures/cost.py [figures/data/bench.json]       writes cost.png beside th
 
 from pathlib import Path
 
-from common import DATA, Parser, save, script
+from common import DATA, save, script
 from matplotlib.figure import Figure
 
-from lvae_min.lines import one_line
+from lvae_min.lines import Parser, one_line
 from lvae_min.plots import new_figure
 from lvae_min.records import check, commit, count, number, parse, text
 
@@ -60,7 +60,7 @@ def picture(found: dict) -> Figure:
 
 
 def main() -> None:
-    parser = Parser(__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", default=DATA / "bench.json")
     save(picture(measured(parser.parse_args().file)), "cost.png")
 

@@ -37,7 +37,8 @@ def reach_table() -> list[str]:
     rises = {
         "a cosine, PyTorch's default, as here": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION),
         "a line (`--warmup linear`)": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION, "linear"),
-        f"a cosine, in a schedule of {SELECTED_ITERATION:,}": one_cycle(*2 * [SELECTED_ITERATION]),
+        f"a cosine, in a schedule of {SELECTED_ITERATION:,}": one_cycle(schedule=SELECTED_ITERATION,
+                                                                 iterations=SELECTED_ITERATION),
     }
     return [
         f"| learning rate rises along | sum of the first {SELECTED_ITERATION:,} rates | s_0 at most "

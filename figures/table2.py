@@ -162,12 +162,12 @@ def main() -> None:
         absent = [model for model, name in METHODS.items() if name not in methods]
         if absent:
             there = [run for runs in methods.values() for run in runs]
-            every = {flag: " ".join(map(str, sorted({run[name] for run in there})))
-                     for flag, name in (("seed", "seed"), ("batch-size", "batch_size"))}
+            seeds, sizes = (" ".join(map(str, sorted({run[name] for run in there})))
+                            for name in ("seed", "batch_size"))
             missing(
                 f"{named(protocol)}: {', '.join(absent)}",
-                f"--model {' '.join(absent)} {flags(protocol)} --seed {every['seed']} "
-                f"--batch-size {every['batch-size']} --jobs 2",
+                f"--model {' '.join(absent)} {flags(protocol)} --seed {seeds} --batch-size {sizes} "
+                "--jobs 2",
                 folder,
             )
     write("table2.md", markdown(found))

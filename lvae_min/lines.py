@@ -1,5 +1,7 @@
 """What is told to a user of an input: one line, whatever the input holds."""
 
+import argparse
+
 
 def one_line(text) -> str:
     """A text without line ends and all else that a terminal would obey: it may come out of any file."""
@@ -9,3 +11,13 @@ def one_line(text) -> str:
 def brief(error: BaseException) -> str:
     """An error's message in one short line, or its type where it has none."""
     return one_line(error)[:120] or type(error).__name__
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are told in one line, with exit code 2."""
+
+    def __init__(self, **settings):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {one_line(message)[:300]}; {self.prog} --help lists all\n")

@@ -19,7 +19,6 @@ on healthy codes is done here, number for number. Conventions of the file:
     python -m lvae_min.metrics codes.npz [--discrete] [--seed 0]        prints all six
 """
 
-import argparse
 import sys
 import warnings
 import zipfile
@@ -29,7 +28,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from lvae_min import npy
-from lvae_min.lines import one_line
+from lvae_min.lines import Parser, one_line
 
 # Made once, by the thread that imports this: looking for libraries while another thread loads one, matplotlib
 # for a picture, can block both for ever.
@@ -558,7 +557,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m lvae_min.metrics", description="Six disentanglement scores.")
+    parser = Parser(prog="python -m lvae_min.metrics", description="Six disentanglement scores.")
     parser.add_argument("file", type=Path, help=".npz with arrays factors (M, K) and codes (M, L)")
     parser.add_argument("--discrete", action="store_true", help="factors as they are; default: in 10 bins")
     parser.add_argument("--seed", type=int, default=0, help="of the two sampled scores (default 0)")

@@ -8,7 +8,6 @@ A set is made in one pass, and is there whole or not at all. arm3d needs no prep
 its published file is preferred to drawing the same images.
 """
 
-import argparse
 import hashlib
 import io
 import re
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from lvae_min import images as im
 from lvae_min import npy
 from lvae_min.data import ATTRIBUTES, DSPRITES_FILE, SPECS, Spec, load_prepared, read_dsprites
-from lvae_min.lines import brief, one_line
+from lvae_min.lines import Parser, brief, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
@@ -280,8 +279,7 @@ def place(name: str, folder: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m lvae_min.data", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m lvae_min.data", description=__doc__)
     parser.add_argument("action", choices=["prepare"])
     parser.add_argument("name", choices=ARCHIVES)
     parser.add_argument("--from", dest="file", type=Path, help="the archive (default: by its name in --data)")

@@ -49,7 +49,7 @@ class Grid:
 
     def __init__(self, runs: int, iterations: int, name: str = "grid"):
         self.name, self.runs, self.iterations, self.began = name, runs, iterations, time.monotonic()
-        self.ended, self.failed, self.done, self.trained, self.said = 0, 0, 0, 0, time.monotonic()
+        self.ended, self.failed, self.trained, self.said = 0, 0, 0, time.monotonic()
         self.reached, self.places, self.lock = Counter(), [], Lock()            # reached: iterations of a run
         self.bar = new_bar(name, iterations, position=0)
 
@@ -68,7 +68,6 @@ class Grid:
         """Count iterations of a run, whether trained now or before."""
         with self.lock:
             self.reached[run] += iterations
-            self.done += iterations
             self.trained += iterations * trained
             if self.bar is not None:
                 self.bar.update(iterations)
@@ -95,8 +94,9 @@ class Grid:
             self.bar.set_postfix_str(text)
         elif self.trained:
             rate = self.trained / max(time.monotonic() - self.began, 1e-3)
-            say(f"{self.name}: {text}, {self.done / self.iterations:.0%} of all iterations, "
-                f"{duration((self.iterations - self.done) / rate)} left")
+            done = self.reached.total()
+            say(f"{self.name}: {text}, {done / self.iterations:.0%} of all iterations, "
+                f"{duration((self.iterations - done) / rate)} left")
         else:
             say(f"{self.name}: {text}")
 

@@ -144,10 +144,6 @@ class Run:
         self.threads = config.threads or threads or cores()
         self.dataset, split = dataset, Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
-        if not dataset.factor_names and config.select not in (Config.select, "rec", "last"):
-            if not (self.folder / "config.json").exists():              # older runs were let begin
-                raise ValueError(f"--select {config.select}: {config.dataset} has no factors, so no scores; "
-                                 "expected rec or last")
         # Without factors there is no score to select by.
         self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
         self.check_factors()
@@ -169,7 +165,11 @@ class Run:
             raise
 
     def check_factors(self) -> None:
-        """Refuse a set whose validation or test images are too few for a score, before hours of training."""
+        """Refuse a set without the score to select by, or with too few images for it, before the training."""
+        asked, began = self.config.select, (self.folder / "config.json").exists()   # older runs began without
+        if not (began or self.dataset.factor_names or asked in (Config.select, self.select)):
+            raise ValueError(f"--select {asked}: {self.config.dataset} has no factors, so no scores; "
+                             "expected rec or last")
         if self.dataset.labels is None:
             return                                               # a published grid of factors
         for part, index in (("validation", self.validation), ("test", self.test)):

@@ -205,6 +205,7 @@ def test_what_is_missing_is_made_where_it_is_missed_with_the_seeds_and_batches_t
 def test_the_beta_that_table_3_suggests_makes_its_pair(tmp_path, capsys, monkeypatch, found):
     make_run(tmp_path, "lvae", found=found)
     make_run(tmp_path, "beta-vae", beta=0.0)
+    monkeypatch.setattr(common, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["table3.py", str(tmp_path)])
     table3.main()
     words = capsys.readouterr().out.split()
@@ -408,7 +409,19 @@ def test_results_that_cannot_be_are_told_with_their_folder(tmp_path, path, value
     assert told in str(error.value) and str(file.parent) in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"growth": [1]}', '{"growth": 5}', "{", '{"device": "a"}'])
+MEASURED = {"device": "a CPU", "threads": 2, "versions": {"torch": "2.13.0"}, "commit": "abc"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1]",
+        "{",
+        '{"device": "a"}',
+        *(json.dumps({**MEASURED, "growth": growth}) for growth in (5, [], [1], [{"over": "images"}])),
+        json.dumps({**MEASURED, "threads": "two", "growth": [{"over": "a", "value": 1, "ms or GB": 1}]}),
+    ],
+)
 def test_measurements_of_another_form_are_told_in_one_line(tmp_path, content):
     file = tmp_path / "bench.json"
     file.write_text(content)
@@ -422,6 +435,15 @@ def test_what_was_kept_is_not_kept_again(copied):
     done = call(copied, "keep", copied / "data")
     assert done.returncode == 2 and "name the folder of the runs" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["bench.py"], ["run.py"], ["-m", "lvae_min.metrics"], ["-m", "lvae_min.data"]]
+)
+def test_a_wrong_command_line_is_told_in_one_line(command):
+    given = [sys.executable, *command, "--nothing"]
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--help lists all" in done.stderr
 
 
 def test_a_wrong_command_line_of_a_figure_is_told_in_one_line(copied):
