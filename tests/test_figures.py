@@ -210,7 +210,7 @@ def test_the_beta_that_table_3_suggests_makes_its_pair(tmp_path, capsys, monkeyp
     table3.main()
     words = capsys.readouterr().out.split()
     beta = float(words[words.index("--beta") + 1])
-    for other in (found * 1.005, beta):
+    for other in (found * 0.995, found * 1.005, beta):
         make_run(tmp_path, "beta-vae", beta=other)
     ((_, given),) = table3.pairs(common.read(tmp_path))
     assert given["beta"] == beta
@@ -291,6 +291,11 @@ def test_networks_stand_in_the_order_of_table_2_within_a_protocol():
     names = [("b", "VAE"), ("b", "L-VAE, sigma held for 0.5"), ("a", "L-VAE"), ("b", "beta-VAE")]
     table = scoring.table([{**row, "run": run, "method": method} for run, method in names]).splitlines()[2:]
     assert [line.split(" | ")[1].split(",")[0] for line in table] == ["L-VAE", "VAE", "beta-VAE", "L-VAE"]
+
+
+def test_a_file_that_cannot_be_written_is_told_before_networks_are_scored(copied, tmp_path):
+    done = call(copied, "scoring", tmp_path, "--json", tmp_path / "nowhere" / "found.json")
+    assert done.returncode == 2 and f"{tmp_path / 'nowhere'}: no such folder" in done.stderr
 
 
 def test_a_network_that_cannot_be_scored_is_left_out_and_named(trained, capsys):
