@@ -1,8 +1,8 @@
 """Train L-VAE or one of its five rivals, select a checkpoint, score it and draw it.
 
-    python run.py --dataset dsprites --model lvae                      the paper's: 300,000 iterations
-    python run.py --model lvae --iterations 20000                      the schedule fitted to 20,000
-    python run.py --model lvae --iterations 50000 --schedule 300000    a sixth of the paper's schedule
+    python run.py --dataset dsprites --model lvae                      10,000 iterations, minutes
+    python run.py --dataset dsprites --model lvae --paper              the paper's 300,000 (Sec. 6.3), hours
+    python run.py --model lvae --paper --iterations 50000              the first 50,000 of them
     python run.py --model vae lvae --seed 0 1 2 --jobs 2               a grid of six runs, two at once
     torchrun --nproc-per-node 8 run.py --model vae lvae --seed 0 1 2   the same, shared by eight processes
 
@@ -42,6 +42,7 @@ from lvae_min.train import (
     pick_device,
     refuse,
     same_content,
+    unlearned,
 )
 
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)     # one line each
@@ -61,6 +62,10 @@ def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
         kind = next((kind for kind in (int, float) if field.type in (kind, kind | None)), str)
         default = "" if field.default is None else f" (default: {field.default})"
         flag = f"--{field.name.replace('_', '-')}"
+        if field.type is bool:
+            parser.add_argument(flag, action="store_const", const=[True], default=[False],
+                                help=field.metadata["help"])
+            continue
         several = 1 if field.name in MOVABLE else "+"
         parser.add_argument(flag, type=kind, nargs=several, default=[field.default],
                             metavar=field.name.upper(), help=field.metadata["help"] + default)
@@ -83,12 +88,19 @@ def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
 
 def summary(results: dict) -> str:
     """What a finished run found, as a few lines."""
-    selected, settled = results["selected"], results["equilibrium"]
-    names = {f"validation {name}": f"the validation {title} score" for name, title in report.SCORES.items()}
+    selected, settled, last = results["selected"], results["equilibrium"], results.get("last")
+    names = {f"validation {name}": f"the best validation {title} score" for name, title in report.SCORES.items()}
     by = names.get(selected["by"], selected["by"])
-    lines = [report.table(results["scores"]),
-             f"test scores (10 bins) of iteration {selected['iteration']}, selected by {by}; rec from mu: "
-             f"{results['rec_mean']:.2f}; {results['seconds'] / 60:.1f} min"]
+    scored = {**results["scores"], "rec_mean": results["rec_mean"]}
+    rows = {f"iteration {selected['iteration']:,}": scored}
+    if last and last["iteration"] != selected["iteration"]:
+        rows = {f"selected, {title}": row for title, row in rows.items()}
+        rows[f"last, iteration {last['iteration']:,}"] = last
+    lines = [report.table(rows),
+             f"scores of {results['images']:,} test images, factors in {results['bins']} bins; network: {by}; "
+             f"{results['seconds'] / 60:.1f} min"]
+    if last and (warning := unlearned(results["scores"]["kl"], last["kl"])):
+        lines.append(warning)
     if settled:
         residuals = ", ".join(f"{name}^4 / {term} - 1 = {value:+.3f}" for term, (name, value)
                               in zip(("rec", "kl"), settled["residuals"].items(), strict=True))
@@ -107,7 +119,8 @@ def remedy(settings: dict, rose: bool) -> str:
     if method.has_scales and settings["sigma_freeze"] < 0.5:
         return "try --sigma-freeze 0.5, which holds sigma at 1 until kl has risen"
     if method is DynamicVAE:
-        cause = f"its beta, {method.FIRST:g} at the start, does that until it has come down"
+        cause = (f"its beta, {settings.get('beta_start') or method.controls['beta_start']:g} at the start, does "
+                 "that until it has come down")
         return cause if rose else f"{cause}: try more --iterations"
     return "try a lower --beta" if method.has_beta else "try another --seed"
 
@@ -159,6 +172,8 @@ class Runs:
             report.say(f"{folder}: {begins} iteration {run.iteration} of {config.iterations}, "
                        f"{len(dataset)} images ({dataset.source}), {run.step.description}, {run.device}, "
                        f"{run.threads} threads" + self.about_bf16(run))
+            for note in run.config.notes if not run.iteration else []:
+                report.say(f"{folder}: {note}")
             return run.finish() if run.train(self.stop, self.grid) else None
         finally:
             run.close()

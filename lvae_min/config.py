@@ -1,31 +1,47 @@
 """The settings of a run and the learning rates that follow from them (Sec. 6.3)."""
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
-from lvae_min.data import NAMES, SPECS, is_path, own_name
+from lvae_min.data import NAMES, SPECS, is_path, own_name, spec_of
 from lvae_min.lines import one_line
 from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 from lvae_min.report import SCORES
 
-MAX_RATE, START_RATE, END_RATE = 1e-4, 1e-5, 1e-6       # Sec. 6.3
+PAPER_RATE = 1e-4               # Sec. 6.3: the peak of the OneCycle of 300,000 iterations
+START, END = 10, 100            # the peak is divided by them: 1e-5 and 1e-6 in Sec. 6.3
+MAX_RATE = 2e-3                 # of a schedule that names no rate: higher ones brought nothing
 MAX_SIGMA_RATE = 1e-2
+TOO_FAST = 1e-3                 # all runs with such a peak ended with low scores (figures/rate.py)
 LONGEST = 10_000_000            # iterations: their learning rates are kept, half a gigabyte while computed
-OLD_DEFAULTS = {"precision": "float32", "select": "beta_vae", "warmup": "cosine"}       # not in older runs
 MOVABLE = ("device", "threads", "loss", "graph")        # where and how a run is done, not what it is
+# Settings that older runs did not write down, and what they were.
+OLD_DEFAULTS = {"precision": "float32", "select": "beta_vae", "warmup": "cosine", "paper": False,
+                "rate": PAPER_RATE, "rate_form": "onecycle"}
+CONTROL = ("kl_target", "kl_start", "kl_rise", "kl_period", "kp", "ki", "beta_start")
 
 
 def setting(default, text: str):
     return dataclasses.field(default=default, metadata={"help": text})
 
 
+def control_defaults(name: str) -> str:
+    """What a setting of the controllers is by default, in words."""
+    return ", ".join(f"{OBJECTIVES[model].controls[name]:g} for {model}" for model in OBJECTIVES
+                     if OBJECTIVES[model].controls)
+
+
 @dataclass(frozen=True)
 class Config:
-    """Settings of a run. A setting left at None follows from the others; the defaults are those of the paper.
+    """Settings of a run. One left at None follows from the others, as its help says.
+
+    Without `paper` a run is short: a schedule of minutes and the learning rate that belongs to it. With it,
+    what is not given is as in Sec. 6.3 (for CelebA Sec. 8).
 
     Raises ValueError for an unknown name or an impossible value.
     """
@@ -33,21 +49,47 @@ class Config:
     dataset: str = setting("dsprites", f"data set: {', '.join(SPECS)}, or the path of your images: a folder, "
                                          "an .npz or an .h5")
     model: str = setting("lvae", f"method: {', '.join(OBJECTIVES)}")
-    iterations: int = setting(PAPER_ITERATIONS, "training iterations (Sec. 6.3: up to 300,000)")
+    paper: bool = setting(False, "train as in Sec. 6.3: 300,000 iterations, peak rate 1e-4, the network of the "
+                                 "best validation score (celeba, Sec. 8: 1M iterations of batch 128 at a "
+                                 "constant rate of 1e-4, the last network); other flags take precedence")
+    iterations: int | None = setting(None, "training iterations (Sec. 6.3: up to 300,000; default: the "
+                                           "schedule if that is given, or else "
+                                           "10,000; 5,000 for celeba)")
     schedule: int | None = setting(None, "length of the OneCycle learning-rate schedule in iterations; "
-                                         "fewer iterations than that truncate it (default: the iterations)")
-    warmup: str = setting("cosine", "rise of the learning rate in the first half of the schedule: along a "
-                                    "cosine or linear (Sec. 6.3 does not say)")
-    batch_size: int = setting(64, "images a batch (Sec. 6.3: 32, 64, 128 or 256)")
+                                         "fewer iterations than that truncate it (default: the iterations; "
+                                         "with --paper 300,000)")
+    rate: float | None = setting(None, "learning rate: the peak of the schedule, which starts at a tenth and "
+                                       "ends at a hundredth of it (default: 1e-4 sqrt(300,000 / schedule), at "
+                                       "most 2e-3; Sec. 6.3: 1e-4)")
+    rate_form: str | None = setting(None, "onecycle or constant (Sec. 8, for CelebA; default: onecycle)")
+    warmup: str = setting("linear", "rise of the learning rate in the first half of the schedule: linear, or "
+                                    "along a cosine (Sec. 6.3 does not say)")
+    batch_size: int | None = setting(None, "images a batch (Sec. 6.3: 32, 64, 128 or 256; default: 64)")
     seed: int = setting(0, "seed of weights, batches and noise")
     beta: float = setting(2.0, "weight of the KL term, for beta-vae (Sec. 6.3: 2 or 4)")
+    kl_target: float | None = setting(None, "KL in nats that a controller steers to at the end of its ramp "
+                                            f"(Sec. 6.3: 18; default: {control_defaults('kl_target')})")
+    kl_start: float | None = setting(None, "KL in nats at which that ramp begins (default: "
+                                           f"{control_defaults('kl_start')})")
+    kl_rise: float | None = setting(None, "nats that the ramp rises in each period (default: "
+                                          f"{control_defaults('kl_rise')})")
+    kl_period: float | None = setting(None, "iterations of a period in a schedule of 300,000, stretched with "
+                                            f"others (default: {control_defaults('kl_period')})")
+    kp: float | None = setting(None, "proportional gain of a controller (Sec. 6.3: 0.01; default: "
+                                     f"{control_defaults('kp')})")
+    ki: float | None = setting(None, "integral gain of a controller (Sec. 6.3; in a shorter schedule "
+                                     f"that of dynamic-vae is as much larger, up to 30 times; default: {control_defaults('ki')})")
+    beta_start: float | None = setting(None, "beta before the first iteration of a controller, for "
+                                             "control-vae its integral alone (Sec. 6.3; default: "
+                                             f"{control_defaults('beta_start')})")
     latents: int | None = setting(None, "dimensions of z (default: the number of factors, Sec. 6.3; "
                                         "10 for celeba and without factors)")
     sigma_freeze: float | None = setting(None, "fraction of the schedule in which learned scales stay at 1 "
-                                               "(default: 0 at a schedule of 300,000, 0.05 at a shorter one)")
-    select: str = setting("beta_vae", "validation score that selects the network (Sec. 6.5): "
-                                      f"{', '.join(SCORES)}, rec (the lowest), or last, the last iteration; "
-                                      "without factors rec or last")
+                                               "(default: 0.05; 0 with --paper and at a schedule of 300,000)")
+    select: str | None = setting(None, "network that is scored and drawn at the end: last, the last one, or "
+                                       "the best of a validation score (Sec. 6.5): "
+                                       f"{', '.join(SCORES)}, rec (the lowest); without factors rec or last "
+                                       "(default: last; with --paper beta_vae)")
     precision: str = setting("float32", "of the network's products in training: float32, or bf16, which is "
                                         "faster and rounds to 8 bits; scores are always float32's")
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
@@ -59,20 +101,22 @@ class Config:
         for field in dataclasses.fields(self):
             kind, value = field.type, getattr(self, field.name)
             fits = isinstance(value, kind) or (isinstance(value, int) and float in (kind, *get_args(kind)))
-            self.check(field.name, fits, f"{getattr(kind, '__name__', kind)}, not {type(value).__name__}")
-        if self.schedule is None:
-            object.__setattr__(self, "schedule", self.iterations)
-        if self.sigma_freeze is None:
-            object.__setattr__(self, "sigma_freeze", 0.05 if self.schedule < PAPER_ITERATIONS else 0.0)
+            named = " or ".join(part.__name__ for part in get_args(kind) or [kind] if part is not type(None))
+            self.check(field.name, fits, f"{named}, not {type(value).__name__}")
         # They would be printed, and some make no file's name.
         self.check("dataset", not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", self.dataset),
                    "no control characters and no bytes that are not UTF-8; rename it")
         self.check("dataset", self.dataset in SPECS or is_path(self.dataset), NAMES)
         self.check("model", self.model in OBJECTIVES, " or ".join(OBJECTIVES))
+        self.check("schedule", self.schedule is None or 1 <= self.schedule <= 2**53, "at least 1")
+        self.fill(self.defaults())
         self.check("iterations", 1 <= self.iterations <= LONGEST, f"at least 1, at most {LONGEST:,}")
-        self.check("schedule", self.iterations <= self.schedule <= 2**53,
-                   f"at least the {self.iterations} iterations")
-        self.check("warmup", self.warmup in ("cosine", "linear"), "cosine or linear")
+        self.fill({"schedule": self.usual_schedule()})
+        self.check("schedule", self.iterations <= self.schedule, f"at least the {self.iterations} iterations")
+        self.fill(self.follow())
+        self.check("rate", 0 < self.rate <= 1, "more than 0, at most 1")
+        self.check("rate_form", self.rate_form in ("onecycle", "constant"), "onecycle or constant")
+        self.check("warmup", self.warmup in ("linear", "cosine"), "linear or cosine")
         self.check("batch_size", self.batch_size >= 1, "at least 1")
         self.check("seed", 0 <= self.seed < 2**63, "0 or more")
         self.check("beta", 0 <= self.beta <= 1e30, "0 or more, at most 1e30")
@@ -83,15 +127,88 @@ class Config:
         self.check("loss", self.loss in ("fused", "torch", "auto"), "fused, torch or auto")
         self.check("graph", self.graph in ("on", "off", "auto"), "on, off or auto")
         self.check("threads", self.threads is None or 1 <= self.threads <= 1024, "1 to 1024")
-        if not OBJECTIVES[self.model].has_beta:
-            object.__setattr__(self, "beta", Config.beta)
-        if not OBJECTIVES[self.model].has_scales:
-            object.__setattr__(self, "sigma_freeze", 0.0)
+        self.settle()
 
     def check(self, name: str, fine: bool, expected: str) -> None:
         if not fine:
             raise ValueError(f"--{name.replace('_', '-')} {one_line(getattr(self, name))[:120]}: "
                              f"expected {expected}")
+
+    def fill(self, values: dict) -> None:
+        """Give settings that are None these values."""
+        for name, value in values.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def defaults(self) -> dict:
+        """Settings that follow from the data set and `paper` alone."""
+        celeba = self.paper and self.dataset == "celeba"                      # Sec. 8
+        if self.paper:
+            iterations = 1_000_000 if celeba else self.schedule or PAPER_ITERATIONS
+        else:
+            iterations = self.schedule or spec_of(self.dataset).iterations
+        return {"iterations": iterations, "batch_size": 128 if celeba else 64,
+                "rate_form": "constant" if celeba else "onecycle",
+                "select": "beta_vae" if self.paper and not celeba else "last"}
+
+    def usual_schedule(self) -> int:
+        if not self.paper or self.rate_form == "constant":
+            return self.iterations
+        return max(PAPER_ITERATIONS, self.iterations)
+
+    def follow(self) -> dict:
+        """Settings that follow from the length of the schedule."""
+        long = self.paper or self.schedule >= PAPER_ITERATIONS
+        # Differs from the paper, which names 1e-4 for 300,000 iterations alone.
+        fitted = min(PAPER_RATE * math.sqrt(PAPER_ITERATIONS / self.schedule), MAX_RATE)
+        return {"rate": PAPER_RATE if self.paper else fitted, "sigma_freeze": 0.0 if long else 0.05}
+
+    def settle(self) -> None:
+        """Leave settings that the method does not have at one value, so that they make no other run."""
+        method = OBJECTIVES[self.model]
+        if not method.has_beta:
+            object.__setattr__(self, "beta", Config.beta)
+        if not method.has_scales:
+            object.__setattr__(self, "sigma_freeze", 0.0)
+        self.fill(method.controls)
+        for name in CONTROL:
+            value = getattr(self, name)
+            if name not in method.controls:
+                object.__setattr__(self, name, None)
+            else:
+                low = 1e-6 if name == "kl_period" else -1e6
+                self.check(name, low <= value <= 1e6, f"a number from {low:g} to 1e6")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of these settings before a run, in lines: how they differ from the paper's,
+        and what they are too short or too fast for.
+        """
+        paper = Config(self.dataset, self.model, paper=True)
+        learned = OBJECTIVES[self.model].has_scales
+        settings = {"iterations": ("{:,} iterations", paper.iterations), "schedule": (
+            "a schedule of {:,}", paper.schedule), "rate": ("a rate of {:.2g}", paper.rate),
+            "rate_form": ("a {} rate", paper.rate_form), "batch_size": ("batches of {}", paper.batch_size)}
+        others = [text.format(getattr(self, name)) + f" (paper: {value:,})" if isinstance(value, int)
+                  else text.format(getattr(self, name)) + f" (paper: {value})"
+                  for name, (text, value) in settings.items()
+                  if getattr(self, name) != value and not (name == "schedule" and self.schedule
+                                                           == self.iterations)]
+        peak = sigma_peak(self)
+        if learned and peak != self.rate:
+            others.append(f"sigma at a rate of {peak:.2g} (paper: the network's)")
+        if learned and self.sigma_freeze != paper.sigma_freeze:
+            held = math.ceil(self.sigma_freeze * self.schedule)
+            others.append(f"sigma held at its start for {held:,} iterations (paper: never)")
+        lines = [f"differs from the paper: {'; '.join(others)}"
+                 + ("" if self.paper else "; --paper trains as the paper did")] if others else []
+        if self.rate >= TOO_FAST:
+            lines.append(f"a rate of {self.rate:.2g} soon draws good images, but rates from {TOO_FAST:g} on gave "
+                         "low disentanglement scores in every run we made (figures/rate.py)")
+        if self.schedule < OBJECTIVES[self.model].shortest:
+            lines.append(f"a schedule of {self.schedule:,} is too short for the controller of {self.model}, "
+                         f"which needs {OBJECTIVES[self.model].shortest:,}")
+        return lines
 
     @property
     def name(self) -> str:
@@ -99,9 +216,13 @@ class Config:
 
         Where it is done is no part of it: a run may be stopped here and continued there.
         """
-        usual = dataclasses.asdict(Config(self.dataset, self.model, self.iterations, self.schedule))
-        usual |= {"iterations": PAPER_ITERATIONS, "schedule": self.iterations}
+        usual = dataclasses.asdict(Config(self.dataset, self.model, self.paper, self.iterations,
+                                          self.schedule))
+        alone = Config(self.dataset, self.model, self.paper)
+        usual |= {"iterations": alone.iterations}
+        usual |= {"schedule": Config(self.dataset, self.model, self.paper, self.iterations).schedule}
         parts = [own_name(self.dataset) if is_path(self.dataset) else self.dataset, self.model]
+        parts += ["paper"] * self.paper
         for setting_name, value in dataclasses.asdict(self).items():
             if value != usual[setting_name] and setting_name not in MOVABLE:
                 shown = str(value).removesuffix(".0")                # all digits: names differ
@@ -109,33 +230,54 @@ class Config:
         return "-".join(parts)
 
 
+def with_defaults(stored: dict) -> dict:
+    """Settings as an older run wrote them down, with those that it did not know."""
+    method = OBJECTIVES.get(stored.get("model"))
+    return {**OLD_DEFAULTS, **dict.fromkeys(CONTROL), **(method.controls if method else {}), **stored}
+
+
 def evaluation_interval(iterations: int) -> int:
-    """Iterations between evaluations: 10,000 (Fig. 3), and at least ten evaluations in a run."""
-    return max(min(10_000, iterations // 10), 1)
+    """Iterations between evaluations: 10,000 (Fig. 3), or a tenth of a shorter run.
+
+    A tenth below 1,000 is raised to that in runs of 1,000 iterations or more, where evaluations would take
+    more than a tenth of the time.
+    """
+    return max(min(10_000, iterations // 10), 1000 if iterations >= 1000 else 1)
 
 
-def one_cycle(schedule: int, iterations: int, warmup: str = "cosine") -> np.ndarray:
-    """Learning rate of each iteration (Sec. 6.3): 1e-5 up to 1e-4 halfway, then down to 1e-6 along a cosine;
-    `warmup` is the form of the rise, "cosine" or "linear".
+def one_cycle(schedule: int, iterations: int, warmup: str = "linear", peak: float = PAPER_RATE) -> np.ndarray:
+    """Learning rate of each iteration (Sec. 6.3): a tenth of `peak` up to `peak` halfway, then down to a
+    hundredth of it along a cosine; `warmup` is the form of the rise, "linear" or "cosine".
 
-    A cosine makes it torch's OneCycleLR(max_lr=1e-4, total_steps=schedule, pct_start=0.5, div_factor=10,
+    A cosine makes it torch's OneCycleLR(max_lr=peak, total_steps=schedule, pct_start=0.5, div_factor=10,
     final_div_factor=10, cycle_momentum=False). Its default for the last one would cycle Adam's beta_1, which
     Sec. 6.3 gives as 0.9.
     """
     # Differs from the paper, perhaps: it names a cosine for the fall alone, and no form for the rise.
     step, top = np.arange(iterations), max(schedule / 2 - 1, 1e-9)
     to_climb = 1 - step / top if warmup == "linear" else (np.cos(np.pi * step / top) + 1) / 2
-    up = MAX_RATE + (START_RATE - MAX_RATE) * to_climb
+    up = peak + (peak / START - peak) * to_climb
     fall = (step - top) / max(schedule - 1 - top, 1e-9)
-    down = END_RATE + (MAX_RATE - END_RATE) / 2 * (np.cos(np.pi * fall) + 1)
+    down = peak / END + (peak - peak / END) / 2 * (np.cos(np.pi * fall) + 1)
     return np.where(step <= top, up, down)
+
+
+def sigma_peak(config: Config) -> float:
+    """Peak of the learning rate of the loss's own learned scales.
+
+    Adam moves a scale by at most the sum of its rates. That of the paper's schedule is enough to reach the
+    fixed point of Eq. 5; the peak grows as the schedule gets shorter, so that the sum stays the same, up to
+    1e-2, and is never below the network's. At the paper's 300,000 iterations both are 1e-4.
+    """
+    return max(config.rate, min(PAPER_RATE * PAPER_ITERATIONS / config.schedule, MAX_SIGMA_RATE))
 
 
 def learning_rates(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Learning rates of the network and of the loss's own learned scales, one of each an iteration."""
-    rates = one_cycle(config.schedule, config.iterations, config.warmup)
-    # Differs from the paper, which trains all with one rate: sigma's travel is the sum of its rates, and a
-    # shorter schedule would not let it reach its optimum. At the paper's 300,000 iterations the factor is 1.
-    factor = min(PAPER_ITERATIONS / config.schedule, MAX_SIGMA_RATE / MAX_RATE)
-    moving = np.arange(config.iterations) >= config.sigma_freeze * config.schedule
-    return rates, rates * factor * moving
+    # Differs from the paper, which trains all with one rate: see `sigma_peak`.
+    peaks = config.rate, sigma_peak(config)
+    if config.rate_form == "constant":
+        network, sigma = (np.full(config.iterations, peak) for peak in peaks)
+    else:
+        network, sigma = (one_cycle(config.schedule, config.iterations, config.warmup, peak) for peak in peaks)
+    return network, sigma * (np.arange(config.iterations) >= config.sigma_freeze * config.schedule)

@@ -37,9 +37,13 @@ def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
     wide = torch.promote_types(logits.dtype, torch.float32)                 # sums never run in half precision
     logits, x, mu, logvar = logits.to(wide), x.to(wide), mu.to(wide), logvar.to(wide)
     rec = (logits.sigmoid() - scale * x).square().flatten(1).sum(1)                  # (N,)
+    return rec.mean(), kl_term(mu, logvar)
+
+
+def kl_term(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Divergence of N(mu, diag(exp(logvar))) from N(0, 1), nats: a mean over the rows of (N, L), a scalar."""
     # expm1 keeps the difference exact near a collapse, where exp(logvar) - 1 - logvar turns negative.
-    kl = 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0).sum(1)         # (N,)
-    return rec.mean(), kl.mean()
+    return 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0).sum(1).mean()
 
 
 def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tensor,
@@ -59,19 +63,25 @@ class Objective(nn.Module):
     """A method: the loss of one batch, from the two terms and the method's own state.
 
     beta      weight of kl (beta-VAE alone)
-    schedule  iterations of the learning-rate schedule; the controllers' ramps stretch with it
+    schedule  iterations of the learning-rate schedule; the controllers follow it
     scale     factor on x, as in `elbo_terms`
     terms     where `elbo_terms` and `lvae_loss` come from: this module, or one with the same two functions
+    control   settings of a controller: those of `controls` that are to be others
     """
 
     has_beta = False        # whether `beta` is a setting of the method
     has_scales = False      # whether it learns scales, which `--sigma-freeze` may hold
+    controls: dict[str, float] = {}     # settings of its controller, if it has one
+    shortest = 1            # schedule that it needs, in iterations
 
     def __init__(self, beta: float = 2.0, schedule: int = PAPER_ITERATIONS, scale: float | None = None,
-                 terms=None):
+                 terms=None, **control: float):
         super().__init__()
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.terms = terms or sys.modules[__name__]
+        if strange := control.keys() - self.controls.keys():
+            raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
+        self.control_settings = SimpleNamespace(**{**self.controls, **control})
 
     def forward(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`."""
@@ -116,76 +126,95 @@ class BetaVAE(Objective):
         return torch.tensor(float(self.given_beta))
 
 
-class ControlVAE(Objective):
-    """ControlVAE (Shao et al. 2020): beta is the output of a PI controller that steers kl to a set-point.
+class Controlled(Objective):
+    """A method whose beta is the output of a controller that steers kl to a set-point C(t), in nats.
 
-        e = C(t) - kl,   P = Kp / (1 + exp(e)) + 1,   I += Ki e,   beta = max(P + I, 1)
-
-    I stands still while the last P + I was below 1. C rises from 0.5 by 0.15 every 5,000 iterations up to 18.
-    This is the variant of the authors' repository for disentangling (P_PID.py). Sec. 6.3 gives Kp, Ki and 18
-    nats.
+    C rises from `kl_start` by `kl_rise` a period up to `kl_target`. `kl_period` is in iterations of a
+    schedule of 300,000, and stretches with it.
     """
-
-    # Differs from the paper: it names no ramp. With C = 18 from the start, I falls below -Kp in the first
-    # step, stands still for ever, and beta is 1 throughout. On this ramp C is 9.5 nats after 300,000
-    # iterations.
-    KP, KI, TARGET, START, RISE, PERIOD = 0.01, -0.001, 18.0, 0.5, 0.15, 5000
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.period = self.PERIOD * self.schedule / PAPER_ITERATIONS
-        for name, value in (("step", 0), ("integral", 0), ("output", 1)):
-            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
-
-    def set_point(self) -> Tensor:
-        """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
-        return (self.START + self.RISE * (self.step / self.period).floor()).clamp(max=self.TARGET)
-
-    @torch.no_grad()
-    def control(self, kl: Tensor) -> None:
-        """Take in the kl of this batch: moves `output`, P + I before it is bounded."""
-        self.step += 1
-        error = self.set_point() - kl
-        self.integral += torch.where(self.output < 1, 0.0, self.KI * error)
-        self.output.copy_(self.KP / (1 + error.exp()) + 1 + self.integral)
+        self.period = self.control_settings.kl_period * self.schedule / PAPER_ITERATIONS
 
     def weigh(self, rec, kl, pixels):
         if self.training:
             self.control(kl.detach())
         return rec + self.beta().to(kl.dtype) * kl
 
+
+class ControlVAE(Controlled):
+    """ControlVAE (Shao et al. 2020): beta is the output of a PI controller that steers kl to a set-point.
+
+        e = C(t) - kl,   P = Kp / (1 + exp(e)) + 1,   I += Ki e,   beta = max(P + I, 1)
+
+    I stands still while the last P + I was below 1. C rises from 0.5 by 0.15 every 5,000 iterations up to 18.
+    This is the variant of the authors' repository for disentangling (P_PID.py). Sec. 6.3 gives Kp, Ki and 18
+    nats, and 0 at the start, which is I.
+    """
+
+    # Differs from the paper: it names no ramp. With C = 18 from the start, I falls below -Kp in the first
+    # step, stands still for ever, and beta is 1 throughout. On this ramp C is 9.5 nats after 300,000
+    # iterations.
+    controls = {"kl_target": 18.0, "kl_start": 0.5, "kl_rise": 0.15, "kl_period": 5000.0, "kp": 0.01,
+                "ki": -0.001, "beta_start": 0.0}
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        for name, value in (("step", 0), ("integral", self.control_settings.beta_start), ("output", 1)):
+            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
+
+    def set_point(self) -> Tensor:
+        """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
+        given = self.control_settings
+        return (given.kl_start + given.kl_rise * (self.step / self.period).floor()).clamp(max=given.kl_target)
+
+    @torch.no_grad()
+    def control(self, kl: Tensor) -> None:
+        """Take in the kl of this batch: moves `output`, P + I before it is bounded."""
+        self.step += 1
+        error = self.set_point() - kl
+        self.integral += torch.where(self.output < 1, 0.0, self.control_settings.ki * error)
+        self.output.copy_(self.control_settings.kp / (1 + error.exp()) + 1 + self.integral)
+
     def beta(self):
         return self.output.clamp(min=1)
 
 
-class DynamicVAE(Objective):
+class DynamicVAE(Controlled):
     """DynamicVAE (Shao et al. 2022): an incremental PI controller brings beta down from 150.
 
         e = C(t) - mean of the last 5 kl,   f(e) = 1 / (1 + exp(e))
         beta += Kp (f(e) - f(e of the step before)) + Ki e,   held above 0.1
 
     The Ki term is left out while the sum was below 0.1. C starts at 0.5 and rises by 0.15 during the first
-    1,000 of every 6,000 iterations, after the first 6,000, up to 18 (the authors' I_PID.py and
+    sixth of every 6,000 iterations, after the first 6,000, up to 18 (the authors' I_PID.py and
     solver_dynamic.py). Sec. 6.3 gives Kp, Ki, 18 nats and 150.
     """
 
-    # Differs from the paper: it names no ramp; on this one C is 7.85 nats after 300,000 iterations.
-    KP, KI, TARGET, START, RISE, PERIOD, RAMP = 0.01, -0.005, 18.0, 0.5, 0.15, 6000, 1000
-    FIRST, FLOOR = 150.0, 0.1
+    # Differs from the paper: it names no ramp, no mean of 5 and no floor, which are of the authors' code; on
+    # this ramp C is 7.85 nats after 300,000 iterations. One of their scripts starts at beta 50.
+    controls = {"kl_target": 18.0, "kl_start": 0.5, "kl_rise": 0.15, "kl_period": 6000.0, "kp": 0.01,
+                "ki": -0.005, "beta_start": 150.0}
+    RISING, FLOOR = 6, 0.1          # C rises in one part of so many of a period
+    MOST_GAIN = 30                  # of Ki in a shorter schedule
+    shortest = PAPER_ITERATIONS // MOST_GAIN
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        stretch = self.schedule / PAPER_ITERATIONS
-        self.period, self.ramp = self.PERIOD * stretch, self.RAMP * stretch
-        for name, value in (("step", 0), ("output", self.FIRST), ("last_error", 0)):
+        # Beta comes down from 150 by Ki e an iteration. In a shorter schedule Ki is as much larger, so that
+        # it is down at the same fraction of it.
+        faster = max(min(PAPER_ITERATIONS / self.schedule, self.MOST_GAIN), 1)
+        self.gain = self.control_settings.ki * faster
+        for name, value in (("step", 0), ("output", self.control_settings.beta_start), ("last_error", 0)):
             self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
         self.register_buffer("recent", torch.zeros(5, dtype=torch.float64))        # starts at zero, as theirs
 
     def set_point(self) -> Tensor:
         """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
-        window = (self.step / self.period).floor()
-        risen = ((self.step - window * self.period + 1) / self.ramp).clamp(max=1)
-        return (self.START + self.RISE * (window - 1 + risen) * (window > 0)).clamp(max=self.TARGET)
+        given, window = self.control_settings, (self.step / self.period).floor()
+        risen = ((self.step - window * self.period + 1) / (self.period / self.RISING)).clamp(max=1)
+        return (given.kl_start + given.kl_rise * (window - 1 + risen) * (window > 0)).clamp(max=given.kl_target)
 
     @torch.no_grad()
     def control(self, kl: Tensor) -> None:
@@ -193,14 +222,9 @@ class DynamicVAE(Objective):
         self.step += 1
         self.recent.copy_(torch.cat([self.recent[1:], kl.double().view(1)]))
         error = self.set_point() - self.recent.mean()
-        proportional = self.KP * (torch.sigmoid(-error) - torch.sigmoid(-self.last_error))
-        self.output += proportional + torch.where(self.output < self.FLOOR, 0.0, self.KI * error)
+        proportional = self.control_settings.kp * (torch.sigmoid(-error) - torch.sigmoid(-self.last_error))
+        self.output += proportional + torch.where(self.output < self.FLOOR, 0.0, self.gain * error)
         self.last_error.copy_(error)
-
-    def weigh(self, rec, kl, pixels):
-        if self.training:
-            self.control(kl.detach())
-        return rec + self.beta().to(kl.dtype) * kl
 
     def beta(self):
         return self.output.clamp(min=self.FLOOR)

@@ -4,6 +4,7 @@ matplotlib's object interface throughout: runs may share a process, and pyplot k
 """
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from lvae_min.data import Dataset
 from lvae_min.files import write_whole
 from lvae_min.model import VAE
 from lvae_min.records import read_log
+from lvae_min.report import SCORES
 
 GAP = 4                     # pixels between images
 SPAN, STEPS = 2.5, 11       # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
@@ -54,40 +56,53 @@ def show_images(axes, images: Tensor, rows: list[str], columns: list[str] = ()) 
 
 
 def curves(folder: Path) -> None:
-    """curves.png: terms, learned scales, beta and the validation score over iterations (Fig. 1 and 3)."""
+    """curves.png: terms, beta, validation scores and learned scales, if any, over iterations (Fig. 1 and 3)."""
     lines = read_log(folder / "log.jsonl")
     steps = [line["step"] for line in lines]
-    looks = [line for line in lines if "validation" in line]
-    figure, ((terms, scales), (weight, score)) = new_figure(9, 6, 2, 2, sharex=True)
+    evaluations = [line for line in lines if "validation" in line]
+    at = [line["step"] for line in evaluations]
+    learned = {name: title for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)"))
+               if lines and lines[0][name] is not None}
+    scored = bool(evaluations) and "beta_vae" in evaluations[0]["validation"]
+    panels = 2 + scored + bool(learned)
+    columns = 2 if panels == 4 else panels
+    figure, axes = new_figure(4.5 * columns, 3 * panels // columns, panels // columns, columns, sharex=True)
+    panels = iter(axes.flat)
+    terms = next(panels)
     for name in ("rec", "kl"):
         terms.plot(steps, [line[name] for line in lines], label=f"{name}, training")
-        terms.plot([line["step"] for line in looks], [line["validation"][name] for line in looks], "k.", ms=3)
+        terms.plot(at, [line["validation"][name] for line in evaluations], "k.", ms=3)
     terms.set(yscale="log", ylabel="rec (squared error), kl (nats)", title="terms (Fig. 1; dots: validation)")
-    for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)")):
-        if lines and lines[0][name] is not None:
+    if learned:
+        scales = next(panels)
+        for name, title in learned.items():
             scales.plot(steps, [line[name] for line in lines], label=title)
-    scales.set(ylabel="learned scale", title="sigma (Fig. 3)" if scales.lines else "sigma: none")
-    learned = "beta_hat" if len(scales.lines) == 2 else "beta"
-    weight.plot(steps, [line["beta"] for line in lines], "C2", label=learned)
-    weight.set(xlabel="iterations", ylabel="weight of kl relative to rec", title="beta")
-    if looks and "beta_vae" in looks[0]["validation"]:
-        found = [line["validation"]["beta_vae"] for line in looks]
-        score.plot([line["step"] for line in looks], found, "C3.-")
-    score.set(xlabel="iterations", ylabel="beta-VAE score", title="validation (Fig. 3)", ylim=(-0.05, 1.05))
+        scales.set(ylabel="learned scale", title="sigma (Fig. 3)")
+    weight = next(panels)
+    name = "beta_hat" if len(learned) == 2 else "beta"
+    weight.plot(steps, [line["beta"] for line in lines], "C2", label=name)
+    weight.set(ylabel="weight of kl relative to rec", title="beta")
+    if scored:
+        score = next(panels)
+        for name, style in (("beta_vae", "C3.-"), ("mig", "C4.-")):
+            found = [line["validation"].get(name, math.nan) for line in evaluations]
+            score.plot(at, found, style, label=SCORES[name])
+        score.set(ylabel="score", title="validation scores (Fig. 3)", ylim=(-0.05, 1.05))
+    for panel in axes[-1]:
+        panel.set_xlabel("iterations")
     weight.xaxis.set_major_locator(MaxNLocator(5))
-    for axes in (terms, scales, weight):
-        if axes.lines:
-            axes.legend(fontsize=8)
+    for panel in axes.flat:
+        panel.legend(fontsize=8)
     figure.suptitle(folder.name, fontsize=10, parse_math=False)
     keep(figure, folder / "curves.png")
 
 
-def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float) -> None:
+def reconstructions(folder: Path, vae: VAE, images: Tensor, scale: float, heading: str) -> None:
     """reconstructions.png: images (N, C, H, W) above their reconstructions from z = mu."""
     figure, ((axes,),) = new_figure(len(images) * 0.9, 2.2)
     pair = torch.stack([images * scale, vae.decode(vae.encode(images)[0])])
     show_images(axes, pair, ["image", "from mu"])
-    figure.suptitle(folder.name, fontsize=10, parse_math=False)
+    figure.suptitle(heading, fontsize=9, parse_math=False)
     keep(figure, folder / "reconstructions.png")
 
 
@@ -122,10 +137,9 @@ def traversal_figure(images: Tensor, titles: list[str], heading: str):
     return figure
 
 
-def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None:
+def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str], heading: str) -> None:
     """traversal.png, one row a latent, and traversal.gif, which moves all latents to and fro (Fig. 4)."""
     images = traversal(vae, image)
-    heading = f"{folder.name}: each row moves one latent, z from {-SPAN} to {SPAN}"
     figure = traversal_figure(images, titles, heading)
     keep(figure, folder / "traversal.png")
     frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()   # (STEPS, H, L * W, C)
@@ -137,9 +151,12 @@ def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str]) -> None
     write_whole(folder / "traversal.gif", content.getbuffer())
 
 
-def draw(folder: Path, vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> None:
-    """All pictures of a run so far; codes (M, L) are those of images `index`."""
+def draw(folder: Path, vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray,
+         note: str = "") -> None:
+    """All pictures of a run so far; codes (M, L) are those of images `index`, `note` a warning below titles."""
     curves(folder)
+    below = f"\n{note}" * bool(note)
     some = dataset.batch(torch.from_numpy(index[:10]).to(dataset.device))
-    reconstructions(folder, vae, some, dataset.scale)
-    traversals(folder, vae, some[:1], latent_titles(vae, dataset, index, codes))
+    reconstructions(folder, vae, some, dataset.scale, folder.name + below)
+    heading = f"{folder.name}: each row moves one latent, z from {-SPAN} to {SPAN}{below}"
+    traversals(folder, vae, some[:1], latent_titles(vae, dataset, index, codes), heading)

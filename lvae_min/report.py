@@ -15,6 +15,10 @@ from tqdm import tqdm
 SCORES = {"beta_vae": "beta-VAE", "factor_vae": "FactorVAE", "explicitness": "Explicitness",
           "irs": "IRS", "mig": "MIG", "sap": "SAP"}                        # as Table 2 heads them
 TERMS = {"rec": "rec", "kl": "kl", "beta": "beta"}
+# The columns of a finished run: as the paper's Table 2 first, rec of z = mu and SAP by classification.
+COLUMNS = {"rec_mean": "rec (z = mu)", "rec": "rec (sampled z)", "kl": "kl", "beta": "beta",
+           **{name: title for name, title in SCORES.items() if name != "sap"},
+           "sap_classification": "SAP", "sap": "SAP (regression)"}
 PRINT_EVERY = 1000      # iterations between lines where there is no terminal
 GRID_SECONDS = 60       # between lines of a grid
 
@@ -140,14 +144,16 @@ class Progress:
             self.grid.leave(self.place)
 
 
-def table(scores: dict[str, float]) -> str:
-    """The scores of a finished run as two lines, in the order of Table 2."""
-    names = TERMS | SCORES
-    cells = [(title, f"{scores[name]:.2f}" if name in ("rec", "kl") else f"{scores[name]:.3f}")
-             for name, title in names.items() if name in scores]
-    widths = [max(map(len, cell)) for cell in cells]
-    return "\n".join("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
-                     for row in zip(*cells, strict=True))
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Scores of named networks as lines of a table, in the order of Table 2."""
+    names = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
+    cells = [["", *(COLUMNS[name] for name in names)]]
+    for title, scores in rows.items():
+        cells.append([title, *(f"{scores[name]:.{2 if name in ('rec', 'rec_mean', 'kl') else 3}f}"
+                               if name in scores else "" for name in names)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+                     for row in cells)
 
 
 def commit() -> str | None:

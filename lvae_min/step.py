@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lvae_min import losses
-from lvae_min.config import Config, learning_rates
+from lvae_min.config import CONTROL, Config, learning_rates
 from lvae_min.data import Batches, Dataset
 from lvae_min.files import check_tensors
 from lvae_min.model import VAE
@@ -81,8 +81,9 @@ class Step:
         self.vae = VAE(dataset.shape, config.latents or dataset.latents, dataset.network, dataset.binary)
         self.vae.reset(torch.Generator().manual_seed(config.seed))
         self.vae.to(device)
+        control = {name: getattr(config, name) for name in CONTROL if getattr(config, name) is not None}
         self.objective = losses.OBJECTIVES[config.model](
-            beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms).to(device)
+            beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms, **control).to(device)
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         self.optimizer = torch.optim.Adam(                                    # Sec. 6.3: betas and eps
             [{"params": group, "lr": torch.tensor(0.0, device=device)} for group in groups if group],

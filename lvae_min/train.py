@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lvae_min import losses, metrics, records
-from lvae_min.config import MOVABLE, OLD_DEFAULTS, Config, evaluation_interval
+from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
 from lvae_min.data import SCORED, Dataset, Split, is_path
 from lvae_min.files import Claim, check_tensors, load_checkpoint, naming, save, write_whole
 from lvae_min.lines import brief, one_line
@@ -28,10 +28,12 @@ from lvae_min.step import Step
 
 LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300              # a killed run loses at most this
+EVALUATED_SECONDS = 30          # an evaluation is followed by a checkpoint if none was written for so long
+RECONSTRUCTED = 2_000           # of the validation images: rec takes longer than the codes and all scores
 DRAW_SECONDS = 60               # pictures of a running run are not drawn more often
 SCORING = Lock()                # scores limit the threads of BLAS, which is one for the whole process
 DRAWING = Lock()                # matplotlib is not made for threads: the parser of its labels is one as well
-CHOICE = {"iteration": records.whole, "score": records.number}
+CHOICE = {"iteration": records.whole, "score": records.number}       # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
 STATE = {"iteration": records.count, "counted": records.count, "log_bytes": records.count,
          "faint": records.count, "seconds": records.finite, "best": CHOICE, "vae": {}, "objective": {},
@@ -47,7 +49,7 @@ def cores() -> int:
 
 def differences(config: Config, stored: dict) -> list[str]:
     """What a run's stored settings have otherwise, in words. Raises KeyError if one is missing."""
-    stored = {**OLD_DEFAULTS, **stored}
+    stored = with_defaults(stored)
     return [f"{key} {one_line(stored[key])[:120]}, not {value}"
             for key, value in dataclasses.asdict(config).items()
             if key not in MOVABLE and stored[key] != value and value is not None
@@ -88,6 +90,14 @@ def finished(config: Config, folder: Path) -> dict | None:
     return results
 
 
+def unlearned(selected: float, last: float) -> str:
+    """A warning if the KL of the selected network is below half of the last one's; empty if it is not."""
+    if not selected < last / 2:
+        return ""
+    return (f"the selected network is an early one: its kl is {selected:.2f} nats, {last:.2f} at the end; "
+            "--select last takes the last one")
+
+
 def pick_device(name: str, turn: int = 0) -> torch.device:
     """The device called `name`; auto is a GPU, or else the CPU, and process `turn` takes GPU `turn`.
 
@@ -106,25 +116,32 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
 
 
 @torch.no_grad()
-def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray, reconstructed: int | None = None,
+             quick: bool = False) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a network on images `index`, and their codes (M, L).
 
-    rec is with a sampled z, rec_mean with z = mu; the six scores are those of mu, in 10 bins.
+    rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all); the
+    scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification.
     """
-    noise, codes, sums = torch.Generator().manual_seed(0), [], np.zeros(3)
-    for part in torch.from_numpy(index).split(1000):
+    noise, codes, sums, count = torch.Generator().manual_seed(0), [], np.zeros(2), len(index)
+    decoded, kl_sum = min(reconstructed or count, count), 0.0
+    for start in range(0, count, 1000):
+        part = torch.from_numpy(index[start:start + 1000])
         x = dataset.batch(part.to(dataset.device))
         mu, logvar = vae.posterior(x)
-        z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
-        rec, kl = losses.elbo_terms(vae.decoder(z), x, mu, logvar, dataset.scale)
-        rec_mean, _ = losses.elbo_terms(vae.decoder(mu), x, mu, logvar, dataset.scale)
-        sums += len(x) * np.array([rec.item(), kl.item(), rec_mean.item()])
         codes.append(mu.double().cpu().numpy())
-    scores = dict(zip(("rec", "kl", "rec_mean"), (sums / len(index)).tolist(), strict=True))
-    codes = np.concatenate(codes)
+        kl_sum += len(x) * losses.kl_term(mu, logvar).item()
+        x, mu, logvar = (tensor[:max(decoded - start, 0)] for tensor in (x, mu, logvar))
+        if len(x):
+            z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
+            recs = [losses.elbo_terms(vae.decoder(code), x, mu, logvar, dataset.scale)[0] for code in (z, mu)]
+            sums += len(x) * np.array([rec.item() for rec in recs])
+    rec, rec_mean = (sums / decoded).tolist()
+    scores, codes = {"rec": rec, "kl": kl_sum / count, "rec_mean": rec_mean}, np.concatenate(codes)
     if dataset.factor_names:
+        factors = dataset.factors(index)
         with SCORING:
-            scores |= metrics.score(dataset.factors(index), codes)
+            scores |= metrics.score(factors, codes, quick=quick)
     return scores, codes
 
 
@@ -146,12 +163,13 @@ class Run:
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
         # Without factors there is no score to select by.
         self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
+        self.usual = Config(config.dataset, config.model, config.paper).select
         self.check_factors()
         self.step = Step(self.config, dataset, split.training, self.device, self.threads)
         self.seconds, self.log_bytes, self.faint = 0.0, 0, 0
         self.kept = 0                                            # the iteration of last.pt
         self.began_at = None                                     # the commit of the code that began the run
-        self.best = {"iteration": 0, "score": -math.inf}
+        self.best, self.unwritten = {"iteration": 0, "score": -math.inf}, None
         self.check_folder()
         self.claim = Claim(self.folder)
         try:
@@ -167,7 +185,7 @@ class Run:
     def check_factors(self) -> None:
         """Refuse a set without the score to select by, or with too few images for it, before the training."""
         asked, began = self.config.select, (self.folder / "config.json").exists()   # older runs began without
-        if not (began or self.dataset.factor_names or asked in (Config.select, self.select)):
+        if not (began or self.dataset.factor_names or asked in (self.usual, self.select)):
             raise ValueError(f"--select {asked}: {self.config.dataset} has no factors, so no scores; "
                              "expected rec or last")
         if self.dataset.labels is None:
@@ -226,7 +244,12 @@ class Run:
                 "seconds": self.seconds}
 
     def checkpoint(self) -> None:
-        """Write last.pt, and see to it that the log it counts on is on the disk before."""
+        """Write best.pt if another network was selected, and last.pt; the log it counts on is on the disk
+        before.
+        """
+        if self.unwritten is not None:
+            save(self.folder / "best.pt", self.unwritten)
+            self.unwritten = None
         with open(self.folder / "log.jsonl", "ab") as log:
             os.fsync(log.fileno())
         save(self.folder / "last.pt", self.state())
@@ -281,7 +304,7 @@ class Run:
         Raises FloatingPointError when the loss is not finite; no checkpoint is written from then on.
         """
         self.truncate_log()
-        began, saved, drawn = time.monotonic() - self.seconds, time.monotonic(), -math.inf
+        began, saved, drawn = time.monotonic() - self.seconds, -math.inf, -math.inf
         with closing(Progress(self.folder.name, self.config.iterations, self.iteration, grid)) as progress:
             while self.iteration < self.config.iterations and not (stop and stop.is_set()):
                 self.step()
@@ -297,7 +320,9 @@ class Run:
                     if due and time.monotonic() - drawn > DRAW_SECONDS:
                         self.draw(self.validation, codes)
                         drawn = time.monotonic()
-                if due or (self.step.counted == 0 and time.monotonic() - saved > SAVE_SECONDS):
+                waited = time.monotonic() - saved
+                if due and (waited > EVALUATED_SECONDS or self.iteration == self.config.iterations) or (
+                        self.step.counted == 0 and waited > SAVE_SECONDS):
                     self.checkpoint()
                     saved = time.monotonic()
         self.seconds = time.monotonic() - began
@@ -331,19 +356,29 @@ class Run:
                 "lr": self.step.optimizer.param_groups[0]["lr"].item(), "collapsed": self.faint >= 1000}
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
-        """Scores and codes of the validation images; keeps the network if none was better (Sec. 6.5)."""
-        scores, codes = evaluate(self.step.vae, self.dataset, self.validation)
-        # The first look never wins, NaN only where there is nothing else; the earliest of equal scores does.
+        """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""
+        quick = self.interval < 10_000                     # a longer run has the time for all
+        scores, codes = evaluate(self.step.vae, self.dataset, self.validation, RECONSTRUCTED, quick)
         by = self.select
         score = self.iteration if by == "last" else -scores["rec"] if by == "rec" else scores[by]
         score = -math.inf if math.isnan(score) else score
-        first_look = self.iteration % self.interval and self.iteration < self.config.iterations
-        if not first_look and (score > self.best["score"] or not self.best["iteration"]):
-            self.best = {"iteration": self.iteration, "score": score}
-            vae, beta = self.step.vae, self.step.objective.beta().item()
-            save(self.folder / "best.pt", {"network": vae.settings, "vae": vae.state_dict(), "beta": beta,
-                                           **self.best})
+        # An evaluation before the first interval never wins, NaN only where there is nothing else.
+        early = self.iteration % self.interval and self.iteration < self.config.iterations
+        if not early and (self.better(score, scores["kl"]) or not self.best["iteration"]):
+            self.best = {"iteration": self.iteration, "score": score, "kl": scores["kl"]}
+            vae = self.step.vae
+            weights = {name: weight.cpu().clone() for name, weight in vae.state_dict().items()}
+            self.unwritten = {"network": vae.settings, "vae": weights,
+                              "beta": self.step.objective.beta().item(), **self.best}
         return scores, codes
+
+    def better(self, score: float, kl: float) -> bool:
+        """Whether a network is better than the selected one: of equal scores the earlier is, unless it knew
+        less than half as much of its images.
+        """
+        if score == self.best["score"]:
+            return self.best.get("kl", math.inf) < kl / 2
+        return score > self.best["score"]
 
     def truncate_log(self) -> None:
         """Drop the lines that a killed process wrote after its last checkpoint: they come again."""
@@ -357,10 +392,10 @@ class Run:
             log.flush()
             self.log_bytes = log.tell()
 
-    def draw(self, index: np.ndarray, codes: np.ndarray) -> None:
+    def draw(self, index: np.ndarray, codes: np.ndarray, note: str = "") -> None:
         from lvae_min import plots  # matplotlib takes half a second to import
         with DRAWING:
-            plots.draw(self.folder, self.step.vae, self.dataset, index, codes)
+            plots.draw(self.folder, self.step.vae, self.dataset, index, codes, note)
 
     def selected(self) -> dict:
         """The network that was selected, and of which iteration. Raises ValueError if it is damaged."""
@@ -376,12 +411,19 @@ class Run:
         return best
 
     def finish(self) -> dict:
-        """Score the selected network on the test images, draw it, and write results.json."""
+        """Score the selected network and the last one on the test images, draw the first, and write
+        results.json.
+        """
         with self.telling():
             best = self.selected()
+        last = {"iteration": self.iteration, "beta": self.step.objective.beta().item()}
+        if best["iteration"] != self.iteration:
+            last |= evaluate(self.step.vae, self.dataset, self.test)[0]
         self.step.vae.load_state_dict(best["vae"])
         scores, codes = evaluate(self.step.vae, self.dataset, self.test)
-        self.draw(self.test, codes)
+        last = {**scores, **last}
+        notes = unlearned(scores["kl"], last["kl"])
+        self.draw(self.test, codes, notes)
         rec_mean = scores.pop("rec_mean")
         lines = records.read_log(self.folder / "log.jsonl")
         results = {
@@ -389,6 +431,7 @@ class Run:
             "rec_mean": rec_mean, "bins": 10, "images": len(self.test),
             "selected": {"iteration": best["iteration"], "score": best["score"],
                          "by": "last iteration" if self.select == "last" else f"validation {self.select}"},
+            "last": last,
             "equilibrium": self.equilibrium(lines), "collapsed": any(line.get("collapsed") for line in lines),
             "settings": dataclasses.asdict(self.config), "elbo": self.step.description,
             "dataset": self.dataset.source, "content": self.dataset.content, "seconds": self.seconds,

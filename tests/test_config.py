@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from lvae_min.config import Config, learning_rates, one_cycle
+from lvae_min.config import Config, learning_rates, one_cycle, with_defaults
+from lvae_min.losses import OBJECTIVES
 
 
 def torch_one_cycle(schedule):
@@ -28,13 +29,14 @@ def torch_one_cycle(schedule):
 
 @pytest.mark.parametrize("schedule", [10, 1000])
 def test_learning_rate_is_that_of_torch_one_cycle(schedule):
-    assert np.allclose(one_cycle(schedule, schedule), torch_one_cycle(schedule), rtol=1e-12)
+    assert np.allclose(one_cycle(schedule, schedule, "cosine"), torch_one_cycle(schedule), rtol=1e-12)
 
 
 def test_learning_rate_has_the_ends_and_the_peak_of_section_6_3():
-    rates = one_cycle(300_000, 300_000)
-    assert rates[[0, 149_999, -1]] == pytest.approx([1e-5, 1e-4, 1e-6]) and rates.argmax() == 149_999
-    assert rates[50_000] == pytest.approx(3.25e-5, rel=1e-3)
+    for warmup, early in (("linear", 4e-5), ("cosine", 3.25e-5)):
+        rates = one_cycle(300_000, 300_000, warmup)
+        assert rates[[0, 149_999, -1]] == pytest.approx([1e-5, 1e-4, 1e-6]) and rates.argmax() == 149_999
+        assert rates[50_000] == pytest.approx(early, rel=1e-3)
 
 
 def test_a_linear_warmup_is_the_line_between_the_same_ends_and_falls_along_the_same_cosine():
@@ -53,15 +55,98 @@ def test_fewer_iterations_truncate_the_schedule():
     assert (one_cycle(300_000, 50) == one_cycle(300_000, 300_000)[:50]).all()
 
 
+def test_the_rate_follows_the_length_of_the_schedule_and_is_the_papers_at_its_length():
+    rates = [Config(schedule=schedule).rate for schedule in (300_000, 75_000, 10_000, 1000, 20, 1_200_000)]
+    assert rates == pytest.approx([1e-4, 2e-4, 5.477e-4, 1.732e-3, 2e-3, 0.5e-4], rel=1e-3)
+    assert rates[0] == 1e-4 and learning_rates(Config())[0].max() == Config().rate == rates[2]
+
+
+def test_a_rate_that_is_given_is_the_peak_and_its_ends_follow():
+    network, _ = learning_rates(Config(iterations=1000, rate=3e-4))
+    assert network[[0, 499, -1]] == pytest.approx([3e-5, 3e-4, 3e-6], rel=1e-12)
+
+
+def test_a_constant_rate_is_constant_and_sigma_has_the_same_in_the_papers_length():
+    network, sigma = learning_rates(Config(iterations=300_000, rate_form="constant"))
+    assert (network == 1e-4).all() and (sigma == 1e-4).all()
+
+
 def test_sigma_learns_at_the_rate_of_the_network_in_the_papers_schedule():
     network, sigma = learning_rates(Config(iterations=1000, schedule=300_000))
     assert (network == sigma).all()
 
 
 def test_sigma_learns_faster_in_a_shorter_schedule_but_not_beyond_one_per_cent():
-    network, sigma = learning_rates(Config(iterations=20_000))
+    network, sigma = learning_rates(Config(iterations=20_000, rate=1e-4))
     assert np.allclose(sigma[1000:], 15 * network[1000:]) and (sigma[:1000] == 0).all()
     assert learning_rates(Config(iterations=1000))[1].max() == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_sigma_never_learns_slower_than_the_network():
+    for settings in ({"schedule": 1_000_000}, {"rate": 0.05}, {"schedule": 300_000, "rate": 3e-4}):
+        network, sigma = learning_rates(Config(iterations=10, sigma_freeze=0.0, **settings))
+        assert (sigma == network).all()
+
+
+def test_sigma_travels_as_far_in_the_default_schedule_as_in_the_papers():
+    default, paper = learning_rates(Config())[1].sum(), learning_rates(Config(paper=True))[1].sum()
+    assert default == pytest.approx(paper, rel=0.02)
+
+
+def test_the_default_is_short_and_takes_the_last_network():
+    config = Config()
+    assert (config.iterations, config.schedule, config.select, config.batch_size) == (10_000, 10_000, "last", 64)
+    assert (config.warmup, config.rate_form, config.sigma_freeze) == ("linear", "onecycle", 0.05)
+
+
+def test_paper_is_section_6_3_and_other_flags_take_precedence():
+    config = Config(paper=True)
+    assert (config.iterations, config.schedule, config.rate, config.batch_size) == (300_000, 300_000, 1e-4, 64)
+    assert (config.select, config.sigma_freeze, config.warmup) == ("beta_vae", 0.0, "linear")
+    assert learning_rates(config)[0].tolist() == one_cycle(300_000, 300_000, "linear").tolist()
+    first = Config(paper=True, iterations=50_000, batch_size=256)
+    assert (first.schedule, first.rate, first.batch_size) == (300_000, 1e-4, 256)
+    assert (learning_rates(first)[0] == learning_rates(config)[0][:50_000]).all()
+
+
+def test_paper_is_section_8_for_celeba():
+    config = Config("celeba", paper=True)
+    assert (config.iterations, config.batch_size, config.rate, config.rate_form) == (1_000_000, 128, 1e-4,
+                                                                                     "constant")
+    assert config.select == "last" and (learning_rates(config)[0] == 1e-4).all()
+    assert Config("celeba", paper=True, iterations=10).schedule == 10
+
+
+def test_settings_of_the_controllers_are_their_authors_and_no_others():
+    assert [Config(model="control-vae").ki, Config(model="dynamic-vae").ki] == [-0.001, -0.005]
+    assert Config(model="dynamic-vae").beta_start == 150 and Config(model="dynamic-vae").kl_target == 18
+    assert Config(kl_target=3.0) == Config() and Config().kl_target is None
+    assert Config(model="control-vae", kl_target=9.0).name == "dsprites-control-vae-kl-target9"
+
+
+def test_a_run_says_how_its_settings_differ_from_the_papers():
+    assert Config(paper=True).notes == []
+    assert Config(model="vae").notes == ["differs from the paper: 10,000 iterations (paper: 300,000); a rate of "
+                                         "0.00055 (paper: 0.0001); --paper trains as the paper did"]
+    line = Config().notes[0]
+    assert "sigma at a rate of 0.003 (paper: the network's)" in line
+    assert "sigma held at its start for 500 iterations (paper: never)" in line
+    assert Config(paper=True, iterations=50_000).notes == ["differs from the paper: 50,000 iterations (paper: "
+                                                           "300,000)"]
+
+
+def test_a_run_that_is_too_fast_or_too_short_says_so():
+    assert "low disentanglement scores" in Config(iterations=1000).notes[1]
+    assert len(Config(iterations=5000).notes) == len(Config(model="dynamic-vae").notes) == 1
+    assert "too short for the controller of dynamic-vae" in Config(model="dynamic-vae", iterations=5000).notes[-1]
+
+
+@pytest.mark.parametrize("model", OBJECTIVES)
+def test_settings_of_older_runs_are_those_of_their_time(model):
+    stored = {"model": model, "beta": 4.0, "iterations": 20_000}
+    settings = with_defaults(stored)
+    assert (settings["rate"], settings["warmup"], settings["select"]) == (1e-4, "cosine", "beta_vae")
+    assert settings["ki"] == Config(model=model).ki and settings["beta"] == 4.0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +157,15 @@ def test_sigma_learns_faster_in_a_shorter_schedule_but_not_beyond_one_per_cent()
         ({"iterations": 20_000}, "dsprites-lvae-iterations20000"),
         ({"iterations": 20_000, "schedule": 20_000, "sigma_freeze": 0.05}, "dsprites-lvae-iterations20000"),
         ({"iterations": 50_000, "schedule": 300_000}, "dsprites-lvae-iterations50000-schedule300000"),
-        ({"warmup": "linear"}, "dsprites-lvae-warmuplinear"),
+        ({"warmup": "cosine"}, "dsprites-lvae-warmupcosine"),
+        ({"iterations": 10_000}, "dsprites-lvae"),
+        ({"schedule": 5000}, "dsprites-lvae-iterations5000"),
+        ({"paper": True}, "dsprites-lvae-paper"),
+        ({"paper": True, "iterations": 50_000}, "dsprites-lvae-paper-iterations50000"),
+        ({"paper": True, "schedule": 50_000}, "dsprites-lvae-paper-iterations50000-schedule50000"),
+        ({"paper": True, "rate": 1e-4}, "dsprites-lvae-paper"),
+        ({"rate": 3e-4}, "dsprites-lvae-rate0.0003"),
+        ({"iterations": 300_000}, "dsprites-lvae-iterations300000"),
         ({"model": "beta-vae", "beta": 4.0}, "dsprites-beta-vae-beta4"),
         ({"model": "vae", "beta": 4.0}, "dsprites-vae"),
         ({"device": "cuda:1", "threads": 3, "loss": "torch", "batch_size": 32}, "dsprites-lvae-batch-size32"),
@@ -90,8 +183,15 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
         ({"iterations": 0}, "--iterations 0: expected at least 1"),
         ({"batch_size": -1}, "--batch-size -1"),
         ({"iterations": 10, "schedule": 5}, "--schedule 5: expected at least the 10 iterations"),
+        ({"schedule": 0}, "--schedule 0: expected at least 1"),
+        ({"rate": 0.0}, "--rate 0.0: expected more than 0, at most 1"),
+        ({"rate": float("nan")}, "--rate nan"),
+        ({"rate": 1.5}, "--rate 1.5"),
+        ({"rate_form": "cyclic"}, "--rate-form cyclic: expected onecycle or constant"),
+        ({"model": "control-vae", "kl_target": float("inf")}, "--kl-target inf: expected a number"),
+        ({"model": "dynamic-vae", "kl_period": 0.0}, "--kl-period 0.0: expected a number from 1e-06"),
         ({"beta": float("nan")}, "--beta nan"),
-        ({"warmup": "line"}, "--warmup line: expected cosine or linear"),
+        ({"warmup": "line"}, "--warmup line: expected linear or cosine"),
         ({"sigma_freeze": 1.5}, "--sigma-freeze 1.5: expected 0 to 1"),
         ({"seed": -1}, "--seed -1"),
         ({"latents": 0}, "--latents 0"),

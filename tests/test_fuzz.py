@@ -136,7 +136,7 @@ MADE = {}
 @pytest.fixture
 def made(small, tmp_path_factory, monkeypatch):
     """Folders of a run: stopped after 20 of 24 iterations, and finished. Its scores are given."""
-    monkeypatch.setattr(metrics, "score", lambda *_: dict.fromkeys(report.SCORES, 0.5))
+    monkeypatch.setattr(metrics, "score", lambda *_, **__: dict.fromkeys(report.SCORES, 0.5))
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     monkeypatch.setattr(model, "HIDDEN", 8)
     monkeypatch.setattr(report, "commit", lambda: "0123456789")

@@ -132,6 +132,47 @@ def test_set_points_rise_as_published_and_stretch_with_the_schedule(cls, at, nat
         assert objective.set_point().item() == pytest.approx(nats, abs=1e-3)
 
 
+def test_the_way_down_of_dynamic_vae_follows_the_schedule():
+    """With kl at 0 and C at 0.5 nats beta falls by 0.0025 an iteration at 300,000, and 30 times that at 10,000."""
+    fallen = {}
+    for schedule in (600_000, 300_000, 150_000, 10_000, 1000):
+        objective = DynamicVAE(schedule=schedule)
+        objective.control(torch.tensor(0.0))
+        before = objective.beta().item()
+        objective.control(torch.tensor(0.0))
+        fallen[schedule] = before - objective.beta().item()
+    assert list(fallen.values()) == pytest.approx([0.0025, 0.0025, 0.005, 0.075, 0.075])
+
+
+def test_the_gain_of_control_vae_does_not_follow_the_schedule():
+    """Thirty times its Ki would take the integral below -Kp in the first iterations, where it stays for ever."""
+    for schedule in (300_000, 10_000):
+        objective = ControlVAE(schedule=schedule)
+        objective.control(torch.tensor(0.1))
+        assert objective.integral.item() == pytest.approx(-0.001 * 0.4)
+
+
+@pytest.mark.parametrize("cls", [ControlVAE, DynamicVAE])
+def test_a_controller_takes_its_settings_and_no_others(cls):
+    objective = cls(kl_target=3.0, kl_start=1.0, kl_rise=1.0, kl_period=10.0)
+    objective.step.fill_(10_000)
+    assert objective.set_point() == 3.0
+    objective.step.fill_(0)
+    assert objective.set_point() == 1.0
+    assert DynamicVAE(beta_start=50.0).beta() == 50 and ControlVAE(beta_start=0.5).integral == 0.5
+    with pytest.raises(TypeError, match="has no setting gamma"):
+        cls(gamma=1.0)
+
+
+def test_gains_of_a_controller_are_what_was_given():
+    for cls, change in ((ControlVAE, -0.2 * 0.4 + 3 / (1 + math.exp(0.4))),
+                        (DynamicVAE, -0.2 * 0.48 + 3 * (1 / (1 + math.exp(0.48)) - 0.5))):
+        objective = cls(kp=3.0, ki=-0.2)
+        before = objective.output.item()
+        objective.control(torch.tensor(0.1))
+        assert objective.output.item() - before == pytest.approx(change)
+
+
 def test_controllers_rest_outside_training():
     for cls in (ControlVAE, DynamicVAE):
         objective = cls().eval()

@@ -330,7 +330,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
         "--data",
     ):
         assert flag + " " in text
-    assert "(default: 300000)" in text and "0.05 at a shorter one" in text
+    assert "10,000; 5,000 for celeba)" in text and "(default: 0.05; 0 with --paper" in text
 
 
 def test_a_grid_is_the_product_of_its_values_without_what_a_method_ignores():

@@ -20,14 +20,15 @@ from lvae_min.train import Run
 
 METHODS = list(OBJECTIVES)
 DRAW = Run.draw
-SCORES = ["rec", "kl", "beta", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"]
+SCORES = ["rec", "kl", "beta", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap", "sap_classification"]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """No pictures and, where a test does not look at them, no real scores."""
+    """No pictures and, where a test does not look at them, no real scores; a checkpoint at each evaluation."""
     monkeypatch.setattr(Run, "draw", lambda *_: None)
-    monkeypatch.setattr(metrics, "score", lambda factors, codes: {"beta_vae": float(codes.std())})
+    monkeypatch.setattr(train, "EVALUATED_SECONDS", -1)
+    monkeypatch.setattr(metrics, "score", lambda factors, codes, **_: {"beta_vae": float(codes.std())})
 
 
 class StopAt(Event):
@@ -52,7 +53,8 @@ def same(one, other):
 
 
 def config(model="lvae", **settings):
-    return Config(**{"model": model, "iterations": 230, "batch_size": 8, "threads": 1, **settings})
+    return Config(**{"model": model, "iterations": 230, "batch_size": 8, "threads": 1, "select": "beta_vae",
+                     "device": "cpu", **settings})
 
 
 @pytest.mark.parametrize("model", METHODS)
@@ -185,12 +187,15 @@ def test_the_log_holds_means_over_its_lines(small, tmp_path, monkeypatch):
     [
         (300_000, [1000, *range(10_000, 300_001, 10_000)]),
         (20_000, [1000, *range(2000, 20_001, 2000)]),
+        (10_000, range(1000, 10_001, 1000)),
+        (1000, [1000]),
+        (2500, [1000, 2000, 2500]),
         (500, range(50, 501, 50)),
         (3, [1, 2, 3]),
         (25, [*range(2, 25, 2), 25]),
     ],
 )
-def test_a_run_is_looked_at_early_every_10000_iterations_and_at_least_ten_times(iterations, looks):
+def test_a_run_is_evaluated_early_every_10000_iterations_or_ten_times_but_not_below_1000(iterations, looks):
     run = Run.__new__(Run)
     run.config, run.step, due = Config(iterations=iterations), SimpleNamespace(), []
     for run.step.iteration in range(1, iterations + 1):
@@ -208,7 +213,7 @@ def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(
 ):
     given = iter(scores * 10)
     monkeypatch.setattr(
-        train, "evaluate", lambda *_: ({"rec": 1.0, "kl": 1.0, "beta_vae": next(given)}, None)
+        train, "evaluate", lambda *_, **__: ({"rec": 1.0, "kl": 1.0, "beta_vae": next(given)}, None)
     )
     run = Run(config(iterations=10), tmp_path, small)
     run.train(StopAt(run, 4))
@@ -217,7 +222,7 @@ def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(
 
 def test_where_no_score_is_a_number_the_earliest_network_is_kept(small, tmp_path, monkeypatch):
     nothing = {"rec": 1.0, "kl": 1.0, "rec_mean": 1.0, "beta_vae": math.nan}
-    monkeypatch.setattr(train, "evaluate", lambda *_: (dict(nothing), None))
+    monkeypatch.setattr(train, "evaluate", lambda *_, **__: (dict(nothing), None))
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     run = Run(config(iterations=10), tmp_path, small)
     run.train()
@@ -230,7 +235,7 @@ def test_a_score_cannot_select_where_there_are_no_factors(small, tmp_path, monke
         Run(config(iterations=12, select="mig"), tmp_path / "run", small)
     assert not (tmp_path / "run").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(Config, "select", "mig")  # as older code let it begin: that goes on
+        patch.setattr(Run, "check_factors", lambda *_: None)  # as older code let it begin: it can be resumed
         run = Run(config(iterations=12, select="mig"), tmp_path / "run", small)
         run.train(StopAt(run, 4))
         run.close()
@@ -255,15 +260,16 @@ def test_a_run_that_other_code_began_says_so(small, tmp_path, monkeypatch):
 def test_another_score_can_select(small, tmp_path, monkeypatch, select, selected):
     looks = [{"rec": 5.0, "mig": 0.1}, {"rec": 3.0, "mig": 0.2}, {"rec": 4.0, "mig": 0.5}]
     given = iter([*looks, {"rec": 9.0, "mig": math.nan}])
-    monkeypatch.setattr(train, "evaluate", lambda *_: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None))
+    monkeypatch.setattr(train, "evaluate", lambda *_, **__: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None))
     run = Run(config(iterations=10, select=select), tmp_path, small)
     run.train(StopAt(run, 4))
     assert run.best["iteration"] == selected
 
 
-def test_without_factors_the_last_network_is_selected(small, tmp_path):
+@pytest.mark.parametrize("paper", [False, True])
+def test_without_factors_the_last_network_is_selected(small, tmp_path, paper):
     small.factor_names, small.factor_sizes = [], ()
-    run = Run(config(iterations=12), tmp_path, small)
+    run = Run(config(iterations=12, select=None, paper=paper), tmp_path, small)
     run.train()
     results = run.finish()
     assert results["selected"]["iteration"] == 12 and results["settings"]["latents"] == 10
@@ -274,10 +280,10 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
     monkeypatch.undo()  # the real scores
     monkeypatch.setattr("lvae_min.model.HIDDEN", 32)
     monkeypatch.setattr(Run, "draw", lambda *_: None)
-    run = Run(config(iterations=30), tmp_path, small)
+    run = Run(config(iterations=30, select="rec"), tmp_path, small)
+    monkeypatch.setattr(run, "better", lambda score, kl: run.iteration == 12)
     run.train()
-    for weights in run.step.vae.parameters():
-        weights.data.zero_()  # not the one that was selected
+    last = train.evaluate(run.step.vae, small, run.test)[0]
     results = run.finish()
     vae = lvae_min.load(tmp_path)
     scores, codes = train.evaluate(vae, small, run.test)
@@ -297,6 +303,76 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
         rel=1e-5,
     )
     assert {"commit", "versions", "device", "seconds", "settings", "elbo"} <= set(stored)
+    assert stored["last"] == pytest.approx({**last, "iteration": 30, "beta": run.step.objective.beta().item()})
+    assert stored["selected"]["iteration"] == 12 and stored["last"]["rec"] != stored["scores"]["rec"]
+
+
+def test_results_have_the_last_network_beside_the_selected_one(small, tmp_path):
+    scores = iter([0.9, *[0.1] * 9])
+    run = Run(config(iterations=20), tmp_path, small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "score", lambda *_, **__: {"beta_vae": next(scores, 0.5)})
+        run.train()
+        last = train.evaluate(run.step.vae, small, run.test)[0]
+        results = run.finish()
+    assert results["selected"]["iteration"] == 2 and results["last"]["iteration"] == 20
+    assert (results["last"]["rec"], results["last"]["kl"]) == (last["rec"], last["kl"])
+    assert results["last"]["rec"] < results["scores"]["rec"]
+
+
+def test_the_last_network_is_selected_by_default_and_scored_once(small, tmp_path, monkeypatch):
+    run, calls = Run(config(iterations=20, select="last"), tmp_path, small), []
+    run.train()
+    evaluate = train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *given: (calls.append(1), evaluate(*given))[1])
+    results = run.finish()
+    assert Config().select == "last" and len(calls) == 1
+    assert results["selected"] == {"iteration": 20, "score": 20, "by": "last iteration"}
+    assert results["last"]["rec"] == results["scores"]["rec"]
+    assert same(lvae_min.load(tmp_path).state_dict(), run.step.vae.state_dict())
+
+
+def test_rec_of_the_validation_images_is_of_the_first_of_them_and_all_else_of_all(small, tmp_path):
+    run = Run(config(iterations=5), tmp_path, small)
+    index = run.validation
+    some, codes = train.evaluate(run.step.vae, small, index, reconstructed=30)
+    whole, all_codes = train.evaluate(run.step.vae, small, index)
+    few, _ = train.evaluate(run.step.vae, small, index[:30])
+    assert (some["rec"], some["rec_mean"]) == (few["rec"], few["rec_mean"]) != (whole["rec"], whole["rec_mean"])
+    assert some["kl"] == whole["kl"] and (codes == all_codes).all() and len(codes) == len(index)
+
+
+def test_a_checkpoint_follows_an_evaluation_after_half_a_minute_and_the_end(small, tmp_path, monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr(train, "EVALUATED_SECONDS", 30)
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    checkpoint = Run.checkpoint
+    monkeypatch.setattr(Run, "checkpoint", lambda run: (saved.append(run.iteration), checkpoint(run))[1])
+    run = Run(config(iterations=100, select="last"), tmp_path, small)
+    step = run.step.__class__.__call__
+
+    def tick(self):
+        now[0] += 1
+        step(self)
+
+    monkeypatch.setattr(run.step.__class__, "__call__", tick)
+    run.train()
+    assert saved == [10, 50, 90, 100]                       # the first, then after more than 30 of 10 a piece
+    assert load_checkpoint(tmp_path / "best.pt")["iteration"] == 100
+
+
+def test_of_equal_scores_the_later_wins_if_the_earlier_network_knew_less_than_half(small, tmp_path):
+    run = Run(config(iterations=5), tmp_path, small)
+    run.best = {"iteration": 1, "score": 0.0, "kl": 1.0}
+    assert run.better(0.1, 0.0) and not run.better(-0.1, 9.0)
+    assert run.better(0.0, 2.1) and not run.better(0.0, 2.0)
+    run.best = {"iteration": 1, "score": 0.0}               # of an older checkpoint
+    assert not run.better(0.0, 9.0)
+
+
+def test_a_selected_network_that_has_hardly_learned_is_said_to_be_one():
+    assert "its kl is 1.00 nats, 9.00 at the end" in train.unlearned(1.0, 9.0)
+    assert train.unlearned(5.0, 9.0) == train.unlearned(9.0, 9.0) == train.unlearned(0.0, 0.0) == ""
 
 
 def test_residuals_are_those_of_the_last_thousand_iterations(small, tmp_path):
@@ -659,7 +735,7 @@ def test_a_run_that_moves_between_cpu_and_gpu_goes_on_with_other_noise(small, tm
 
 def test_a_network_selected_after_the_last_checkpoint_does_not_outlive_it(small, tmp_path, monkeypatch):
     """As on another device, where the iterations that come again give other numbers."""
-    monkeypatch.setattr(metrics, "score", lambda *_: {"beta_vae": next(scores)})
+    monkeypatch.setattr(metrics, "score", lambda *_, **__: {"beta_vae": next(scores)})
     scores = iter([0.5, 0.9, 0.4, 0.3, 0.2] + [0.1] * 9)
     run = Run(config(iterations=20), tmp_path, small)
     run.train(StopAt(run, 3))
@@ -670,4 +746,5 @@ def test_a_network_selected_after_the_last_checkpoint_does_not_outlive_it(small,
     run = Run(config(iterations=20), tmp_path, small)
     assert run.train()
     best = load_checkpoint(tmp_path / "best.pt")
-    assert run.best == {name: best[name] for name in run.best} == {"iteration": 4, "score": 0.4}
+    assert run.best == {name: best[name] for name in run.best}
+    assert (run.best["iteration"], run.best["score"]) == (4, 0.4)
