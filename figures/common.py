@@ -18,14 +18,15 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # lvae_min, installed or not
 DATA = HERE / "data"
 
-from lvae_min.config import OLD_DEFAULTS, Config, evaluation_interval  # noqa: E402
+from lvae_min.config import Config, evaluation_interval, with_defaults  # noqa: E402
 from lvae_min.data import SPECS  # noqa: E402
 from lvae_min.lines import Parser, one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.records import check, number, read_log, read_results  # noqa: E402
 from lvae_min.report import SCORES  # noqa: E402
 
-SHARED = ("latents", "precision", "select", "warmup")  # settings that runs of one protocol share too
+# Settings that runs of one protocol share too.
+SHARED = ("latents", "precision", "rate", "rate_form", "select", "warmup")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Finished:
     @property
     def protocol(self) -> tuple:
         """What runs must share to stand side by side: data set, iterations, schedule and the like."""
-        settings = {**OLD_DEFAULTS, **self.results["settings"]}
+        settings = with_defaults(self.results["settings"])
         return tuple(settings[name] for name in ("dataset", "iterations", "schedule", *SHARED))
 
     @property
@@ -106,12 +107,12 @@ def named(protocol: tuple) -> str:
 
 def unusual(protocol: tuple) -> dict:
     """The settings of a protocol beyond its iterations that are not the defaults, as flags without dashes."""
-    dataset, _, _, *shared = protocol
+    dataset, iterations, schedule, *shared = protocol
     spec = SPECS.get(dataset)
     found = dict(zip(SHARED, shared, strict=True))
-    usual = (spec.latents or len(spec.factors)) if spec else found["latents"]
-    defaults = {"latents": usual, **OLD_DEFAULTS}
-    return {name: value for name, value in found.items() if value != defaults[name]}
+    usual = dataclasses.asdict(Config(iterations=iterations, schedule=schedule))
+    usual["latents"] = (spec.latents or len(spec.factors)) if spec else found["latents"]
+    return {name.replace("_", "-"): value for name, value in found.items() if value != usual[name]}
 
 
 def flags(protocol: tuple) -> str:

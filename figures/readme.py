@@ -15,7 +15,7 @@ import table2
 import table3
 from common import DATA, HERE, Finished, provenance, read, save, script
 
-from lvae_min.config import MOVABLE, OLD_DEFAULTS
+from lvae_min.config import MOVABLE, with_defaults
 
 OTHERS = ("means", "grid")  # measurements of which the README shows a second machine's too
 
@@ -62,12 +62,12 @@ def precisions(runs: list[Finished]) -> str:
 
 def alike(run: Finished) -> dict:
     """The settings of a run but for its precision, and for where it was done."""
-    settings = {**OLD_DEFAULTS, **run.results["settings"]}
+    settings = with_defaults(run.results["settings"])
     return {name: settings[name] for name in settings if name not in ("precision", *MOVABLE)}
 
 
 def precision(run: Finished) -> str:
-    return {**OLD_DEFAULTS, **run.results["settings"]}["precision"]
+    return with_defaults(run.results["settings"])["precision"]
 
 
 def collapse(file: Path) -> str:
