@@ -25,9 +25,9 @@ def load(run: Path | str) -> "VAE":  # noqa: F821
     """
     from torch import nn
 
-    from lvae_min import records
-    from lvae_min.files import check_tensors, load_checkpoint
-    from lvae_min.lines import brief
+    from lvae_min.io import records
+    from lvae_min.io.atomic import check_tensors, load_checkpoint
+    from lvae_min.io.text import brief
     from lvae_min.model import VAE, layers
 
     file = Path(run) / "best.pt"

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from lvae_min.data import NAMES, SPECS, is_path, own_name, spec_of
-from lvae_min.lines import one_line
+from lvae_min.io.text import one_line
 from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 from lvae_min.report import SCORES
 

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvae_min import arm3d, npy, own, render
-from lvae_min.images import open_set
-from lvae_min.lines import brief
-from lvae_min.stores import Bits, Painted, Pixels
+from lvae_min.datasets import arm3d, dsprites as render, own
+from lvae_min.io import npy
+from lvae_min.datasets.prepared import open_set
+from lvae_min.io.text import brief
+from lvae_min.datasets.stores import Bits, Painted, Pixels
 
 SCORED = 10_000         # images of a split that are scored, always the same ones
 TEST_SHARE = 0.075      # Sec. 6.1: around 85 % for training, the rest equally split
@@ -278,6 +279,6 @@ def load(name: str, folder: Path | str = "data") -> Dataset:
 
 
 if __name__ == "__main__":
-    from lvae_min.prepare import command
+    from lvae_min.datasets.prepare import command
 
     sys.exit(command(sys.argv[1:]))

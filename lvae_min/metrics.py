@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from lvae_min import npy
-from lvae_min.lines import Parser, one_line
+from lvae_min.io import npy
+from lvae_min.io.text import Parser, one_line
 
 # Made once, by the thread that imports this: looking for libraries while another thread loads one, matplotlib
 # for a picture, can block both for ever.

@@ -17,11 +17,12 @@ from threading import Event, Lock
 import numpy as np
 import torch
 
-from lvae_min import losses, metrics, records
+from lvae_min import losses, metrics
+from lvae_min.io import records
 from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
 from lvae_min.data import SCORED, Dataset, Split, is_path
-from lvae_min.files import Claim, check_tensors, load_checkpoint, naming, save, write_whole
-from lvae_min.lines import brief, one_line
+from lvae_min.io.atomic import Claim, check_tensors, load_checkpoint, naming, save, write_whole
+from lvae_min.io.text import brief, one_line
 from lvae_min.model import VAE
 from lvae_min.report import Grid, Progress, machine
 from lvae_min.step import Step
@@ -393,7 +394,7 @@ class Run:
             self.log_bytes = log.tell()
 
     def draw(self, index: np.ndarray, codes: np.ndarray, note: str = "") -> None:
-        from lvae_min import plots  # matplotlib takes half a second to import
+        from lvae_min import plots# matplotlib takes half a second to import
         with DRAWING:
             plots.draw(self.folder, self.step.vae, self.dataset, index, codes, note)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lvae_min import data, model, render, stores
+from lvae_min import data, model
+from lvae_min.datasets import dsprites as render, stores
 
 
 @pytest.fixture(autouse=True)

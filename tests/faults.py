@@ -16,7 +16,8 @@ import numpy as np
 import small_run
 import torch._dynamo  # noqa: F401 which the first optimizer imports: a second
 
-from lvae_min import files, metrics, plots, report, train
+from lvae_min import metrics, plots, report, train
+from lvae_min.io import atomic as files
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["faults"])

@@ -10,7 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import run
-from lvae_min import data, model, render, stores
+from lvae_min import data, model
+from lvae_min.datasets import dsprites as render, stores
 
 
 @functools.cache

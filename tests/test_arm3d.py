@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lvae_min import arm3d, data
+from lvae_min import data
+from lvae_min.datasets import arm3d
 
 # Views drawn with and without AVX2, FMA and AVX-512 were equal: only exactly rounded operations make them.
 SHA256 = "5d2aaeb1fe91f763e4f95eeb0f666a06302468dec91b06768b9e8276d61e73d6"

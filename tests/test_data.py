@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lvae_min import data, render
+from lvae_min import data
+from lvae_min.datasets import dsprites as render
 
 ARCHIVE_SIZES = (3, 2, 5, 4, 4)
 

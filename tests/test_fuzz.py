@@ -38,7 +38,8 @@ from PIL import Image
 
 import lvae_min
 import run
-from lvae_min import data, images, metrics, model, plots, prepare, report, train
+from lvae_min import data, metrics, model, plots, report, train
+from lvae_min.datasets import prepare, prepared as images
 from lvae_min.config import Config
 from lvae_min.train import Run
 

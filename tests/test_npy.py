@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lvae_min import npy
+from lvae_min.io import npy
 
 
 def header(shape="(4, 2)", descr="'<f8'", fortran="False"):

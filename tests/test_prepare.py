@@ -17,7 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lvae_min import data, images, prepare
+from lvae_min import data
+from lvae_min.datasets import prepare, prepared as images
 
 SIZES = {
     "mpi3d": (2, 2, 1, 2, 2, 5, 4),
@@ -434,7 +435,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)      # a shell's background jobs ignore it
 import numpy as np
 from pathlib import Path
-from lvae_min import images
+from lvae_min.datasets import prepared as images
 def chunks():
     for number in range(1000):
         yield np.full((1, 64, 64, 3), number % 250, np.uint8)
@@ -476,7 +477,7 @@ def test_preparing_needs_little_memory(tmp_path):
 import resource, sys
 import numpy as np
 from pathlib import Path
-from lvae_min import images
+from lvae_min.datasets import prepared as images
 chunk = np.zeros((256, 64, 64, 3), np.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 images.write_set(Path(sys.argv[1]), (16384, 64, 64, 3), (chunk for _ in range(64)), {})

@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 
-from lvae_min import render
+from lvae_min.datasets import dsprites as render
 
 # Of the array that matched 409 published images without a wrong pixel.
 SHA256 = "faaf9cf5fa6256819224cb831e7fe802f7e166a63fda58f12c5f1c6eec3f5ea0"

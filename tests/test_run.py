@@ -14,7 +14,7 @@ from PIL import Image
 import lvae_min
 import run
 from lvae_min import model
-from lvae_min.files import load_checkpoint
+from lvae_min.io.atomic import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py"), "--threads", "1", "--batch-size", "8"]
 PICTURES = {"curves.png", "reconstructions.png", "traversal.png", "traversal.gif"}

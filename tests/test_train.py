@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import lvae_min
-from lvae_min import data, metrics, plots, report, stores, train
+from lvae_min import data, metrics, plots, report, train
+from lvae_min.datasets import stores
 from lvae_min.config import Config
-from lvae_min.files import load_checkpoint, write_whole
+from lvae_min.io.atomic import load_checkpoint, write_whole
 from lvae_min.losses import OBJECTIVES
 from lvae_min.train import Run
 

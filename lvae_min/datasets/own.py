@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from lvae_min import images as im
-from lvae_min import npy
-from lvae_min.lines import brief, one_line
+from lvae_min.datasets import prepared as im
+from lvae_min.io import npy
+from lvae_min.io.text import brief, one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FACTORS, NAMES = "factors", "factor_names"

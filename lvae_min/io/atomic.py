@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lvae_min.lines import brief
+from lvae_min.io.text import brief
 
 
 def write_whole(file: Path, content: bytes) -> None:

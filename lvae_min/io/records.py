@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from lvae_min.lines import brief, one_line
+from lvae_min.io.text import brief, one_line
 
 
 def whole(value) -> bool:

@@ -26,9 +26,10 @@ from threading import Event, Lock
 
 import torch
 
-from lvae_min import data, records, report
+from lvae_min import data, report
+from lvae_min.io import records
 from lvae_min.config import MOVABLE, Config
-from lvae_min.lines import Parser, one_line
+from lvae_min.io.text import Parser, one_line
 from lvae_min.losses import OBJECTIVES, DynamicVAE
 from lvae_min.report import Grid
 from lvae_min.step import bf16_speed

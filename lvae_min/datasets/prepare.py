@@ -24,10 +24,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lvae_min import images as im
-from lvae_min import npy
+from lvae_min.datasets import prepared as im
+from lvae_min.io import npy
 from lvae_min.data import ATTRIBUTES, DSPRITES_FILE, SPECS, Spec, load_prepared, read_dsprites
-from lvae_min.lines import Parser, brief, one_line
+from lvae_min.io.text import Parser, brief, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
 ATTRIBUTE_FILE = "list_attr_celeba.txt"

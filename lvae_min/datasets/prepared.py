@@ -27,8 +27,8 @@ from PIL.Image import Transpose
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lvae_min import npy
-from lvae_min.lines import brief, one_line
+from lvae_min.io import npy
+from lvae_min.io.text import brief, one_line
 
 CHUNK = 256                     # images in memory at a time
 SHAPES = {(side, side, channels) for side in (64, 128) for channels in (1, 3)}      # of prepared images
