@@ -40,7 +40,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import lvae_min.step
 from lvae_min import fused, losses, metrics, model, report
 from lvae_min.config import Config
-from lvae_min.data import SCORED, SPECS, Batches, Dataset, Split, load
+from lvae_min.data import SCORED, Batches, Dataset, Split, load
+from lvae_min.datasets.specs import SPECS
 from lvae_min.io.text import Parser
 from lvae_min.step import Step
 from lvae_min.datasets.stores import Bits, Pixels

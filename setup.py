@@ -38,7 +38,7 @@ setup(
     description="Reference implementation of L-VAE, a VAE that learns the weights of its own loss",
     license="MIT",
     python_requires=">=3.10",
-    packages=["lvae_min", "lvae_min.csrc"],
+    packages=["lvae_min", "lvae_min.csrc", "lvae_min.datasets", "lvae_min.io"],
     package_dir={"lvae_min.csrc": "csrc"},
     package_data={"lvae_min.csrc": ["*"]},
     # The tests pass with the oldest of each (tests/oldest.txt). numpy 1 computes with scalars in another

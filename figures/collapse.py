@@ -17,7 +17,8 @@ from common import DATA, script, write
 
 from lvae_min import model, report
 from lvae_min.config import Config
-from lvae_min.data import Dataset, Spec
+from lvae_min.data import Dataset
+from lvae_min.datasets.specs import Spec
 from lvae_min.io.text import Parser
 from lvae_min.datasets.stores import Pixels
 from lvae_min.train import Run, finished

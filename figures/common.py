@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent))  # lvae_min, installed or not
 DATA = HERE / "data"
 
 from lvae_min.config import Config, evaluation_interval, with_defaults  # noqa: E402
-from lvae_min.data import SPECS  # noqa: E402
+from lvae_min.datasets.specs import SPECS  # noqa: E402
 from lvae_min.io.text import Parser, one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.io.records import check, number, read_log, read_results  # noqa: E402

@@ -1,15 +1,5 @@
-"""Train L-VAE or one of its five rivals, select a checkpoint, score it and draw it.
+"""The command: train one run or a grid of runs, score and draw each (`python run.py`, `python -m lvae_min`)."""
 
-    python run.py --dataset dsprites --model lvae                      10,000 iterations, minutes
-    python run.py --dataset dsprites --model lvae --paper              the paper's 300,000 (Sec. 6.3), hours
-    python run.py --model lvae --paper --iterations 50000              the first 50,000 of them
-    python run.py --model vae lvae --seed 0 1 2 --jobs 2               a grid of six runs, two at once
-    torchrun --nproc-per-node 8 run.py --model vae lvae --seed 0 1 2   the same, shared by eight processes
-
-A run is a folder under --out, named by the settings that differ from the defaults. The same command continues
-a run that was stopped, and skips one that is finished. It holds results.json, log.jsonl, best.pt (for
-lvae_min.load) and the pictures curves.png, reconstructions.png, traversal.png and traversal.gif.
-"""
 
 import argparse
 import dataclasses
@@ -46,6 +36,19 @@ from lvae_min.train import (
     unlearned,
 )
 
+CALLED = "python run.py"
+MANUAL = """Train L-VAE or one of its five rivals, select a checkpoint, score it and draw it.
+
+    {command} --dataset dsprites --model lvae                      10,000 iterations, minutes
+    {command} --dataset dsprites --model lvae --paper              the paper's 300,000 (Sec. 6.3), hours
+    {command} --model lvae --paper --iterations 50000              the first 50,000 of them
+    {command} --model vae lvae --seed 0 1 2 --jobs 2               a grid of six runs, two at once
+    torchrun --nproc-per-node 8 {launched} --model vae lvae --seed 0 1 2   the same, shared by eight processes
+
+A run is a folder under --out, named by the settings that differ from the defaults. The same command continues
+a run that was stopped, and skips one that is finished. It holds results.json, log.jsonl, best.pt (for
+lvae_min.load) and the pictures curves.png, reconstructions.png, traversal.png and traversal.gif.
+"""
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)     # one line each
 MOST_RUNS = 10_000              # of a grid
 RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (                                   # as torchrun numbers its processes
@@ -56,9 +59,15 @@ RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (                                   # as 
 LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ                  # by torchrun
 
 
-def parse(arguments: list[str]) -> tuple[list[Config], argparse.Namespace]:
-    """The runs asked for, and what else was given: out, data, jobs."""
-    parser = Parser(prog="run.py", description=__doc__)
+def named(called: str) -> str:
+    """The command's name before its error messages: run.py, or python -m lvae_min."""
+    return called.removeprefix("python ") if called.endswith(".py") else called
+
+
+def parse(arguments: list[str], called: str = CALLED) -> tuple[list[Config], argparse.Namespace]:
+    """The runs asked for, and what else was given: out, data, jobs; `called` is how the command was."""
+    manual = MANUAL.format(command=called, launched=called.removeprefix("python "))
+    parser = Parser(prog=named(called), description=manual)
     for field in dataclasses.fields(Config):
         kind = next((kind for kind in (int, float) if field.type in (kind, kind | None)), str)
         default = "" if field.default is None else f" (default: {field.default})"
@@ -147,8 +156,8 @@ def told(error: Exception, folder: Path) -> str:
 class Runs:
     """The runs that this process carries out, in turn or some at once, on one copy of the data."""
 
-    def __init__(self, configs: list[Config], given: argparse.Namespace, stop: Event):
-        self.configs, self.given, self.stop = configs, given, stop
+    def __init__(self, configs: list[Config], given: argparse.Namespace, stop: Event, program: str = "run.py"):
+        self.configs, self.given, self.stop, self.program = configs, given, stop, program
         self.jobs = max(min(given.jobs, len(configs)), 1)
         self.threads = max(cores() // (self.jobs * LOCAL_WORLD), 1)                # of each run
         self.grid = None
@@ -243,12 +252,12 @@ class Runs:
         if self.grid:
             self.grid.close()
         for failure in self.failures:
-            print(f"run.py: {one_line(failure)}", file=sys.stderr)
+            print(f"{self.program}: {one_line(failure)}", file=sys.stderr)
         return 130 if self.stop.is_set() else 2 if self.failures and not LAUNCHED else 0
 
 
-def main(arguments: list[str]) -> int:
-    configs, given = parse(arguments)
+def main(arguments: list[str], called: str) -> int:
+    configs, given = parse(arguments, called)
     stop = Event()
 
     def on_signal(number, _):
@@ -257,21 +266,17 @@ def main(arguments: list[str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    code = Runs(configs[RANK::WORLD], given, stop).all()
+    code = Runs(configs[RANK::WORLD], given, stop, named(called)).all()
     if code == 130:
-        again = f"continue with\n    python run.py {shlex.join(arguments)}"
+        again = f"continue with\n    {called} {shlex.join(arguments)}"
         print("stopped; " + ("the same command continues" if LAUNCHED else again), flush=True)
     return code
 
 
-def command(arguments: list[str]) -> int:
-    """`main` with a user's mistakes told in one line; the exit code is 2 then."""
+def command(arguments: list[str], called: str = CALLED) -> int:
+    """Carry out a command line; the exit code. A user's mistake is one line of error message, and code 2."""
     try:
-        return main(arguments)
+        return main(arguments, called)
     except MISTAKES as error:
-        print(f"run.py: {one_line(error) or type(error).__name__}", file=sys.stderr)
+        print(f"{named(called)}: {one_line(error) or type(error).__name__}", file=sys.stderr)
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(command(sys.argv[1:]))

@@ -8,7 +8,8 @@ from typing import get_args
 
 import numpy as np
 
-from lvae_min.data import NAMES, SPECS, is_path, own_name, spec_of
+from lvae_min.data import NAMES, is_path, own_name
+from lvae_min.datasets.specs import SPECS, spec_of
 from lvae_min.io.text import one_line
 from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 from lvae_min.report import SCORES

@@ -5,10 +5,7 @@ network and the loss. Labels are not stored either: the sets are complete grids 
 image's factors follow from its index.
 """
 
-import math
 import os
-import sys
-import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,58 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvae_min.datasets import arm3d, dsprites as render, own
-from lvae_min.io import npy
+from lvae_min.datasets import arm3d, dsprites, own
 from lvae_min.datasets.prepared import open_set
-from lvae_min.io.text import brief
+from lvae_min.datasets.specs import SPECS, Spec
 from lvae_min.datasets.stores import Bits, Painted, Pixels
 
 SCORED = 10_000         # images of a split that are scored, always the same ones
 TEST_SHARE = 0.075      # Sec. 6.1: around 85 % for training, the rest equally split
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What is known of a data set before it is there: image shape and factors, slowest first."""
-
-    shape: tuple[int, int, int]                 # C, H, W
-    factors: dict[str, int]                     # name: number of values
-    network: str = "cnn"                        # Sec. 6.3: an MLP for dSprites, a CNN for the others
-    binary: bool = False                        # images are 0/1, kept as bits
-    latents: int | None = None                  # dimensions of z, where not one a factor
-    images: int | None = None                   # how many, where factors are not a complete grid
-    iterations: int = 10_000                    # of a run that names no number
-
-    @property
-    def count(self) -> int:
-        return self.images or math.prod(self.factors.values())
-
-
-ATTRIBUTES = (
-    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
-    "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
-    "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
-    "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
-    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young").split()
-SPECS = {
-    "dsprites": Spec((1, 64, 64), {"shape": 3, "scale": 6, "orientation": 40,
-                                   "position x": 32, "position y": 32}, network="mlp", binary=True),
-    "mpi3d": Spec((3, 64, 64), {"object color": 4, "object shape": 4, "object size": 2, "camera height": 3,
-                                "background color": 3, "horizontal axis": 40, "vertical axis": 40}),
-    "falcor3d": Spec((3, 64, 64), {"lighting intensity": 5, "lighting x": 6, "lighting y": 6, "lighting z": 6,
-                                   "camera x": 6, "camera y": 6, "camera z": 6}),
-    # The order of the strides that the authors' demo uses; the formula in their README names three others
-    # wrongly.
-    "isaac3d": Spec((3, 64, 64), {"object shape": 3, "robot x": 8, "robot y": 5, "camera height": 4,
-                                  "object scale": 4, "lighting intensity": 4, "lighting y": 6,
-                                  "object color": 4, "wall color": 4}),
-    # Sec. 8 trains on 12 % of the 202,599 images: 24,312, which are the training part of these (`Split`). Its
-    # 40 attributes are no grid, and not what z is to hold one by one.
-    "celeba": Spec((3, 128, 128), dict.fromkeys(ATTRIBUTES, 2), latents=10, images=28_602, iterations=5_000),
-    "arm3d": Spec((3, 64, 64), arm3d.FACTORS),
-}
 NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npz or an .h5"])
-DSPRITES_FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 
 
 class Dataset:
@@ -171,35 +126,11 @@ class Batches:
         return self.order.index_select(0, clock % self.count * self.batch_size + self.places)
 
 
-def read_dsprites(file: Path) -> np.ndarray:
-    """Images of the published npz as rows of bits, (737280, 64) uint64, in a few MB beside the result.
-
-    Raises ValueError if the file is not that npz; nothing in it is unpickled.
-    """
-    wanted = (int(np.prod(render.DSPRITES_SIZES)), 64, 64)
-    rows = np.empty(wanted[:2], np.uint64)
-    try:
-        with zipfile.ZipFile(file) as archive, npy.open_member(archive, "imgs.npy") as member:
-            shape, dtype = npy.read_header(member)
-            if shape != wanted or dtype != np.uint8:
-                raise ValueError(f"imgs is {dtype} {shape}, expected uint8 {wanted}")
-            start = 0
-            for images in npy.read_chunks(member, shape, dtype):
-                if images.max() > 1:
-                    raise ValueError(f"images {start} to {start + len(images)} are not 0 and 1")
-                rows[start:start + len(images)] = render.pack(images)
-                start += len(images)
-    except npy.DAMAGED as error:
-        raise ValueError(f"{file}: not the published dSprites archive, or damaged ({brief(error)}); "
-                         "replace it, or remove it: without it the images are drawn") from None
-    return rows
-
-
 def load_dsprites(folder: Path) -> Dataset:
     """dSprites from its archive, or drawn if that is not there (1 s)."""
-    file = folder / DSPRITES_FILE
+    file = folder / dsprites.ARCHIVE
     # Drawing takes as long as reading the drawn images from a disk (1 s): they are not kept.
-    rows = read_dsprites(file) if file.exists() else render.dsprites()
+    rows = dsprites.read(file) if file.exists() else dsprites.draw()
     octets = torch.from_numpy(rows.astype("<u8", copy=False).view(np.uint8))
     spec = SPECS["dsprites"]
     return Dataset("dsprites", str(file) if file.exists() else "drawn", spec, Bits(octets, spec.shape))
@@ -218,7 +149,7 @@ def load_prepared(name: str, folder: Path) -> Dataset:
     spec = SPECS[name]
     if not (folder / name).exists():
         raise ValueError(f"{folder / name}: not there; make it of the published archive: "
-                         f"python -m lvae_min.data prepare {name} --data {folder}")
+                         f"python -m lvae_min.datasets prepare {name} --data {folder}")
     images, labels, about = open_set(folder / name)
     channels, height, width = spec.shape
     if images.shape != (spec.count, height, width, channels):
@@ -241,11 +172,6 @@ def load_own(path: Path, folder: Path) -> Dataset:
     spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(names, values, strict=True)))
     source, content = about.get("source", str(path)), about.get("content")
     return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
-
-
-def spec_of(name: str) -> Spec:
-    """What is known of the data set `name`; little if it is the user's own."""
-    return SPECS.get(name) or Spec((1, 64, 64), {})
 
 
 def is_path(name: str) -> bool:
@@ -276,9 +202,3 @@ def load(name: str, folder: Path | str = "data") -> Dataset:
     if name not in SPECS:
         raise ValueError(f"dataset {name!r}: expected {NAMES}")
     return load_prepared(name, folder)
-
-
-if __name__ == "__main__":
-    from lvae_min.datasets.prepare import command
-
-    sys.exit(command(sys.argv[1:]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lvae_min import data, model
-from lvae_min.datasets import dsprites as render, stores
+from lvae_min.datasets import dsprites, specs, stores
 
 
 @pytest.fixture(autouse=True)
@@ -17,13 +17,13 @@ def denormals():
 @pytest.fixture(scope="session")
 def sprites():
     """All of dSprites, drawn: (737280, 64) uint64."""
-    return render.dsprites()
+    return dsprites.draw()
 
 
 @pytest.fixture(scope="session")
 def small_images(sprites):
     """Every shape, 2 scales, 5 orientations, 8 x 8 positions of dSprites, as bytes of bits: (1920, 512)."""
-    grid = sprites.reshape(*render.DSPRITES_SIZES, 64)[:, ::3, ::8, ::4, ::4]
+    grid = sprites.reshape(*dsprites.SIZES, 64)[:, ::3, ::8, ::4, ::4]
     return np.ascontiguousarray(grid).reshape(-1, 64).view(np.uint8)
 
 
@@ -32,7 +32,7 @@ def small(small_images, monkeypatch):
     """A data set of 1,920 images, and an MLP of 32 hidden units."""
     monkeypatch.setattr(model, "HIDDEN", 32)
     sizes = {"shape": 3, "scale": 2, "orientation": 5, "position x": 8, "position y": 8}
-    spec = data.Spec((1, 64, 64), sizes, network="mlp", binary=True)
+    spec = specs.Spec((1, 64, 64), sizes, network="mlp", binary=True)
     return data.Dataset(
         "dsprites", "drawn", spec, stores.Bits(torch.from_numpy(small_images.copy()), spec.shape)
     )

@@ -14,7 +14,7 @@ import torch
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS.parent))
 
-from lvae_min import losses# noqa: E402
+from lvae_min import losses  # noqa: E402
 
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 GUARD = 64  # elements before and after each result

@@ -9,20 +9,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import run
+from lvae_min import cli
 from lvae_min import data, model
-from lvae_min.datasets import dsprites as render, stores
+from lvae_min.datasets import dsprites, specs, stores
 
 
 @functools.cache
 def small_images():
-    grid = render.dsprites().reshape(*render.DSPRITES_SIZES, 64)[:, ::3, ::8, ::4, ::4]
+    grid = dsprites.draw().reshape(*dsprites.SIZES, 64)[:, ::3, ::8, ::4, ::4]
     return np.ascontiguousarray(grid).reshape(-1, 64).view(np.uint8)
 
 
 def small_dsprites(*_):
     sizes = {"shape": 3, "scale": 2, "orientation": 5, "position x": 8, "position y": 8}
-    spec = data.Spec((1, 64, 64), sizes, network="mlp", binary=True)
+    spec = specs.Spec((1, 64, 64), sizes, network="mlp", binary=True)
     store = stores.Bits(torch.from_numpy(small_images().copy()), spec.shape)
     return data.Dataset("dsprites", "drawn", spec, store)
 
@@ -30,7 +30,7 @@ def small_dsprites(*_):
 def command(arguments):
     """The exit code of run.py; this process has the small data set and the small network from now on."""
     model.HIDDEN, data.load = 32, small_dsprites
-    return run.command(arguments)
+    return cli.command(arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lvae_min import data
-from lvae_min.datasets import dsprites as render
+from lvae_min.datasets import dsprites
 
 ARCHIVE_SIZES = (3, 2, 5, 4, 4)
 
@@ -13,12 +13,12 @@ ARCHIVE_SIZES = (3, 2, 5, 4, 4)
 @pytest.fixture
 def archive(tmp_path, monkeypatch, sprites):
     """A file in the layout of the published npz with 480 images, in its own folder, and the rows in it."""
-    monkeypatch.setattr(render, "DSPRITES_SIZES", ARCHIVE_SIZES)
+    monkeypatch.setattr(dsprites, "SIZES", ARCHIVE_SIZES)
     rows = np.ascontiguousarray(sprites.reshape(3, 6, 40, 32, 32, 64)[:, ::3, ::8, ::8, ::8]).reshape(-1, 64)
-    file = tmp_path / data.DSPRITES_FILE
+    file = tmp_path / dsprites.ARCHIVE
     np.savez_compressed(
         file,
-        imgs=render.unpack(rows),
+        imgs=dsprites.unpack(rows),
         latents_classes=np.zeros((480, 6), np.int64),
         metadata=np.array({"pickled": True}, dtype=object),
     )
@@ -27,7 +27,7 @@ def archive(tmp_path, monkeypatch, sprites):
 
 def test_batch_is_the_images_of_the_index(small, small_images):
     index = torch.tensor([5, 1919, 0, 5])
-    expected = render.unpack(small_images.view(np.uint64)[index.numpy()])
+    expected = dsprites.unpack(small_images.view(np.uint64)[index.numpy()])
     assert small.batch(index).dtype == torch.uint8 and small.batch(index).shape == (4, 1, 64, 64)
     assert (small.batch(index)[:, 0].numpy() == expected).all()
 
@@ -89,7 +89,7 @@ def test_the_published_archive_is_read_instead_of_drawing(archive):
 )
 def test_a_damaged_archive_is_refused_in_one_line(archive, damage):
     file, rows = archive
-    images = render.unpack(rows)
+    images = dsprites.unpack(rows)
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[: -len(file.read_bytes()) // 2])
     elif damage == "not a zip":
@@ -112,7 +112,7 @@ def test_a_damaged_archive_is_refused_in_one_line(archive, damage):
 
 def test_an_archive_with_a_flipped_byte_is_refused(archive):
     file, rows = archive
-    np.savez(file, imgs=render.unpack(rows))  # stored, so that the checksum must tell
+    np.savez(file, imgs=dsprites.unpack(rows))  # stored, so that the checksum must tell
     with zipfile.ZipFile(file) as whole:
         offset = whole.getinfo("imgs.npy").header_offset + 5000
     content = bytearray(file.read_bytes())

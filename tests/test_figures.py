@@ -17,7 +17,7 @@ import table3
 from PIL import Image
 
 import lvae_min
-import run as run_module
+from lvae_min import cli
 from lvae_min import data, metrics, plots
 from lvae_min.config import Config
 from lvae_min.train import Run, evaluate
@@ -196,7 +196,7 @@ def test_what_is_missing_is_made_where_it_is_missed_with_the_seeds_and_batches_t
     table2.main()
     command = capsys.readouterr().out.splitlines()[1].strip()
     words = shlex.split(command)
-    configs, given = run_module.parse(words[words.index("run.py") + 1 :])
+    configs, given = cli.parse(words[words.index("run.py") + 1 :])
     assert given.out == folder and {config.dataset for config in configs} == {"d/my sq.npz"}
     assert {(config.seed, config.batch_size) for config in configs} == {(0, 64), (0, 32), (3, 64), (3, 32)}
 
@@ -226,7 +226,7 @@ def test_a_suggested_command_makes_a_run_of_the_same_protocol(tmp_path):
     make_run(tmp_path, "lvae", latents=7, precision="bf16", select="mig", warmup="linear")
     (run,) = common.read(tmp_path)
     given = common.flags(run.protocol).split() + ["--model", "lvae"]
-    (config,), _ = run_module.parse(given)
+    (config,), _ = cli.parse(given)
     assert (config.latents, config.precision, config.select, config.warmup) == (7, "bf16", "mig", "linear")
     others = "latents 7, precision bf16, select mig, warmup linear"
     assert common.named(run.protocol).endswith(f"2,000 iterations, {others}")
@@ -443,7 +443,7 @@ def test_what_was_kept_is_not_kept_again(copied):
 
 
 @pytest.mark.parametrize(
-    "command", [["bench.py"], ["run.py"], ["-m", "lvae_min.metrics"], ["-m", "lvae_min.data"]]
+    "command", [["bench.py"], ["run.py"], ["-m", "lvae_min.metrics"], ["-m", "lvae_min.datasets"]]
 )
 def test_a_wrong_command_line_is_told_in_one_line(command):
     given = [sys.executable, *command, "--nothing"]

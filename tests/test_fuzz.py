@@ -37,9 +37,10 @@ from hostile import (
 from PIL import Image
 
 import lvae_min
-import run
+from lvae_min import cli
 from lvae_min import data, metrics, model, plots, report, train
-from lvae_min.datasets import prepare, prepared as images
+from lvae_min.datasets import dsprites, prepare, specs
+from lvae_min.datasets import prepared as images
 from lvae_min.config import Config
 from lvae_min.train import Run
 
@@ -102,8 +103,8 @@ def arguments(random):
 @fuzz(300)
 def test_any_command_line_is_parsed_or_refused_in_one_line(capsys, random):
     with place() as folder, pytest.MonkeyPatch.context() as patch, watched(folder):
-        patch.setattr(run, "main", lambda given: [config.name for config in run.parse(given)[0]])
-        code, said = spoken(capsys, lambda: run.command(arguments(random)))
+        patch.setattr(cli, "main", lambda given, called: [config.name for config in cli.parse(given)[0]])
+        code, said = spoken(capsys, lambda: cli.command(arguments(random)))
     assert code in (0, 2) or isinstance(code, list) and said == ""
     if code == 2:
         assert said.endswith("\n")
@@ -114,7 +115,7 @@ def test_any_command_line_is_parsed_or_refused_in_one_line(capsys, random):
 def test_the_command_ends_with_2_and_one_line_that_names_the_setting(capsys, random):
     words = [word for word in arguments(random) if word != "-h"] + random.choice(BAD)
     with place() as folder, watched(folder):
-        code, said = spoken(capsys, lambda: run.command(words))
+        code, said = spoken(capsys, lambda: cli.command(words))
     assert code == 2 and said.endswith("\n")
     check_line(said[:-1], "--", "File name too long", "unrecognized arguments", "a grid")
 
@@ -161,7 +162,7 @@ def goes_on(folder, small):
             results = one.finish() if one.train() else None
         finally:
             one.close()
-    return run.summary(results)
+    return cli.summary(results)
 
 
 def check_run(made, small, name, content):
@@ -451,8 +452,8 @@ def test_any_prepared_set_is_read_or_refused(random):
                 content = random.choice([mutated(random, content), array(random), random.choice(odd)])
                 content = json_of(random, SET[name]) if name == "about.json" else content
             (folder / "mpi3d" / name).write_bytes(content)
-        spec = dataclasses.replace(data.SPECS["mpi3d"], factors={"a": 2, "b": 2}, images=4)
-        patch.setitem(data.SPECS, "mpi3d", spec)
+        spec = dataclasses.replace(specs.SPECS["mpi3d"], factors={"a": 2, "b": 2}, images=4)
+        patch.setitem(specs.SPECS, "mpi3d", spec)
         patch.setattr(data.own, "prepared", lambda *_: data.open_set(folder / "mpi3d"))
         for call in (lambda: data.load("mpi3d", folder), lambda: data.load_own(folder / "mine.npz", folder)):
             dataset, said = outcome(folder, call, folder)
@@ -487,8 +488,8 @@ def test_any_archive_is_prepared_or_refused(capsys, quiet_pillow, random):
     members += [(random.choice(PLACES), image_file(random)) for _ in range(random.randint(0, 2))]
     with place() as folder, pytest.MonkeyPatch.context() as patch:
         for each, sizes in SIZES.items():
-            factors = dict(zip(data.SPECS[each].factors, sizes, strict=True))
-            patch.setitem(data.SPECS, each, dataclasses.replace(data.SPECS[each], factors=factors))
+            factors = dict(zip(specs.SPECS[each].factors, sizes, strict=True))
+            patch.setitem(specs.SPECS, each, dataclasses.replace(specs.SPECS[each], factors=factors))
         file = folder / "archive"
         content = hostile.zipped(members, random.choice(hostile.METHODS))
         file.write_bytes(spoilt(random, content))
@@ -507,12 +508,12 @@ def test_any_archive_is_prepared_or_refused(capsys, quiet_pillow, random):
 @fuzz(100)
 def test_any_dsprites_archive_is_read_or_refused(random):
     with place() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.render, "DSPRITES_SIZES", (2, 1, 1, 1, 1))
+        patch.setattr(dsprites, "SIZES", (2, 1, 1, 1, 1))
         whole = npy(shape="(2, 64, 64)", payload=bytes(8192))
-        (folder / data.DSPRITES_FILE).write_bytes(
+        (folder / dsprites.ARCHIVE).write_bytes(
             archive(random, "imgs.npy", whole, ["imgs.npy", "latents.npy"])
         )
-        dataset, said = outcome(folder, lambda: data.load_dsprites(folder), folder / data.DSPRITES_FILE)
+        dataset, said = outcome(folder, lambda: data.load_dsprites(folder), folder / dsprites.ARCHIVE)
         assert said or len(dataset) == 2
 
 

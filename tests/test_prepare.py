@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from lvae_min import data
-from lvae_min.datasets import prepare, prepared as images
+from lvae_min.datasets import dsprites, prepare, specs
+from lvae_min.datasets import prepared as images
 
 SIZES = {
     "mpi3d": (2, 2, 1, 2, 2, 5, 4),
@@ -44,15 +45,15 @@ def smooth(random, height, width):
 def specs(monkeypatch):
     """The specs with small sizes; 30 images of a CelebA of 200."""
     for name, sizes in SIZES.items():
-        names = data.SPECS[name].factors
+        names = specs.SPECS[name].factors
         monkeypatch.setitem(
-            data.SPECS,
+            specs.SPECS,
             name,
-            dataclasses.replace(data.SPECS[name], factors=dict(zip(names, sizes, strict=True))),
+            dataclasses.replace(specs.SPECS[name], factors=dict(zip(names, sizes, strict=True))),
         )
-    monkeypatch.setitem(data.SPECS, "celeba", dataclasses.replace(data.SPECS["celeba"], images=30))
+    monkeypatch.setitem(specs.SPECS, "celeba", dataclasses.replace(specs.SPECS["celeba"], images=30))
     monkeypatch.setattr(prepare, "CELEBA_IMAGES", PEOPLE)
-    return data.SPECS
+    return specs.SPECS
 
 
 class Published:
@@ -63,7 +64,7 @@ class Published:
         self.name, self.members = name, {}
         self.file = folder / prepare.ARCHIVES[name].file
         if name == "mpi3d":
-            self.pictures = random.integers(0, 256, (data.SPECS[name].count, 64, 64, 3), np.uint8)
+            self.pictures = random.integers(0, 256, (specs.SPECS[name].count, 64, 64, 3), np.uint8)
             np.savez(self.file, images=self.pictures)
         elif name == "celeba":
             self.pictures = [smooth(random, 218, 178) for _ in range(PEOPLE)]
@@ -72,7 +73,7 @@ class Published:
                 for number, pixels in enumerate(self.pictures, 1)
             }
             self.attributes = random.integers(0, 2, (PEOPLE, 40))
-            lines = [str(PEOPLE), " ".join(data.ATTRIBUTES) + " "]
+            lines = [str(PEOPLE), " ".join(specs.ATTRIBUTES) + " "]
             lines += [
                 f"{number:06d}.jpg " + " ".join(f"{2 * value - 1:2d}" for value in row)
                 for number, row in enumerate(self.attributes, 1)
@@ -134,12 +135,12 @@ def command(name, file, folder, capsys):
 def test_a_prepared_set_holds_the_pictures_of_its_archive(published, tmp_path, capsys, name):
     archive = published(name)
     code, said = command(name, archive.file, tmp_path / "data", capsys)
-    assert code == 0 and f"{name}: {data.SPECS[name].count} images in" in said.out
+    assert code == 0 and f"{name}: {specs.SPECS[name].count} images in" in said.out
     dataset = data.load(name, tmp_path / "data")
     assert isinstance(dataset.store.images, np.memmap) and dataset.source == str(archive.file)
     index = torch.arange(len(dataset)).flip(0)
     batch = dataset.batch(index)
-    assert batch.dtype == torch.uint8 and batch.shape[1:] == dataset.shape == data.SPECS[name].shape
+    assert batch.dtype == torch.uint8 and batch.shape[1:] == dataset.shape == specs.SPECS[name].shape
     difference = np.abs(batch.flip(0).permute(0, 2, 3, 1).numpy().astype(int) - archive.expected(dataset))
     if name == "celeba":  # between them are JPEG and two ways to round
         assert difference.mean() < 2
@@ -157,7 +158,7 @@ def test_factors_of_celeba_are_its_attributes(published, tmp_path, capsys):
 
 
 def test_a_set_that_is_there_is_said_to_be_and_asks_for_no_archive(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(data.SPECS, "mpi3d", data.Spec((3, 64, 64), {"a": 4}))
+    monkeypatch.setitem(specs.SPECS, "mpi3d", specs.Spec((3, 64, 64), {"a": 4}))
     images.write_set(tmp_path / "mpi3d", (4, 64, 64, 3), [np.zeros((4, 64, 64, 3), np.uint8)], {})
     assert prepare.command(["prepare", "mpi3d", "--data", str(tmp_path)]) == 0
     assert "mpi3d: prepared before; --from FILE does it again" in capsys.readouterr().out
@@ -170,7 +171,7 @@ def test_the_subset_of_celeba_is_12_per_cent_and_always_the_same():
 
 
 def test_the_published_sizes_are_those_of_the_papers():
-    assert {name: spec.count for name, spec in data.SPECS.items()} == {
+    assert {name: spec.count for name, spec in specs.SPECS.items()} == {
         "dsprites": 737_280,
         "mpi3d": 460_800,
         "falcor3d": 233_280,
@@ -178,7 +179,7 @@ def test_the_published_sizes_are_those_of_the_papers():
         "celeba": 24_312,
         "arm3d": 460_800,
     }
-    strides = np.cumprod([1, *list(data.SPECS["isaac3d"].factors.values())[:0:-1]])[::-1]
+    strides = np.cumprod([1, *list(specs.SPECS["isaac3d"].factors.values())[:0:-1]])[::-1]
     assert strides.tolist() == [245760, 30720, 6144, 1536, 384, 96, 16, 4, 1]
 
 
@@ -548,7 +549,7 @@ def test_a_server_that_cannot_be_reached_is_told_in_one_line(tmp_path):
 
 def test_the_command_line_prepares(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "lvae_min.data", "prepare", "mpi3d", "--data", str(tmp_path)],
+        [sys.executable, "-m", "lvae_min.datasets", "prepare", "mpi3d", "--data", str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent.parent,
@@ -562,7 +563,7 @@ def test_the_command_line_prepares(tmp_path):
 
 @pytest.mark.parametrize("damage", ["encrypted", "method 99", "bzip2"])
 def test_a_dsprites_archive_that_cannot_be_unpacked_is_told_in_one_line(tmp_path, damage):
-    file = tmp_path / data.DSPRITES_FILE
+    file = tmp_path / dsprites.ARCHIVE
     with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2 if damage == "bzip2" else 0) as archive:
         archive.writestr("imgs.npy", bytes(1000))
     content = bytearray(file.read_bytes())
@@ -574,5 +575,5 @@ def test_a_dsprites_archive_that_cannot_be_unpacked_is_told_in_one_line(tmp_path
             content[at + 2] = 99
     file.write_bytes(content)
     with pytest.raises(ValueError, match="not the published dSprites archive, or damaged") as error:
-        data.read_dsprites(file)
+        dsprites.read(file)
     assert str(file) in str(error.value) and "\n" not in str(error.value)

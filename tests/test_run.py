@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import lvae_min
-import run
+from lvae_min import cli
 from lvae_min import model
 from lvae_min.io.atomic import load_checkpoint
 
@@ -135,13 +135,13 @@ def test_runs_in_one_process_end_with_the_numbers_of_runs_alone(finished, tmp_pa
 
 
 def test_runs_share_the_cores_unless_threads_are_given(monkeypatch):
-    monkeypatch.setattr(run, "cores", lambda: 8)
-    configs, given = run.parse("--model vae lvae --jobs 2".split())
-    assert run.Runs(configs, given, None).threads == 4
-    configs, given = run.parse("--model vae --jobs 2".split())
-    assert run.Runs(configs, given, None).threads == 8
-    configs, given = run.parse("--model vae lvae --jobs 8 --threads 3".split())
-    assert run.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
+    monkeypatch.setattr(cli, "cores", lambda: 8)
+    configs, given = cli.parse("--model vae lvae --jobs 2".split())
+    assert cli.Runs(configs, given, None).threads == 4
+    configs, given = cli.parse("--model vae --jobs 2".split())
+    assert cli.Runs(configs, given, None).threads == 8
+    configs, given = cli.parse("--model vae lvae --jobs 8 --threads 3".split())
+    assert cli.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
 
 
 def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(tmp_path):
@@ -210,7 +210,7 @@ def test_a_finished_run_on_images_that_have_changed_is_not_shown_as_theirs(tmp_p
     for color, code in ((1, 0), (1, 0), (9, 2)):
         np.savez(tmp_path / "mine.npz", images=np.full((40, 64, 64), color, np.uint8))
         settings = [*arguments, "--iterations", "2", "--batch-size", "4", "--threads", "1"]
-        assert run.command(settings) == code
+        assert cli.command(settings) == code
     said = capsys.readouterr()
     assert "finished before" in said.out and "was made with images that have changed since" in said.err
     folder = next(tmp_path.glob("mine-*"))
@@ -220,7 +220,7 @@ def test_a_finished_run_on_images_that_have_changed_is_not_shown_as_theirs(tmp_p
     (tmp_path / "b").mkdir()
     np.savez(tmp_path / "b" / "mine.npz", images=np.zeros((40, 64, 64), np.uint8))
     settings[1] = str(tmp_path / "b" / "mine.npz")
-    assert run.command(settings) == 2 and "was made with dataset" in capsys.readouterr().err
+    assert cli.command(settings) == 2 and "was made with dataset" in capsys.readouterr().err
 
 
 def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
@@ -243,10 +243,10 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
     (0.01, "beta-vae", "1,000 iterations; try a lower --beta"), (0.01, "vae", "try another --seed")])
 def test_a_collapse_is_told_with_what_to_try(finished, kl, model, words):
     results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
-    assert "COLLAPSED" not in run.summary({**results, "collapsed": False})
+    assert "COLLAPSED" not in cli.summary({**results, "collapsed": False})
     results |= {"collapsed": True, "scores": {**results["scores"], "kl": kl}}
     results["settings"]["model"] = model
-    last = run.summary(results).splitlines()[-1]
+    last = cli.summary(results).splitlines()[-1]
     assert words in last and ("try" in last) == ((kl, model) != (1.6, "dynamic-vae"))
 
 
@@ -254,8 +254,8 @@ def test_a_failure_that_names_no_run_is_told_with_its_run(tmp_path, monkeypatch,
     def one(self, config, folder):
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(run.Runs, "train", one)
-    assert run.command(["--seed", "5", "6", "--iterations", "20", "--out", str(tmp_path)]) == 2
+    monkeypatch.setattr(cli.Runs, "train", one)
+    assert cli.command(["--seed", "5", "6", "--iterations", "20", "--out", str(tmp_path)]) == 2
     for said in capsys.readouterr():
         for seed in (5, 6):
             assert f"{tmp_path}/dsprites-lvae-iterations20-seed{seed}: no such thing" in said
@@ -266,8 +266,8 @@ def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monke
         if config.model == "vae":
             raise RuntimeError("of ours")
 
-    monkeypatch.setattr(run.Runs, "train", one)
-    assert run.command(["--model", "vae", "lvae", "--iterations", "20", "--out", str(tmp_path)]) == 2
+    monkeypatch.setattr(cli.Runs, "train", one)
+    assert cli.command(["--model", "vae", "lvae", "--iterations", "20", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert "grid: 1 of 2 runs done, 1 failed" in said.out and "lvae-iterations20: stopped" in said.out
     assert "FAILED, the others go on: " in said.out and "dsprites-vae-iterations20: an error of" in said.out
@@ -306,7 +306,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line():
 
 def test_help_lists_every_setting_with_its_default(capsys):
     with pytest.raises(SystemExit):
-        run.parse(["--help"])
+        cli.parse(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     for flag in (
         "--dataset",
@@ -334,7 +334,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
 
 
 def test_a_grid_is_the_product_of_its_values_without_what_a_method_ignores():
-    configs, given = run.parse("--model vae beta-vae --beta 2 4 --seed 0 1 --out o --data d --jobs 3".split())
+    configs, given = cli.parse("--model vae beta-vae --beta 2 4 --seed 0 1 --out o --data d --jobs 3".split())
     assert sorted(config.name for config in configs) == sorted(
         [
             "dsprites-vae",
@@ -361,7 +361,7 @@ def test_a_grid_is_the_product_of_its_values_without_what_a_method_ignores():
 )
 def test_a_mistake_of_any_length_and_letters_is_one_printable_line(capsys, arguments, message):
     try:
-        code = run.command(arguments)
+        code = cli.command(arguments)
     except SystemExit as end:
         code = end.code
     said = capsys.readouterr().err

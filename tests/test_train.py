@@ -13,7 +13,7 @@ import torch
 
 import lvae_min
 from lvae_min import data, metrics, plots, report, train
-from lvae_min.datasets import stores
+from lvae_min.datasets import specs, stores
 from lvae_min.config import Config
 from lvae_min.io.atomic import load_checkpoint, write_whole
 from lvae_min.losses import OBJECTIVES
@@ -694,7 +694,7 @@ def test_denormals_are_flushed_where_a_run_trains(small, tmp_path):
 def test_factors_of_too_few_images_are_refused_before_training(small, tmp_path, monkeypatch):
     monkeypatch.undo()  # the real scores
     index = np.arange(20)
-    spec = data.Spec((1, 64, 64), {"shape": 20}, network="mlp", binary=True, images=20)
+    spec = specs.Spec((1, 64, 64), {"shape": 20}, network="mlp", binary=True, images=20)
     few = data.Dataset("few", "", spec, stores.Bits(small.store.octets[:20], spec.shape), index[:, None])
     with pytest.raises(ValueError, match="few: its 2 validation images cannot be scored .*add images"):
         Run(config(), tmp_path / "run", few)

@@ -1,16 +1,24 @@
-"""Data sets drawn from their geometry, so that the study runs without a download.
+"""dSprites (Sec. 6.1, Matthey et al. 2017): drawn from its geometry, or read from the published archive.
 
-`dsprites()` draws the 737,280 binary images of dSprites (Sec. 6.1, Matthey et al. 2017) as published. A row
-of 64 pixels is one uint64: bit j is column j. All arithmetic is float64 and integers, so that the images do
-not depend on the machine. Coordinates are pixels, x to the right, y down.
+`draw()` draws the 737,280 binary images exactly as published, so that nothing has to be downloaded; `read()`
+reads them from the archive. A row of 64 pixels is one uint64: bit j is column j. All arithmetic is float64
+and integers, so that the images do not depend on the machine. Coordinates are pixels, x to the right, y down.
 """
 
+import math
 import os
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
-DSPRITES_SIZES = (3, 6, 40, 32, 32)         # shape, scale, orientation, position x, position y: slowest first
+from lvae_min.io import npy
+from lvae_min.io.text import brief
+
+ARCHIVE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"                  # the published file
+FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "position y": 32}     # slowest first
+SIZES = tuple(FACTORS.values())
 GRID = 256                                      # vertices are rounded to 1/256 pixel, as a GPU does
 FULL_ROW = np.uint64(2**64 - 1)
 
@@ -66,13 +74,13 @@ def draw_sprites(rows: np.ndarray, shape: int, scale: int) -> None:
         fill_edges(rows, x[:, a], y[:, a], x[:, b], y[:, b])
 
 
-def dsprites() -> np.ndarray:
+def draw() -> np.ndarray:
     """All dSprites images in the published order, packed: (737280, 64) uint64, bit j of a word is column j.
 
     Checked against 409 published images without one wrong pixel; the whole set has 2 white pixels more than
     the published mean implies, of 128 million.
     """
-    rows = np.zeros((*DSPRITES_SIZES, 64), np.uint64)
+    rows = np.zeros((*SIZES, 64), np.uint64)
     sprites = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]   # the slow ones first
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda sprite: draw_sprites(rows[sprite], *sprite), sprites))
@@ -89,3 +97,27 @@ def unpack(rows: np.ndarray) -> np.ndarray:
     """Rows of bits (..., 64) uint64 as 0/1 images (..., 64, 64) uint8."""
     octets = np.ascontiguousarray(rows).astype("<u8", copy=False).view(np.uint8)
     return np.unpackbits(octets, axis=-1, bitorder="little").reshape(*rows.shape, 64)
+
+
+def read(file: Path) -> np.ndarray:
+    """Images of the published npz as rows of bits, (737280, 64) uint64, in a few MB beside the result.
+
+    Raises ValueError if the file is not that npz; nothing in it is unpickled.
+    """
+    wanted = (math.prod(SIZES), 64, 64)
+    rows = np.empty(wanted[:2], np.uint64)
+    try:
+        with zipfile.ZipFile(file) as archive, npy.open_member(archive, "imgs.npy") as member:
+            shape, dtype = npy.read_header(member)
+            if shape != wanted or dtype != np.uint8:
+                raise ValueError(f"imgs is {dtype} {shape}, expected uint8 {wanted}")
+            start = 0
+            for images in npy.read_chunks(member, shape, dtype):
+                if images.max() > 1:
+                    raise ValueError(f"images {start} to {start + len(images)} are not 0 and 1")
+                rows[start:start + len(images)] = pack(images)
+                start += len(images)
+    except npy.DAMAGED as error:
+        raise ValueError(f"{file}: not the published dSprites archive, or damaged ({brief(error)}); "
+                         "replace it, or remove it: without it the images are drawn") from None
+    return rows

@@ -1,8 +1,8 @@
 """Prepare a data set once, from the archive that its authors publish.
 
-    python -m lvae_min.data prepare mpi3d                 where the archive is to be had, and its licence
-    python -m lvae_min.data prepare mpi3d --from FILE     make data/mpi3d of it
-    python -m lvae_min.data prepare dsprites              download it; continues a download that was stopped
+    python -m lvae_min.datasets prepare mpi3d                 where the archive is to be had, and its licence
+    python -m lvae_min.datasets prepare mpi3d --from FILE     make data/mpi3d of it
+    python -m lvae_min.datasets prepare dsprites              download it; continues a download that was stopped
 
 A set is made in one pass, and is there whole or not at all. arm3d needs no preparation, dSprites only where
 its published file is preferred to drawing the same images.
@@ -26,7 +26,9 @@ from tqdm import tqdm
 
 from lvae_min.datasets import prepared as im
 from lvae_min.io import npy
-from lvae_min.data import ATTRIBUTES, DSPRITES_FILE, SPECS, Spec, load_prepared, read_dsprites
+from lvae_min.data import load_prepared
+from lvae_min.datasets import dsprites
+from lvae_min.datasets.specs import ATTRIBUTES, SPECS, Spec
 from lvae_min.io.text import Parser, brief, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
@@ -51,8 +53,8 @@ DRIVE = "https://drive.google.com/uc?id="
 HIGH_RES = "CC BY 4.0 (github.com/NVlabs/High-res-disentanglement-datasets)"
 ARCHIVES = {
     "dsprites": Archive(
-        DSPRITES_FILE, "https://github.com/google-deepmind/dsprites-dataset", "26 MB", "Apache 2.0",
-        url="https://github.com/google-deepmind/dsprites-dataset/raw/master/" + DSPRITES_FILE,
+        dsprites.ARCHIVE, "https://github.com/google-deepmind/dsprites-dataset", "26 MB", "Apache 2.0",
+        url="https://github.com/google-deepmind/dsprites-dataset/raw/master/" + dsprites.ARCHIVE,
         md5="7da33b31b13a06f4b04a70402ce90c2e"),
     "mpi3d": Archive("real3d_complicated_shapes_ordered.npz", DRIVE + "1Tp8eTdHxgUMtsZv5uAoYAbJR1BOa_OQm",
                      "up to 5.7 GB", "CC BY 4.0 (github.com/rr-learning/disentanglement_dataset)"),
@@ -275,7 +277,7 @@ def place(name: str, folder: Path) -> str:
     beside = f" and {archive.also}, side by side" if archive.also else ""
     return (f"{name}: {archive.file} is not in {folder}; get it{beside} from {archive.where} "
             f"({archive.size}, licence: {archive.licence}), then: "
-            f"python -m lvae_min.data prepare {name} --from FILE --data {folder}")
+            f"python -m lvae_min.datasets prepare {name} --from FILE --data {folder}")
 
 
 def main(arguments: list[str]) -> None:
@@ -301,7 +303,7 @@ def main(arguments: list[str]) -> None:
     if given.name == "dsprites":
         if file.resolve() != (given.data / archive.file).resolve():
             raise ValueError(f"dsprites is used as published: put {file} into {given.data} as {archive.file}")
-        read_dsprites(file)
+        dsprites.read(file)
         print(f"{file}: whole; used as it is")
     else:
         target = prepare(given.name, file, given.data)

@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 
-from lvae_min.datasets import dsprites as render
+from lvae_min.datasets import dsprites
 
 # Of the array that matched 409 published images without a wrong pixel.
 SHA256 = "faaf9cf5fa6256819224cb831e7fe802f7e166a63fda58f12c5f1c6eec3f5ea0"
@@ -16,13 +16,13 @@ def test_dsprites_is_the_set_that_was_compared_with_the_published_images(sprites
 
 def test_white_pixels_are_within_two_of_the_published_mean(sprites):
     assert (
-        abs(sum(int(render.unpack(part).sum()) for part in np.array_split(sprites, 60)) - PUBLISHED_WHITE)
+        abs(sum(int(dsprites.unpack(part).sum()) for part in np.array_split(sprites, 60)) - PUBLISHED_WHITE)
         == 2
     )
 
 
 def test_factors_describe_the_images(sprites):
-    grid = render.unpack(sprites.reshape(*render.DSPRITES_SIZES, 64)[:, :, 0, ::31, ::31])
+    grid = dsprites.unpack(sprites.reshape(*dsprites.SIZES, 64)[:, :, 0, ::31, ::31])
     area = grid.sum((-2, -1)).mean((2, 3))  # (shape, scale)
     assert (np.diff(area, axis=1) > 0).all()
     x = (grid.sum(-2) * np.arange(64)).sum(-1) / grid.sum((-2, -1))  # centroid, (shape, scale, x, y)
@@ -33,11 +33,11 @@ def test_factors_describe_the_images(sprites):
 
 
 def test_first_and_last_orientation_look_alike(sprites):
-    grid = sprites.reshape(*render.DSPRITES_SIZES, 64)
+    grid = sprites.reshape(*dsprites.SIZES, 64)
     assert (grid[:, :, 0] == grid[:, :, 39]).all() and not (grid[1:, :, 0] == grid[1:, :, 20]).all()
 
 
 def test_packing_and_unpacking_are_inverse():
     images = np.random.default_rng(0).integers(0, 2, (5, 64, 64), np.uint8)
-    assert (render.unpack(render.pack(images)) == images).all()
-    assert render.pack(np.eye(64, dtype=np.uint8))[3] == 8  # bit j is column j
+    assert (dsprites.unpack(dsprites.pack(images)) == images).all()
+    assert dsprites.pack(np.eye(64, dtype=np.uint8))[3] == 8  # bit j is column j
