@@ -1,0 +1,196 @@
+"""The paper's setting to its end: six methods over 300,000 iterations, one seed.
+
+    python figures/full.py      writes full.md beside this file, data/full.png and data/fig3-full.png
+
+Reads figures/data/paper: of each run's log the lines of every 1,000th iteration, and scores on test images.
+"""
+
+import csv
+import json
+import math
+
+import rate
+from common import DATA, save, script, write
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from paper import BETA_HAT, COLUMNS, METHODS, SELECTED_ITERATION, TABLE_2
+from table2 import TITLES
+
+from lvae_min.config import evaluation_interval
+from lvae_min.lines import Parser
+from lvae_min.losses import PAPER_ITERATIONS
+from lvae_min.plots import new_figure
+from lvae_min.records import read_log
+from lvae_min.report import SCORES
+
+FOLDER = DATA / "paper"
+PANELS = {
+    "rec": "reconstruction loss\n(sum over an image)",
+    "kl": "KL (nats)",
+    "beta": "beta",
+    "beta_vae": "beta-VAE score",
+    "mig": "MIG",
+    "factor_vae": "FactorVAE score",
+}
+
+
+def full_length() -> dict[str, list[dict]]:
+    """The log lines of each method, in the order of Table 2. Raises ValueError for a damaged log."""
+    return {method: read_log(FOLDER / f"{method}.jsonl") for method in METHODS}
+
+
+def validations(log: list[dict]) -> list[dict]:
+    """Lines of a log that the selection sees: each evaluation interval, without the first look at 1,000."""
+    interval = evaluation_interval(log[-1]["step"])
+    return [line for line in log if "validation" in line and line["step"] % interval == 0]
+
+
+def selected(log: list[dict], score: str) -> dict:
+    """The line of a log with the best validation score (Sec. 6.5): the first of equal ones, NaN never."""
+    known = [line for line in validations(log) if not math.isnan(line["validation"][score])]
+    return max(known, key=lambda line: line["validation"][score])
+
+
+def origin() -> str:
+    """Where these runs were made, in a sentence."""
+    made = json.loads((FOLDER / "provenance.json").read_text())
+    given = made["settings"]
+    return (
+        f"runs on dSprites, {given['iterations']:,} iterations, batch {given['batch_size']}, "
+        f"seed {given['seed']} (commit {made['commit']}; "
+        f"{made['device']}, {given['precision']} products, torch {made['versions']['torch']})"
+    )
+
+
+def picture(logs: dict[str, list[dict]]) -> Figure:
+    """Terms and beta in training, and three validation scores, over iterations: a line a method."""
+    figure, axes = new_figure(12, 6.6, 2, 3)
+    for cell, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
+        for method, log in logs.items():
+            lines = validations(log) if name in SCORES else log
+            values = [line["validation"][name] if name in SCORES else line[name] for line in lines]
+            cell.plot(
+                [line["step"] for line in lines],
+                values,
+                color=rate.COLOURS[method],
+                label=METHODS[method] + f", beta {log[-1]['beta']:g}" * (method == "beta-vae"),
+                lw=1.5,
+                marker="." if name in SCORES else "",
+            )
+        cell.set(xlabel="iterations", ylabel=f"{title}, validation (0 to 1)" if name in SCORES else title)
+        cell.xaxis.set_major_formatter(EngFormatter(sep=""))
+        cell.grid(alpha=0.3)
+        if name in ("rec", "beta"):
+            cell.set_yscale("log")
+    axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0, 0].yaxis.set_major_formatter("{x:g}")
+    axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(logs))
+    title = "The methods that hold KL low end with the best scores, and with the highest reconstruction loss"
+    figure.suptitle(f"{title}\nsix {origin()}", fontsize=10)
+    return figure
+
+
+def scales(log: list[dict]) -> Figure:
+    """Fig. 3 of L-VAE: learned scales and validation score, and the beta that follows from the scales."""
+    figure, ((left, right),) = new_figure(11, 4.6, 1, 2)
+    steps, known, beta = [line["step"] for line in log], validations(log), BETA_HAT["dsprites"]
+    left.plot(steps, [line["sigma_0"] for line in log], color="C0", label="sigma_0 (rec)")
+    left.plot(steps, [line["sigma_1"] for line in log], color="C1", label="sigma_1 (kl)")
+    score = left.twinx()
+    found = [line["validation"]["beta_vae"] for line in known]
+    score.plot([line["step"] for line in known], found, "C2.-", lw=1, label="beta-VAE score, validation")
+    score.set(ylabel="beta-VAE score, validation (0 to 1)", ylim=(0, 1.05))
+    peak = max(log, key=lambda line: line["sigma_0"])["step"]
+    left.set(xlabel="iterations", ylabel="learned scale", ylim=(0, None))
+    left.set_title(f"sigma_0 has its peak near {peak:,} iterations", fontsize=10)
+    right.plot(steps, [line["beta"] for line in log], color="C4", label="beta_hat = sigma_0^2 / sigma_1^2")
+    right.axhline(beta, color="k", ls="--", lw=1, label=f"paper: beta_hat {beta}")
+    right.set(xlabel="iterations", ylabel="beta_hat")
+    right.set_title(f"beta_hat is the paper's at {' and '.join(crossings(log, beta))}", fontsize=10)
+    for cell in (left, right):
+        cell.axvline(SELECTED_ITERATION, color="C3", lw=1)
+        cell.axvline(selected(log, "beta_vae")["step"], color="C3", lw=1, ls=":")
+        cell.xaxis.set_major_formatter(EngFormatter(sep=""))
+        cell.grid(alpha=0.3)
+    left.lines[-2].set_label(f"paper: selected at {SELECTED_ITERATION:,}")
+    left.lines[-1].set_label("selected in this run")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+    figure.suptitle(f"Paper's Fig. 3 over all iterations, L-VAE of the\n{origin()}", fontsize=9)
+    return figure
+
+
+def crossings(log: list[dict], beta: float) -> list[str]:
+    """Iterations at which a method's beta passes a value."""
+    pairs = zip(log, log[1:], strict=False)
+    return [
+        f"{after['step']:,}" for before, after in pairs if (before["beta"] < beta) != (after["beta"] < beta)
+    ]
+
+
+def network_table() -> list[str]:
+    """Each method's last and selected network on test images, the paper's Table 2 in brackets."""
+    heads = ["method", "network", "rec of mu / rec ↓", "KL", "beta", *list(TITLES.values())[1:]]
+    heads[-1] = "SAP by trees / by lines ↑"
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
+    last = {row["method"]: row for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
+    with (FOLDER / "runs.csv").open(newline="") as file:
+        full = [run for run in csv.DictReader(file) if int(run["iterations"]) == PAPER_ITERATIONS]
+    chosen = {run["method"]: run for run in full}
+    for method in METHODS:
+        paper = dict(zip(COLUMNS, TABLE_2["dsprites", method], strict=True))
+        names = ("rec", "kl", "beta", *SCORES)
+        selected = {name: float(chosen[method][f"selected_{name}"]) for name in names}
+        iteration = f"selected at {int(chosen[method]['selected_iteration']):,}"
+        for network, row in (("last", last[method]), (iteration, selected)):
+            cells = [rate.name_of(last[method]), network]
+            cells.append(f"{both(row, 'rec_mean', 'rec')} ({paper['rec']:.2f})")
+            cells += [f"{row['kl']:.2f}", f"{row['beta']:.3g}"]
+            cells += [f"{row[score]:.2f} ({paper[score]:.2f})" for score in list(SCORES)[:-1]]
+            cells.append(f"{both(row, 'sap_classification', 'sap')} ({paper['sap']:.2f})")
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def both(row: dict, *names: str) -> str:
+    """Two numbers of a row, a dash for one that is not known."""
+    return " / ".join("-" if row.get(name) is None else f"{row[name]:.2f}" for name in names)
+
+
+def selection_table(logs: dict[str, list[dict]]) -> list[str]:
+    """Which iteration each validation score selects, with rec and beta there."""
+    lines = ["| method | " + " | ".join(SCORES.values()) + " |", "|---|" + "--:|" * len(SCORES)]
+    for method, log in logs.items():
+        chosen = [selected(log, score) for score in SCORES]
+        cells = [f"{line['step']:,} ({line['validation']['rec']:.1f}, {line['beta']:.3g})" for line in chosen]
+        lines.append(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def text(logs: dict[str, list[dict]]) -> str:
+    return "\n".join(
+        [
+            "Two networks of each method, test images; in brackets the paper's, whose beta-VAE has beta 2",
+            "",
+            *network_table(),
+            "",
+            "The iteration that each validation score selects; in brackets rec (validation) and beta there",
+            "",
+            *selection_table(logs),
+            "",
+            f"Six {origin()}. rec: of z = mu and of a sampled z. SAP: of decision trees and of lines.",
+        ]
+    )
+
+
+def main() -> None:
+    Parser(description=__doc__).parse_args()
+    logs = full_length()
+    save(picture(logs), "full.png", DATA)
+    save(scales(logs["lvae"]), "fig3-full.png", DATA)
+    write("full.md", text(logs))
+    print(text(logs))
+
+
+if __name__ == "__main__":
+    script(main)
