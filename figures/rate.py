@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from paper import METHODS
 
-from lvae_min.config import MAX_RATE
-from lvae_min.lines import Parser
+from lvae_min.config import PAPER_RATE
+from lvae_min.io.text import Parser
 from lvae_min.losses import PAPER_ITERATIONS
 from lvae_min.plots import new_figure
 from lvae_min.report import SCORES
@@ -53,7 +53,7 @@ POINTS, DECADE = 150, 380  # of a panel's height and of a decade of its width, l
 
 def default_rate(schedule: int) -> float:
     """The default's peak: the 1e-4 of the paper's 300,000 iterations times sqrt(300,000 / schedule)."""
-    return MAX_RATE * math.sqrt(PAPER_ITERATIONS / schedule)
+    return PAPER_RATE * math.sqrt(PAPER_ITERATIONS / schedule)
 
 
 def kept() -> list[dict]:
@@ -88,7 +88,7 @@ def row_of(run: Finished) -> dict:
         "precision": settings.get("precision", "float32"),
         "method": run["model"],
         "beta_given": run["beta"] if run["model"] == "beta-vae" else None,
-        "peak_rate": settings.get("rate") or MAX_RATE,  # older runs have no such setting
+        "peak_rate": settings.get("rate") or PAPER_RATE,  # older runs have no such setting
         "start_rate": None,
         **{name: run[name] for name in ("iterations", "schedule", "seed")},
         "batch": run["batch_size"],

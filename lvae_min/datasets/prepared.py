@@ -5,7 +5,6 @@ or float64, where the factors do not follow from the index. It is written beside
 when it is whole.
 """
 
-import fcntl
 import io
 import json
 import math
@@ -27,7 +26,7 @@ from PIL.Image import Transpose
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lvae_min.io import npy
+from lvae_min.io import atomic, npy
 from lvae_min.io.text import brief, one_line
 
 CHUNK = 256                     # images in memory at a time
@@ -139,7 +138,7 @@ def locked(folder: Path, wait: bool = False):
     lock = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT)    # never renamed
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            atomic.lock(lock, wait)
         except OSError:
             raise ValueError(f"{folder}: another process prepares it; wait for that") from None
         yield

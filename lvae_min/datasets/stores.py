@@ -85,9 +85,17 @@ class Pixels:
         images = np.empty((len(index), *self.images.shape[1:]), np.uint8)
         for image, number in zip(images, index, strict=True):
             place = self.images.offset + number * image.nbytes
-            if not 0 <= number < len(self) or os.preadv(self.file, [image], place) < image.nbytes:
+            if not 0 <= number < len(self) or self.fill(image, place) < image.nbytes:
                 raise OSError(f"{self.images.filename}: no image {number} in it, or cut short")
         return images
+
+    def fill(self, image: np.ndarray, place: int) -> int:
+        """Read the bytes of the file from `place` into an image; how many there were."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self.file, [image], place)
+        with open(self.images.filename, "rb") as file:          # Windows
+            file.seek(place)
+            return file.readinto(image)
 
     def batch(self, index: Tensor) -> Tensor:
         if self.copy is not None:

@@ -1,6 +1,5 @@
 """Files that are there whole or not at all, and a folder that one process at a time works in."""
 
-import fcntl
 import io
 import os
 import zipfile
@@ -10,6 +9,11 @@ from pathlib import Path
 import torch
 
 from lvae_min.io.text import brief
+
+try:
+    import fcntl
+except ImportError:             # Windows
+    fcntl = None
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -26,6 +30,15 @@ def write_whole(file: Path, content: bytes) -> None:
         with suppress(OSError):
             part.unlink()
         raise
+
+
+def lock(descriptor: int, wait: bool = False) -> None:
+    """Hold an open file for this process alone until it is closed, or until the process ends.
+
+    Raises OSError if another holds it and is not waited for. Windows has no such lock: nothing is held there.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextmanager
@@ -89,7 +102,7 @@ class Claim:
             raise ValueError(f"{folder}: cannot be written ({error.strerror}); "
                              "name another folder with --out") from None
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self.lock)
         except OSError:
             self.close()
             raise ValueError(f"{folder}: another process works on this run; wait for it or stop it") from None
