@@ -42,9 +42,9 @@ from lvae_min import fused, losses, metrics, model, report
 from lvae_min.config import Config
 from lvae_min.data import SCORED, Batches, Dataset, Split, load
 from lvae_min.datasets.specs import SPECS
+from lvae_min.datasets.stores import Bits, Pixels
 from lvae_min.io.text import Parser
 from lvae_min.step import Step
-from lvae_min.datasets.stores import Bits, Pixels
 from lvae_min.train import cores, evaluate, pick_device
 
 LOSS_SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]      # dSprites twice, RGB of 64 and 128

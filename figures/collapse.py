@@ -19,8 +19,8 @@ from lvae_min import model, report
 from lvae_min.config import Config
 from lvae_min.data import Dataset
 from lvae_min.datasets.specs import Spec
-from lvae_min.io.text import Parser
 from lvae_min.datasets.stores import Pixels
+from lvae_min.io.text import Parser
 from lvae_min.train import Run, finished
 
 ITERATIONS, HIDDEN, CONTRAST = 6000, 400, 0.7

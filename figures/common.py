@@ -20,9 +20,9 @@ DATA = HERE / "data"
 
 from lvae_min.config import Config, evaluation_interval, with_defaults  # noqa: E402
 from lvae_min.datasets.specs import SPECS  # noqa: E402
+from lvae_min.io.records import check, number, read_log, read_results  # noqa: E402
 from lvae_min.io.text import Parser, one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
-from lvae_min.io.records import check, number, read_log, read_results  # noqa: E402
 from lvae_min.report import SCORES  # noqa: E402
 
 # Settings that runs of one protocol share too.

@@ -9,9 +9,9 @@ from pathlib import Path
 from common import DATA, save, script
 from matplotlib.figure import Figure
 
+from lvae_min.io.records import check, commit, count, number, parse, text
 from lvae_min.io.text import Parser, one_line
 from lvae_min.plots import new_figure
-from lvae_min.io.records import check, commit, count, number, parse, text
 
 FORM = {"device": text, "threads": count, "versions": {"torch": text}, "commit": commit}
 ROW = {"over": text, "value": number, "ms or GB": number}

@@ -17,10 +17,10 @@ from paper import BETA_HAT, COLUMNS, METHODS, SELECTED_ITERATION, TABLE_2
 from table2 import TITLES
 
 from lvae_min.config import evaluation_interval
+from lvae_min.io.records import read_log
 from lvae_min.io.text import Parser
 from lvae_min.losses import PAPER_ITERATIONS
 from lvae_min.plots import new_figure
-from lvae_min.io.records import read_log
 from lvae_min.report import SCORES
 
 FOLDER = DATA / "paper"

@@ -17,7 +17,6 @@ from threading import Event, Lock
 import torch
 
 from lvae_min import data, report
-from lvae_min.io import records
 from lvae_min.config import MOVABLE, Config
 from lvae_min.io.text import Parser, one_line
 from lvae_min.losses import OBJECTIVES, DynamicVAE
@@ -25,14 +24,11 @@ from lvae_min.report import Grid
 from lvae_min.step import bf16_speed
 from lvae_min.train import (
     COLLAPSED,
-    OTHER_IMAGES,
     Run,
+    compare_images,
     cores,
     finished,
-    own_images,
     pick_device,
-    refuse,
-    same_content,
     unlearned,
 )
 
@@ -194,20 +190,6 @@ class Runs:
             return ""
         return f"; products in bf16 are {bf16_speed():.1f} times as fast as in float32"
 
-    def compare_images(self, config: Config, folder: Path, results: dict) -> None:
-        """Raise ValueError if images of the user's own are no longer those of a finished run."""
-        if not own_images(config.dataset):
-            return
-        file, stored = folder / "config.json", results.get("content")
-        if stored is None and file.exists():                    # an older run has it there alone
-            found = records.parse(file.read_bytes())
-            stored = found.get("content") if isinstance(found, dict) else None
-        if stored is None and config.dataset != results["settings"]["dataset"]:
-            refuse(folder, [f"dataset {results['settings']['dataset']}, not {config.dataset}"])
-        if Path(config.dataset).exists():
-            if not same_content(stored, data.load(config.dataset, self.given.data)):
-                refuse(folder, [OTHER_IMAGES])
-
     def one(self, config: Config) -> None:
         """Carry out a run, if that was not done before, and say what came of it."""
         folder = self.given.out / config.name
@@ -216,7 +198,7 @@ class Runs:
         try:
             results = finished(config, folder)
             if results is not None:
-                self.compare_images(config, folder, results)
+                compare_images(config, folder, results, self.given.data)
                 report.say(f"{folder}: finished before\n{summary(results)}")
                 if self.grid:
                     self.grid.advance(config.name, config.iterations, trained=False)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from lvae_min import metrics
 from lvae_min.data import Dataset
 from lvae_min.io.atomic import write_whole
-from lvae_min.model import VAE
 from lvae_min.io.records import read_log
+from lvae_min.model import VAE
 from lvae_min.report import SCORES
 
 GAP = 4                     # pixels between images

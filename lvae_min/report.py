@@ -112,11 +112,12 @@ class Grid:
 class Progress:
     """A bar with rate, time left and the live rec, kl and beta; plain lines where stdout is no terminal."""
 
-    def __init__(self, name: str, total: int, done: int, grid: Grid | None = None):
+    def __init__(self, name: str, total: int, done: int, grid: Grid | None = None, quiet: bool = False):
+        self.quiet = quiet
         self.name, self.total, self.start, self.began = name, total, done, time.monotonic()
         self.step, self.grid = done, grid
         self.place = 0 if grid is None else grid.place()
-        self.bar = new_bar(name, total, done, position=self.place, leave=grid is None)
+        self.bar = None if quiet else new_bar(name, total, done, position=self.place, leave=grid is None)
         if grid is not None:
             grid.advance(name, done, trained=False)
 
@@ -126,7 +127,7 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(numbers(record, TERMS) + collapsed, refresh=False)
             self.bar.update(step - self.bar.n)
-        elif step % PRINT_EVERY == 0 or step == self.total:
+        elif not self.quiet and (step % PRINT_EVERY == 0 or step == self.total):
             rate = (step - self.start) / max(time.monotonic() - self.began, 1e-3)
             say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
                 f"{rate:.1f} it/s  {duration((self.total - step) / rate)} left{collapsed}")
@@ -135,7 +136,8 @@ class Progress:
         self.step = step
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
-        say(f"{self.name}  validation at {step}: {numbers(scores, TERMS | SCORES)}")
+        if not self.quiet:
+            say(f"{self.name}  validation at {step}: {numbers(scores, TERMS | SCORES)}")
 
     def close(self) -> None:
         if self.bar is not None:

@@ -9,6 +9,7 @@ kernels would take longer than running them.
 import ctypes
 import platform
 import time
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 
 import numpy as np
@@ -58,6 +59,24 @@ def prepare_thread(threads: int, device: torch.device) -> None:
             torch.cuda.synchronize(device)          # the images arrived on another stream
         torch.cuda.set_device(device)
         torch.cuda.set_stream(torch.cuda.Stream(device))       # a graph cannot be recorded on the first one
+
+
+@contextmanager
+def thread_settings_kept():
+    """A context that gives back what `prepare_thread` sets for a thread: threads of products, denormals,
+    stream. (Memory that was freed stays with the process.)
+    """
+    threads = torch.get_num_threads()
+    flushed = (torch.full((1,), 1e-38) / 1e3).item() == 0               # torch does not say
+    with ExitStack() as stack:
+        if torch.cuda.is_available():
+            stack.enter_context(torch.cuda.device(torch.cuda.current_device()))
+            stack.enter_context(torch.cuda.stream(torch.cuda.current_stream()))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_flush_denormal(flushed)
 
 
 class Step:

@@ -16,16 +16,18 @@ from threading import Event, Lock
 
 import numpy as np
 import torch
+from torch import nn
 
+import lvae_min.data
 from lvae_min import losses, metrics
-from lvae_min.io import records
 from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
 from lvae_min.data import SCORED, Dataset, Split, is_path
+from lvae_min.io import records
 from lvae_min.io.atomic import Claim, check_tensors, load_checkpoint, naming, save, write_whole
 from lvae_min.io.text import brief, one_line
-from lvae_min.model import VAE
+from lvae_min.model import VAE, layers
 from lvae_min.report import Grid, Progress, machine
-from lvae_min.step import Step
+from lvae_min.step import Step, thread_settings_kept
 
 LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300              # a killed run loses at most this
@@ -89,6 +91,21 @@ def finished(config: Config, folder: Path) -> dict | None:
                          f"({brief(error)})") from None
     refuse(folder, other)
     return results
+
+
+def compare_images(config: Config, folder: Path, results: dict, data: Path | str) -> None:
+    """Raise ValueError if images of the user's own are no longer those of a finished run."""
+    if not own_images(config.dataset):
+        return
+    file, stored = folder / "config.json", results.get("content")
+    if stored is None and file.exists():                        # an older run has it there alone
+        found = records.parse(file.read_bytes())
+        stored = found.get("content") if isinstance(found, dict) else None
+    if stored is None and config.dataset != results["settings"]["dataset"]:
+        refuse(folder, [f"dataset {results['settings']['dataset']}, not {config.dataset}"])
+    if Path(config.dataset).exists():
+        if not same_content(stored, lvae_min.data.load(config.dataset, data)):
+            refuse(folder, [OTHER_IMAGES])
 
 
 def unlearned(selected: float, last: float) -> str:
@@ -297,16 +314,16 @@ class Run:
         return self.iteration % self.interval == 0 or self.iteration in (min(1000, self.interval),
                                                                          self.config.iterations)
 
-    def train(self, stop: Event | None = None, grid: Grid | None = None) -> bool:
+    def train(self, stop: Event | None = None, grid: Grid | None = None, quiet: bool = False) -> bool:
         """Train to the end, or until `stop` is set; whether the end was reached.
 
-        A grid that the run is one of is told of its progress.
+        Progress goes to the terminal unless `quiet`, and to the grid that the run is one of.
 
         Raises FloatingPointError when the loss is not finite; no checkpoint is written from then on.
         """
         self.truncate_log()
         began, saved, drawn = time.monotonic() - self.seconds, -math.inf, -math.inf
-        with closing(Progress(self.folder.name, self.config.iterations, self.iteration, grid)) as progress:
+        with closing(Progress(self.folder.name, self.config.iterations, self.iteration, grid, quiet)) as progress:
             while self.iteration < self.config.iterations and not (stop and stop.is_set()):
                 self.step()
                 due = self.due()
@@ -394,7 +411,7 @@ class Run:
             self.log_bytes = log.tell()
 
     def draw(self, index: np.ndarray, codes: np.ndarray, note: str = "") -> None:
-        from lvae_min import plots# matplotlib takes half a second to import
+        from lvae_min import plots  # matplotlib takes half a second to import
         with DRAWING:
             plots.draw(self.folder, self.step.vae, self.dataset, index, codes, note)
 
@@ -452,3 +469,57 @@ class Run:
         residuals = self.step.objective.equilibrium(rec, kl)
         return {"rec": rec, "kl": kl, "residuals": residuals,
                 "transient": self.config.iterations < self.config.schedule} if residuals else {}
+
+
+def fit(config: Config | None = None, out: Path | str = "runs", data: Path | str = "data",
+        progress: bool = True, **settings) -> dict:
+    """Carry out a run as `python run.py` does: train it, score it, draw it. The content of its results.json.
+
+    config    the settings, or give them as keywords: `fit(model="vae", seed=1)`
+    out       folder of the runs; the run's own folder in it is named by its settings
+    data      folder of archives and prepared sets
+    progress  show a bar, or lines where there is no terminal
+
+    A run that was stopped is resumed, and a finished one is read. Settings of the process (threads,
+    denormals, the GPU's stream) are afterwards what they were before. Raises ValueError for settings, folders
+    and files that do not fit, FloatingPointError if the loss is not finite.
+    """
+    if config is not None and settings:
+        raise TypeError("expected a Config or settings as keywords, not both")
+    config = config or Config(**settings)
+    folder = Path(out) / config.name
+    results = finished(config, folder)
+    if results is not None:
+        compare_images(config, folder, results, data)
+        return results
+    with thread_settings_kept():
+        device = pick_device(config.device)
+        dataset = lvae_min.data.load(config.dataset, data).to(device)
+        run = Run(dataclasses.replace(config, device=str(device)), folder, dataset)
+        try:
+            run.train(quiet=not progress)
+            return run.finish()
+        finally:
+            run.close()
+
+
+def load(run: Path | str) -> VAE:
+    """The network of a run, the one that was selected (`--select`), on the CPU: a `VAE` in eval mode.
+
+    run  the folder of a run, finished or not
+    Raises ValueError if there is no network in it yet, or a damaged one.
+    """
+    file = Path(run) / "best.pt"
+    if not file.exists():
+        raise ValueError(f"{file}: not there; {run} is no run, or has not been evaluated yet")
+    best = load_checkpoint(file)
+    try:
+        records.check(best, {"network": {"shape": records.sizes, "latents": records.count}, "vae": {}}, "it")
+        networks = layers(**best["network"])                # a file's size bounds what is allocated
+        expected = nn.ModuleDict(zip(("encoder", "decoder"), networks, strict=True))
+        check_tensors(best["vae"], expected.state_dict())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{file}: not the network of a run ({brief(error)})") from None
+    vae = VAE(**best["network"])
+    vae.load_state_dict(best["vae"])
+    return vae.eval()

@@ -9,8 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lvae_min import cli
-from lvae_min import data, model
+from lvae_min import cli, data, model
 from lvae_min.datasets import dsprites, specs, stores
 
 

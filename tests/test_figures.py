@@ -17,8 +17,7 @@ import table3
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli
-from lvae_min import data, metrics, plots
+from lvae_min import cli, data, metrics, plots
 from lvae_min.config import Config
 from lvae_min.train import Run, evaluate
 

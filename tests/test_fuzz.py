@@ -37,11 +37,10 @@ from hostile import (
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli
-from lvae_min import data, metrics, model, plots, report, train
+from lvae_min import cli, data, metrics, model, plots, report, train
+from lvae_min.config import Config
 from lvae_min.datasets import dsprites, prepare, specs
 from lvae_min.datasets import prepared as images
-from lvae_min.config import Config
 from lvae_min.train import Run
 
 

@@ -42,7 +42,7 @@ def smooth(random, height, width):
 
 
 @pytest.fixture
-def specs(monkeypatch):
+def small_specs(monkeypatch):
     """The specs with small sizes; 30 images of a CelebA of 200."""
     for name, sizes in SIZES.items():
         names = specs.SPECS[name].factors
@@ -120,7 +120,7 @@ class Published:
 
 
 @pytest.fixture
-def published(specs, tmp_path):
+def published(small_specs, tmp_path):
     (tmp_path / "archives").mkdir()
     return lambda name: Published(name, tmp_path / "archives")
 

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli
-from lvae_min import model
+from lvae_min import cli, model
 from lvae_min.io.atomic import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py"), "--threads", "1", "--batch-size", "8"]

@@ -13,8 +13,8 @@ import torch
 
 import lvae_min
 from lvae_min import data, metrics, plots, report, train
-from lvae_min.datasets import specs, stores
 from lvae_min.config import Config
+from lvae_min.datasets import specs, stores
 from lvae_min.io.atomic import load_checkpoint, write_whole
 from lvae_min.losses import OBJECTIVES
 from lvae_min.train import Run

@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lvae_min.datasets import prepared as im
-from lvae_min.io import npy
 from lvae_min.data import load_prepared
 from lvae_min.datasets import dsprites
+from lvae_min.datasets import prepared as im
 from lvae_min.datasets.specs import ATTRIBUTES, SPECS, Spec
+from lvae_min.io import npy
 from lvae_min.io.text import Parser, brief, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
