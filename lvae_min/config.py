@@ -76,10 +76,11 @@ class Config:
                                           f"{control_defaults('kl_rise')})")
     kl_period: float | None = setting(None, "iterations of a period in a schedule of 300,000, stretched with "
                                             f"others (default: {control_defaults('kl_period')})")
-    kp: float | None = setting(None, "proportional gain of a controller (Sec. 6.3: 0.01; default: "
+    kp: float | None = setting(None, "proportional gain of a controller in a schedule of 300,000; as much "
+                                     "larger in a shorter one, up to 30 times (Sec. 6.3: 0.01; default: "
                                      f"{control_defaults('kp')})")
-    ki: float | None = setting(None, "integral gain of a controller (Sec. 6.3; in a shorter schedule "
-                                     f"that of dynamic-vae is as much larger, up to 30 times; default: {control_defaults('ki')})")
+    ki: float | None = setting(None, "integral gain of a controller, which grows likewise (Sec. 6.3; default: "
+                                     f"{control_defaults('ki')})")
     beta_start: float | None = setting(None, "beta before the first iteration of a controller, for "
                                              "control-vae its integral alone (Sec. 6.3; default: "
                                              f"{control_defaults('beta_start')})")

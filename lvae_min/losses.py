@@ -130,12 +130,20 @@ class Controlled(Objective):
     """A method whose beta is the output of a controller that steers kl to a set-point C(t), in nats.
 
     C rises from `kl_start` by `kl_rise` a period up to `kl_target`. `kl_period` is in iterations of a
-    schedule of 300,000, and stretches with it.
+    schedule of 300,000, and stretches with it. In a shorter schedule both gains are as much larger, so that
+    beta is as far at the same fraction of it.
     """
+
+    MOST_GAIN = 30                  # times the gains, at a schedule of 10,000: none shorter was tried
+    shortest = PAPER_ITERATIONS // MOST_GAIN
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.period = self.control_settings.kl_period * self.schedule / PAPER_ITERATIONS
+        given = self.control_settings
+        self.period = given.kl_period * self.schedule / PAPER_ITERATIONS
+        # Differs from the paper, which names gains for 300,000 iterations alone.
+        faster = max(min(PAPER_ITERATIONS / self.schedule, self.MOST_GAIN), 1)
+        self.kp, self.ki = given.kp * faster, given.ki * faster
 
     def weigh(self, rec, kl, pixels):
         if self.training:
@@ -174,8 +182,8 @@ class ControlVAE(Controlled):
         """Take in the kl of this batch: moves `output`, P + I before it is bounded."""
         self.step += 1
         error = self.set_point() - kl
-        self.integral += torch.where(self.output < 1, 0.0, self.control_settings.ki * error)
-        self.output.copy_(self.control_settings.kp / (1 + error.exp()) + 1 + self.integral)
+        self.integral += torch.where(self.output < 1, 0.0, self.ki * error)
+        self.output.copy_(self.kp / (1 + error.exp()) + 1 + self.integral)
 
     def beta(self):
         return self.output.clamp(min=1)
@@ -197,15 +205,9 @@ class DynamicVAE(Controlled):
     controls = {"kl_target": 18.0, "kl_start": 0.5, "kl_rise": 0.15, "kl_period": 6000.0, "kp": 0.01,
                 "ki": -0.005, "beta_start": 150.0}
     RISING, FLOOR = 6, 0.1          # C rises in one part of so many of a period
-    MOST_GAIN = 30                  # of Ki in a shorter schedule
-    shortest = PAPER_ITERATIONS // MOST_GAIN
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        # Beta comes down from 150 by Ki e an iteration. In a shorter schedule Ki is as much larger, so that
-        # it is down at the same fraction of it.
-        faster = max(min(PAPER_ITERATIONS / self.schedule, self.MOST_GAIN), 1)
-        self.gain = self.control_settings.ki * faster
         for name, value in (("step", 0), ("output", self.control_settings.beta_start), ("last_error", 0)):
             self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
         self.register_buffer("recent", torch.zeros(5, dtype=torch.float64))        # starts at zero, as theirs
@@ -222,8 +224,8 @@ class DynamicVAE(Controlled):
         self.step += 1
         self.recent.copy_(torch.cat([self.recent[1:], kl.double().view(1)]))
         error = self.set_point() - self.recent.mean()
-        proportional = self.control_settings.kp * (torch.sigmoid(-error) - torch.sigmoid(-self.last_error))
-        self.output += proportional + torch.where(self.output < self.FLOOR, 0.0, self.gain * error)
+        proportional = self.kp * (torch.sigmoid(-error) - torch.sigmoid(-self.last_error))
+        self.output += proportional + torch.where(self.output < self.FLOOR, 0.0, self.ki * error)
         self.last_error.copy_(error)
 
     def beta(self):
