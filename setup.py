@@ -34,18 +34,21 @@ def extension() -> dict:
 
 setup(
     name="lvae_min",
-    version="0.1.0",
+    version="0.2.0",
     description="Reference implementation of L-VAE, a VAE that learns the weights of its own loss",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
     packages=["lvae_min", "lvae_min.csrc", "lvae_min.datasets", "lvae_min.io"],
     package_dir={"lvae_min.csrc": "csrc"},
-    package_data={"lvae_min.csrc": ["*"]},
+    package_data={"lvae_min": ["py.typed"], "lvae_min.csrc": ["*"]},
     # The tests pass with the oldest of each (tests/oldest.txt). numpy 1 computes with scalars in another
     # precision, which arm3d.py draws other images with.
     install_requires=["torch>=2.10", "numpy>=2.0", "h5py>=3.11", "scikit-learn>=1.4.2",
                       "threadpoolctl>=3.1", "ninja>=1.11.1", "matplotlib>=3.8.4", "tqdm>=4.64.1",
                       "pillow>=10.1"],
-    extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4"]},
+    extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4", "ruff>=0.15", "mypy>=1.15", "build>=1.2",
+                             "twine>=6"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )

@@ -44,6 +44,8 @@ class Config:
     Without `paper` a run is short: a schedule of minutes and the learning rate that belongs to it. With it,
     what is not given is as in Sec. 6.3 (for CelebA Sec. 8).
 
+    Types are those of a Config; a setting whose default is None may be given as None.
+
     Raises ValueError for an unknown name or an impossible value.
     """
 
@@ -53,19 +55,19 @@ class Config:
     paper: bool = setting(False, "train as in Sec. 6.3: 300,000 iterations, peak rate 1e-4, the network of the "
                                  "best validation score (celeba, Sec. 8: 1M iterations of batch 128 at a "
                                  "constant rate of 1e-4, the last network); other flags take precedence")
-    iterations: int | None = setting(None, "training iterations (Sec. 6.3: up to 300,000; default: the "
+    iterations: int = setting(None, "training iterations (Sec. 6.3: up to 300,000; default: the "
                                            "schedule if that is given, or else "
                                            "10,000; 5,000 for celeba)")
-    schedule: int | None = setting(None, "length of the OneCycle learning-rate schedule in iterations; "
+    schedule: int = setting(None, "length of the OneCycle learning-rate schedule in iterations; "
                                          "fewer iterations than that truncate it (default: the iterations; "
                                          "with --paper 300,000)")
-    rate: float | None = setting(None, "learning rate: the peak of the schedule, which starts at a tenth and "
+    rate: float = setting(None, "learning rate: the peak of the schedule, which starts at a tenth and "
                                        "ends at a hundredth of it (default: 1e-4 sqrt(300,000 / schedule), at "
                                        "most 2e-3; Sec. 6.3: 1e-4)")
-    rate_form: str | None = setting(None, "onecycle or constant (Sec. 8, for CelebA; default: onecycle)")
+    rate_form: str = setting(None, "onecycle or constant (Sec. 8, for CelebA; default: onecycle)")
     warmup: str = setting("linear", "rise of the learning rate in the first half of the schedule: linear, or "
                                     "along a cosine (Sec. 6.3 does not say)")
-    batch_size: int | None = setting(None, "images a batch (Sec. 6.3: 32, 64, 128 or 256; default: 64)")
+    batch_size: int = setting(None, "images a batch (Sec. 6.3: 32, 64, 128 or 256; default: 64)")
     seed: int = setting(0, "seed of weights, batches and noise")
     beta: float = setting(2.0, "weight of the KL term, for beta-vae (Sec. 6.3: 2 or 4)")
     kl_target: float | None = setting(None, "KL in nats that a controller steers to at the end of its ramp "
@@ -86,9 +88,9 @@ class Config:
                                              f"{control_defaults('beta_start')})")
     latents: int | None = setting(None, "dimensions of z (default: the number of factors, Sec. 6.3; "
                                         "10 for celeba and without factors)")
-    sigma_freeze: float | None = setting(None, "fraction of the schedule in which learned scales stay at 1 "
+    sigma_freeze: float = setting(None, "fraction of the schedule in which learned scales stay at 1 "
                                                "(default: 0.05; 0 with --paper and at a schedule of 300,000)")
-    select: str | None = setting(None, "network that is scored and drawn at the end: last, the last one, or "
+    select: str = setting(None, "network that is scored and drawn at the end: last, the last one, or "
                                        "the best of a validation score (Sec. 6.5): "
                                        f"{', '.join(SCORES)}, rec (the lowest); without factors rec or last "
                                        "(default: last; with --paper beta_vae)")
@@ -103,6 +105,7 @@ class Config:
         for field in dataclasses.fields(self):
             kind, value = field.type, getattr(self, field.name)
             fits = isinstance(value, kind) or (isinstance(value, int) and float in (kind, *get_args(kind)))
+            fits = fits or value is field.default
             named = " or ".join(part.__name__ for part in get_args(kind) or [kind] if part is not type(None))
             self.check(field.name, fits, f"{named}, not {type(value).__name__}")
         # They would be printed, and some make no file's name.

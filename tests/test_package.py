@@ -1,0 +1,68 @@
+"""The built package: sdist and wheel are sound, and the wheel trains, loads and scores without a checkout."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+def called(*words, **settings):
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, **settings)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with the sdist and the wheel, built of what git tracks; no other environment is made for it."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    files = called("git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).exists() and not name.startswith("figures/"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    called(sys.executable, "-m", "build", "--no-isolation", "--outdir", target, source)
+    return target
+
+
+def test_sdist_and_wheel_pass_twine(built):
+    files = sorted(built.iterdir())
+    assert [file.suffix for file in files] == [".whl", ".gz"] or [file.suffix for file in files] == [".gz", ".whl"]
+    assert called(sys.executable, "-m", "twine", "check", "--strict", *files).count("PASSED") == 2
+
+
+def test_the_wheel_holds_the_package_and_the_source_of_the_op(built):
+    names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
+    assert {"lvae_min/cli.py", "lvae_min/py.typed", "lvae_min/csrc/lvae.cpp", "lvae_min/datasets/own.py"} <= set(names)
+    assert not [name for name in names if name.startswith(("tests", "figures"))]
+
+
+def test_an_installed_wheel_trains_loads_and_scores_in_any_folder(built, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    site = called(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    # What the package depends on is that of this environment, the package itself is the wheel's.
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    called(python, "-m", "pip", "install", "--no-deps", "--force-reinstall", next(built.glob("*.whl")))
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    here = {"cwd": tmp_path, "env": clean}
+    where = called(python, "-c", "import lvae_min; print(lvae_min.__file__)", **here)
+    assert where.startswith(str(tmp_path))
+    called(python, "-m", "lvae_min", "--iterations", "20", "--threads", "1", **here)
+    program = (
+        "import numpy as np, torch, lvae_min\n"
+        "vae = lvae_min.load('runs/dsprites-lvae-iterations20')\n"
+        "assert vae.decode(torch.zeros(2, 5)).shape == (2, 1, 64, 64)\n"
+        "factors = np.stack(np.unravel_index(np.arange(600), (3, 4, 50)), 1)\n"
+        "print(lvae_min.mig(factors, factors.astype(float), discrete=True))\n"
+    )
+    assert float(called(python, "-c", program, **here)) == pytest.approx(1)
