@@ -415,9 +415,9 @@ def _one_against_rest(z: np.ndarray, products: np.ndarray, label: np.ndarray) ->
             p = _sigmoid(w @ z[block].T)                                        # (V, rows)
             s = p * p
             np.subtract(p, s, out=s)                                            # p (1 - p)
-            own = label[block], np.arange(p.shape[1])
-            p[own] *= ratio[block]
-            s[own] *= ratio[block]
+            own = label[block] * p.shape[1] + np.arange(p.shape[1])             # one index is faster than two
+            p.ravel()[own] *= ratio[block]
+            s.ravel()[own] *= ratio[block]
             gradient += p @ z[block]
             curvature += s @ products[block]
         hessian = np.empty((values, *2 * w.shape[1:]))
@@ -486,10 +486,10 @@ def _mean_differences(z: np.ndarray, order: np.ndarray, start: np.ndarray, count
         now = means[i:i + 32]
         u = generator.random(len(now) * batch)                  # its digits are the value, z and z'
         value, u = _digit(u, values)
-        first, u = _digit(u, np.take(firsts, value))
-        second, u = _digit(u, np.take(seconds, value))
+        first, u = _digit(u, firsts[value])
+        second, u = _digit(u, seconds[value])
         second += second >= first                               # another sample than the first
-        at = np.take(start, value)
+        at = start[value]
         difference = np.take(rows, at + first, 0)
         difference -= np.take(rows, at + second, 0)
         np.abs(difference, out=difference)
@@ -516,20 +516,25 @@ def _multinomial(x: np.ndarray, label: np.ndarray, new: np.ndarray) -> np.ndarra
     x, new = (np.hstack([(table - mean) / s, np.ones((len(table), 1))]) for table in (x, new))
     classes, size = label.max() + 1, x.shape[1]
     ridge = np.tile(np.append(np.maximum(s ** -2, 1e-6), 0), classes)   # 1e-6: a minimum in reach for any s
+    upper, (one, other) = np.triu_indices(size), np.triu_indices(classes, 1)
+    products = x[:, upper[0]] * x[:, upper[1]]                  # x_i x_j, i <= j
+    of = np.empty((size, size), np.int64)                       # the column of products that is x_i x_j
+    of[upper] = of[upper[::-1]] = np.arange(products.shape[1])
 
     def derivatives(flat):
-        gradient = np.zeros((classes, size))
-        hessian = np.diag(ridge + 1e-6)                         # 1e-6: shifting all biases is free
+        gradient, shared = np.zeros((classes, size)), np.zeros((len(one), products.shape[1]))
         for block in (slice(i, i + 2048) for i in range(0, len(x), 2048)):      # stays in cache
             p = flat.reshape(classes, size) @ x[block].T
             p = np.exp(p - p.max(0))
             p /= p.sum(0)                                       # (C, rows)
-            spread = (p[:, None] * x[block].T).reshape(-1, p.shape[1])          # (C (L + 1), rows)
-            hessian -= spread @ spread.T
-            for own in (slice(c * size, (c + 1) * size) for c in range(classes)):
-                hessian[own, own] += spread[own] @ x[block]
+            shared += (p[one] * p[other]) @ products[block]     # sum of p_c p_d x x^T, c < d
             p[label[block], np.arange(p.shape[1])] -= 1
             gradient += p @ x[block]
+        hessian = np.zeros((classes, classes, products.shape[1]))
+        hessian[one, other] = hessian[other, one] = -shared
+        hessian[np.diag_indices(classes)] = -hessian.sum(1)     # p_c (1 - p_c) is the sum of p_c p_d
+        hessian = hessian[:, :, of].swapaxes(1, 2).reshape(2 * (classes * size,))       # (C (L + 1), ...)
+        hessian += np.diag(ridge + 1e-6)                        # 1e-6: shifting all biases is free
         return gradient.reshape(1, -1) + ridge * flat, hessian[None]
 
     weights = _newton(derivatives, 1, classes * size).reshape(classes, size)
