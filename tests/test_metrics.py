@@ -394,7 +394,8 @@ def test_factor_vae_measures_deviations_without_bias():
 def test_every_score_is_zero_not_nan_for_a_collapsed_encoder(discrete):
     factors, codes = noisy()
     for value in (0.0, 0.1, -3e5):
-        assert set(metrics.score(factors, np.full_like(codes, value), discrete).values()) == {0.0}
+        scores = metrics.score(factors, np.full_like(codes, value), discrete)
+        assert len(scores) == 7 and set(scores.values()) == {0.0}
     assert metrics.sap(factors, np.ones((1000, 1)), discrete) == 0
 
 
@@ -545,10 +546,19 @@ def test_scores_leave_their_arguments_alone():
     assert np.array_equal(factors, before[0]) and np.array_equal(codes, before[1])
 
 
-def test_score_holds_the_six_in_the_order_of_table_2():
-    factors, codes = noisy(300)
+@pytest.mark.parametrize("discrete", [False, True])
+def test_quick_scores_are_the_scores_without_sap_by_trees(discrete):
+    factors, codes = noisy(300, sizes=(3, 4, 25))
+    scores = metrics.score(factors, codes, discrete)
+    assert scores.pop("sap_classification") == metrics.sap(factors, codes, discrete, trees=True) > 0
+    assert metrics.score(factors, codes, discrete, quick=True) == scores
+
+
+def test_score_holds_the_six_in_the_order_of_table_2_and_sap_by_trees():
+    factors, codes = noisy(300, sizes=(3, 4, 25))
     scores = metrics.score(factors, codes, discrete=True, seed=5)
-    assert list(scores) == ["beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"]
+    names = ["beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap", "sap_classification"]
+    assert list(scores) == names
     assert scores["beta_vae"] == metrics.beta_vae(factors, codes, True, 5)
     assert scores["factor_vae"] == metrics.factor_vae(factors, codes, True, 5)
     assert scores["explicitness"] == metrics.explicitness(factors, codes, True)
@@ -572,7 +582,7 @@ def python(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
-def test_command_line_prints_the_six_scores_and_their_variant(tmp_path):
+def test_command_line_prints_the_scores_and_their_variant(tmp_path):
     factors, codes = noisy(300)
     np.savez(tmp_path / "codes.npz", factors=np.insert(factors, 0, 1, 1), codes=codes)
     done = python("-m", "lvae_min.metrics", tmp_path / "codes.npz", "--discrete", "--seed", 2)
@@ -582,7 +592,10 @@ def test_command_line_prints_the_six_scores_and_their_variant(tmp_path):
     assert variant == "factors as they are, sap by regression, seed 2"
     wanted = metrics.score(factors, codes, discrete=True, seed=2)
     assert [row.split() for row in rows] == [[name, f"{value:.4f}"] for name, value in wanted.items()]
-    assert len({len(row) for row in rows}) == 1
+    assert len({len(row) for row in rows}) == 1 and len(rows) == 7
+    binned = python("-m", "lvae_min.metrics", tmp_path / "codes.npz").stdout.splitlines()
+    assert binned[1] == "factors in 10 bins, sap by regression, seed 0"
+    assert binned[-1].split() == ["sap_classification", f"{metrics.sap(factors, codes, trees=True):.4f}"]
 
 
 def bad_files(folder):
@@ -632,6 +645,8 @@ def test_importing_the_scores_is_light():
     assert done.stdout.strip() == "False", done.stderr
 
 
+    assert scores["irs"] == metrics.irs(factors, codes, True)
+    assert scores["mig"] == metrics.mig(factors, codes, True)
 def test_command_line_tells_in_one_line_that_memory_is_too_small(tmp_path, capsys, monkeypatch):
     def too_much(*_):
         raise MemoryError
