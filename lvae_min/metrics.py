@@ -454,8 +454,10 @@ def beta_vae(factors, codes, discrete: bool = False, seed=0, bins: int = 10, bat
 
     factors (M, K), codes (M, L), in their own units; at most 1, about 0 at chance (may fall below). For each
     pair a value of f is drawn, uniformly over those with two samples, then two distinct samples of it. The
-    classifier is a multinomial logistic regression with penalty 1/2 |w|^2, solved to convergence. The draws
-    are not the reference's, their distribution is. 0 for one factor (chance is 1) or no varying code.
+    classifier is a multinomial logistic regression with penalty 1/2 |w|^2, solved to convergence. Each pair
+    is distributed as the reference's, and here the pairs are independent; the reference shuffles the samples
+    of a value and takes disjoint pairs until they are used up. 0 for one factor (chance is 1) or no varying
+    code.
     """
     factors, codes = _tables(factors, codes)
     generator = np.random.default_rng(seed)
@@ -552,9 +554,10 @@ def factor_vae(factors, codes, discrete: bool = False, seed=0, std_threshold: fl
 
     factors (M, K), codes (M, L); at most 1, about 0 at chance (may fall below). Latents with a standard
     deviation below `std_threshold`, in the codes' own units, do not take part; none left: 0 (the reference
-    fails). The value is uniform over those with two samples; its samples come in shuffled rounds. var(z_j) is
-    over all samples (the reference draws 10,000). The draws are not the reference's, their distribution is.
-    0 for one factor (chance is 1).
+    fails). 0.05 is the default of the reference's function; its own experiments use 0.02. The value is
+    uniform over those with two samples; its samples come in shuffled rounds. var(z_j) is over all samples
+    (the reference draws 10,000). The draws are not the reference's, their distribution is. 0 for one factor
+    (chance is 1).
     """
     factors, codes = _tables(factors, codes)
     generator = np.random.default_rng(seed)

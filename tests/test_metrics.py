@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import MinMaxScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from lvae_min import metrics
@@ -500,6 +501,85 @@ def test_what_cannot_be_sampled_or_cut_is_refused():
     for f in (metrics.mig, partial(metrics.sap, trees=True)):
         with pytest.raises(ValueError, match="bins must be at least 2, got 1"):
             f(factors, factors, bins=1)
+    assert metrics.mig(grid(2, 2), grid(2, 2), bins=2) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_value_of_one_sample_is_never_drawn():
+    """Its partner would be a sample of another value."""
+    order, start, count = metrics._pairable(np.array([2, 0, 1, 2, 0, 3]), 0)
+    assert [order[a : a + n].tolist() for a, n in zip(start, count, strict=True)] == [[1, 4], [0, 3]]
+    factors = np.array([[0], [0], [1], [2], [2]] * 2)[[0, 1, 2, 3, 4, 0, 1, 3, 4]]
+    factors = np.hstack([factors, np.array([[0, 1, 0, 1, 0, 1, 0, 1, 0]]).T])
+    codes = np.array(factors, float)
+    codes[2] += 1e6
+    for f, arguments in ((metrics.beta_vae, QUICK["beta_vae"]), (metrics.factor_vae, QUICK["factor_vae"])):
+        assert -1 <= f(factors, codes, discrete=True, **arguments) <= 1
+
+
+def test_a_column_is_constant_below_ten_roundings_of_one():
+    factors = grid(2, 8)
+    least = 10 * np.finfo(float).eps
+    for unit, wanted in ((least, 1.0), (0.9 * least, 0.5)):
+        codes = factors * [unit, 1.0]
+        assert metrics.mig(factors, codes, discrete=True) == pytest.approx(wanted, abs=1e-12)
+        assert metrics.sap(factors, codes) == pytest.approx(wanted, abs=1e-12)
+        assert metrics.mig(factors, codes[:, :1], discrete=True) == pytest.approx(wanted - 0.5, abs=1e-12)
+
+
+def test_scaling_is_that_of_scikit_learn_to_the_bit():
+    """(x - low) / span, or times 1 / span, puts other values into a bin."""
+    columns = np.arange(12.0)[:, None] * [0.1, 0.7, 1 / 3, 1e-9] + [0.3, -3, 1e3, 0]
+    assert np.array_equal(metrics._scaled(columns), MinMaxScaler().fit_transform(columns))
+
+
+def test_rows_are_sorted_by_category_however_many_there_are():
+    for values in (3, 2**15 - 1, 2**15, 2**15 + 1, 2**16 + 1):
+        label = np.arange(values)[::-1].repeat(2)
+        order, start, count = metrics._groups(label)
+        assert np.array_equal(label[order], np.arange(values).repeat(2))
+        assert np.array_equal(start, 2 * np.arange(values)) and set(count.tolist()) == {2}
+
+
+def test_mutual_information_is_never_outside_0_and_1():
+    for sizes in ((3, 7), (5, 6), (9, 7), (2, 3, 5)):
+        information = metrics.mutual_information(grid(*sizes), grid(*sizes), discrete=True)
+        assert information.min() >= 0 and information.max() <= 1
+
+
+def test_newton_gives_up_where_there_is_no_minimum():
+    with pytest.raises(RuntimeError, match="not converged: slope 1 after 500 Newton steps"):
+        metrics._newton(lambda w: (np.ones((1, 1)), np.ones((1, 1, 1))), 1, 1)
+
+
+def test_multinomial_regression_is_at_the_minimum_of_its_objective(monkeypatch):
+    """Gradient of 1/2 |w|^2 - sum log softmax(W x)_label in the codes' own units, written out, vanishes."""
+    random = np.random.default_rng(0)
+    x, label = random.standard_normal((300, 3)) * [1, 5, 0.1] + 2, random.integers(0, 3, 300)
+    x[:, 0] += label
+    found, newton = [], metrics._newton
+    monkeypatch.setattr(metrics, "_newton", lambda *given: found.append(newton(*given)) or found[-1])
+    answer = metrics._multinomial(x, label, x)
+    scaled = found[0].reshape(3, 4)
+    w = scaled[:, :3] / x.std(0)
+    logits = x @ w.T + scaled[:, 3] - w @ x.mean(0)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    error = p - np.eye(3)[label]
+    assert abs(error.T @ x + w).max() < 1e-3 and abs(error.sum(0)).max() < 1e-3
+    assert np.array_equal(answer, logits.argmax(1))
+
+
+def test_the_stillest_latent_has_the_least_variance_wherever_its_mean_is():
+    random = np.random.default_rng(0)
+    z = np.stack([5 + 0.1 * random.standard_normal(50), 0.2 * random.standard_normal(50)])
+    still = metrics._stillest(z, np.arange(50), 30, 20, random)
+    assert still.tolist() == [0] * 30
+
+
+def test_factor_vae_counts_a_latent_at_the_threshold():
+    factors = grid(4, 5, 5)
+    deviation = float((factors * 1.0).std(0, ddof=1)[0])
+    codes = factors * 1.0
+    assert metrics.factor_vae(factors, codes, discrete=True, std_threshold=deviation) == pytest.approx(1)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -562,6 +642,8 @@ def test_score_holds_the_six_in_the_order_of_table_2_and_sap_by_trees():
     assert scores["beta_vae"] == metrics.beta_vae(factors, codes, True, 5)
     assert scores["factor_vae"] == metrics.factor_vae(factors, codes, True, 5)
     assert scores["explicitness"] == metrics.explicitness(factors, codes, True)
+    assert scores["irs"] == metrics.irs(factors, codes, True)
+    assert scores["mig"] == metrics.mig(factors, codes, True)
     assert scores["sap"] == metrics.sap(factors, codes)
 
 
@@ -640,13 +722,30 @@ def test_command_line_refuses_a_bad_file_in_one_line(tmp_path, capsys):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def test_command_line_refuses_what_is_larger_than_2_gib(tmp_path, capsys):
+    file = tmp_path / "codes.npz"
+    np.savez(file, factors=grid(3, 3), codes=grid(3, 3))
+    content = bytearray(file.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # the size in the directory
+    for size, code in ((2**31 + 1, 2), (2**31, 0)):
+        content[at : at + 4] = size.to_bytes(4, "little")
+        file.write_bytes(content)
+        assert metrics.main([str(file)]) == code
+        assert ("factors would take 2,147,483,649 bytes, more than 2 GiB" in capsys.readouterr().err) == bool(
+            code
+        )
+
+
+def test_command_line_refuses_a_negative_seed(tmp_path):
+    done = python("-m", "lvae_min.metrics", tmp_path / "codes.npz", "--seed", -1)
+    assert (done.returncode, done.stdout) == (2, "") and "--seed must not be negative, got -1" in done.stderr
+
+
 def test_importing_the_scores_is_light():
     done = python("-c", "import sys, lvae_min.metrics; print('sklearn' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
 
 
-    assert scores["irs"] == metrics.irs(factors, codes, True)
-    assert scores["mig"] == metrics.mig(factors, codes, True)
 def test_command_line_tells_in_one_line_that_memory_is_too_small(tmp_path, capsys, monkeypatch):
     def too_much(*_):
         raise MemoryError
@@ -670,6 +769,7 @@ def test_command_line_tells_of_a_member_whose_name_is_a_page_in_a_short_line(tmp
 
 def test_a_score_looks_for_no_libraries(monkeypatch):
     """It would hold the loader's lock and wait for Python's, and another thread that imports the reverse."""
+
     def looks(*_):
         raise AssertionError("looks for libraries")
 
