@@ -1,9 +1,11 @@
 """Facts about metrics.py: closed forms, degenerate codes, parity with the reference, command line."""
 
+import inspect
 import json
 import math
 import subprocess
 import sys
+import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from lvae_min import metrics
 
@@ -109,16 +114,150 @@ def test_sampled_scores_agree_with_the_reference_within_their_spread(name, varia
         assert abs(got - mean) <= 3 * spread + 0.01, key
 
 
-@pytest.mark.parametrize("variant", ["discrete", "bins"])
-@pytest.mark.parametrize("name", ["edge_grid", "small_n", "ds_const_code"])
+def test_sampled_scores_have_the_defaults_of_the_reference():
+    """z_diff(nb_bins=10, batch_size=200, nb_training=10000, nb_eval=5000) and z_min_var(nb_bins=10,
+    batch_size=200, nb_training=800, nb_eval=800, std_threshold=0.05) at 05d5667."""
+    wanted = {
+        metrics.beta_vae: {"bins": 10, "batch": 200, "train": 10_000, "test": 5_000},
+        metrics.factor_vae: {"bins": 10, "batch": 200, "train": 800, "test": 800, "std_threshold": 0.05},
+    }
+    for f, defaults in wanted.items():
+        parameters = inspect.signature(f).parameters
+        assert {name: parameters[name].default for name in defaults} == defaults, f.__name__
+    for f in SIX:
+        parameters = inspect.signature(f).parameters
+        assert parameters["bins"].default == 10 and parameters["discrete"].default is False, f.__name__
+
+
+@pytest.mark.parametrize(
+    "name, seed, beta_vae, factor_vae",
+    [
+        ("mpi_random", 0, 0.0008666667, 0.024375),
+        ("mpi_random", 1, -0.0040333333, 0.0302083333),
+        ("mpi_rotation", 0, 0.9787666667, 0.8891666667),
+        ("ds_rotation", 1, 0.9985, 0.7703125),
+    ],
+)
+def test_a_seed_gives_the_same_draws_in_every_version(name, seed, beta_vae, factor_vae):
+    """Numbers of this implementation, with its defaults.
+
+    One of 5,000 examples and one of 800 votes may differ where sums are rounded in another way.
+    """
+    factors, codes = case(name)
+    assert metrics.beta_vae(factors, codes, seed=seed) == pytest.approx(beta_vae, abs=1.3 / 5000)
+    assert metrics.factor_vae(factors, codes, seed=seed) == pytest.approx(factor_vae, abs=1.3 / 800)
+
+
+@pytest.mark.parametrize(
+    "name, variant",
+    [(name, variant) for name in CASES for variant in GOLDEN[name] if "sap_trees" in GOLDEN[name][variant]],
+)
 def test_sap_by_trees_equals_the_reference(name, variant):
     factors, codes = case(name)
     wanted = GOLDEN[name][variant]["sap_trees"]
     got = metrics.sap(factors, codes, discrete=variant == "discrete", trees=True)
-    assert got == pytest.approx(wanted, abs=1e-6)
-    if variant == "discrete":
+    assert got == pytest.approx(wanted, abs=1e-11)  # stored to 12 digits
+    if variant == "discrete" and name == "small_n":
         assert got == metrics.sap(factors, codes, discrete=True)  # their default
         assert metrics.sap(factors, codes, True, trees=False) == metrics.sap(factors, codes)
+
+
+# The trees of SAP
+
+
+@st.composite
+def labelled_codes(draw):
+    """Codes, some of them alike or closer than a tree can split, and categories 0, 1, ... that all occur."""
+    samples = draw(st.integers(2, 60))
+    number = draw(
+        st.sampled_from(
+            [
+                st.integers(0, 4),
+                st.floats(0, 1),
+                st.integers(0, 20).map(lambda i: 0.5 + 3e-8 * i),
+                st.integers(0, 20).map(lambda i: 1e-7 * i),
+                st.integers(0, 20).map(lambda i: 0.25 + 1.2e-7 * i),
+                st.just(0.3),
+            ]
+        )
+    )
+    codes = draw(st.lists(number, min_size=samples, max_size=samples))
+    values = draw(st.integers(0, 5))
+    labels = draw(st.lists(st.integers(0, values), min_size=samples, max_size=samples))
+    return np.array(codes, float), np.unique(labels, return_inverse=True)[1]
+
+
+def trees_right(code, label, train, test):
+    """Accuracy of scikit-learn's tree of each depth."""
+    trees = [DecisionTreeClassifier(max_depth=depth).fit(code[train], label[train]) for depth in range(1, 10)]
+    return [tree.score(code[test], label[test]) for tree in trees]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(table=labelled_codes(), data=st.data())
+def test_trees_are_those_of_scikit_learn_at_every_depth(table, data):
+    code, label = table
+    test = np.array(data.draw(st.lists(st.booleans(), min_size=len(code), max_size=len(code))))
+    if test.all() or not test.any():
+        test = np.arange(len(code)) == 0
+    order = np.argsort(code.astype(np.float32))
+    x, label, test = code.astype(np.float32)[order], label[order], test[order]
+    got = metrics._depth_accuracies(x, label, ~test, test)
+    assert got == trees_right(x[:, None], label, ~test, test)
+
+
+@pytest.mark.parametrize("name", ["ds_noisy", "mpi_random", "edge_grid"])
+def test_trees_of_thousands_of_samples_are_those_of_scikit_learn(name):
+    factors, codes = case(name)
+    label = metrics._categories(factors, False, 10)[2]
+    for column in metrics._scaled(codes.astype(float)).T[:3]:
+        order = np.argsort(column.astype(np.float32))
+        x, f, every = column.astype(np.float32)[order], label[order], slice(None)
+        assert metrics._depth_accuracies(x, f, every, every) == trees_right(x[:, None], f, every, every)
+
+
+def stratified(label, folds):
+    """The fold in which scikit-learn tests each row."""
+    fold = np.empty(len(label), int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values rarer than the folds
+        for number, (_, test) in enumerate(StratifiedKFold(folds).split(label[:, None], label)):
+            fold[test] = number
+    return fold
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(table=labelled_codes(), folds=st.integers(2, 10))
+def test_folds_are_those_of_scikit_learn(table, folds):
+    _, label = table
+    if np.bincount(label).max() >= folds:
+        assert metrics._stratified(label, folds).tolist() == stratified(label, folds).tolist()
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(table=labelled_codes(), second=st.integers(0, 2**32 - 1))
+def test_sap_by_trees_is_what_its_definition_says(table, second):
+    """Written out with scikit-learn: the depth of the best mean over the folds, then its tree on all rows."""
+    code, label = table
+    random = np.random.default_rng(second)
+    codes = np.stack([code, random.integers(0, 6, len(code)) + label], 1)
+    most = np.bincount(label).max()
+    if np.ptp(label) == 0 or most < 2:
+        with pytest.raises(ValueError, match="constant|need two samples of a value, factor 0 has at most 1"):
+            metrics.sap(label[:, None], codes, True)
+        return
+    scaled, fold, share = metrics._scaled(codes), stratified(label, min(10, most)), []
+    for column in scaled.T[:, :, None]:
+        right = np.array([trees_right(column, label, fold != k, fold == k) for k in range(fold.max() + 1)])
+        depth = np.argmax([np.mean(right[:, d].copy()) for d in range(9)])
+        share.append(trees_right(column, label, slice(None), slice(None))[depth])
+    wanted = 0.0 if not metrics._varies(codes).any() else abs(share[0] - share[1])
+    assert metrics.sap(label[:, None], codes, True) == pytest.approx(wanted, abs=1e-15)
+
+
+def test_sap_by_trees_has_fewer_folds_where_no_value_has_ten_samples():
+    factors = grid(4, 4)  # the reference fails
+    assert metrics.sap(factors, factors, trees=True) >= 1 / 2 - 1 / 4  # a single split, against none
 
 
 # Closed forms
@@ -256,7 +395,8 @@ def test_factor_vae_measures_deviations_without_bias():
 def test_every_score_is_zero_not_nan_for_a_collapsed_encoder(discrete):
     factors, codes = noisy()
     for value in (0.0, 0.1, -3e5):
-        assert set(metrics.score(factors, np.full_like(codes, value), discrete).values()) == {0.0}
+        scores = metrics.score(factors, np.full_like(codes, value), discrete)
+        assert len(scores) == 7 and set(scores.values()) == {0.0}
     assert metrics.sap(factors, np.ones((1000, 1)), discrete) == 0
 
 
@@ -361,6 +501,85 @@ def test_what_cannot_be_sampled_or_cut_is_refused():
     for f in (metrics.mig, partial(metrics.sap, trees=True)):
         with pytest.raises(ValueError, match="bins must be at least 2, got 1"):
             f(factors, factors, bins=1)
+    assert metrics.mig(grid(2, 2), grid(2, 2), bins=2) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_value_of_one_sample_is_never_drawn():
+    """Its partner would be a sample of another value."""
+    order, start, count = metrics._pairable(np.array([2, 0, 1, 2, 0, 3]), 0)
+    assert [order[a : a + n].tolist() for a, n in zip(start, count, strict=True)] == [[1, 4], [0, 3]]
+    factors = np.array([[0], [0], [1], [2], [2]] * 2)[[0, 1, 2, 3, 4, 0, 1, 3, 4]]
+    factors = np.hstack([factors, np.array([[0, 1, 0, 1, 0, 1, 0, 1, 0]]).T])
+    codes = np.array(factors, float)
+    codes[2] += 1e6
+    for f, arguments in ((metrics.beta_vae, QUICK["beta_vae"]), (metrics.factor_vae, QUICK["factor_vae"])):
+        assert -1 <= f(factors, codes, discrete=True, **arguments) <= 1
+
+
+def test_a_column_is_constant_below_ten_roundings_of_one():
+    factors = grid(2, 8)
+    least = 10 * np.finfo(float).eps
+    for unit, wanted in ((least, 1.0), (0.9 * least, 0.5)):
+        codes = factors * [unit, 1.0]
+        assert metrics.mig(factors, codes, discrete=True) == pytest.approx(wanted, abs=1e-12)
+        assert metrics.sap(factors, codes) == pytest.approx(wanted, abs=1e-12)
+        assert metrics.mig(factors, codes[:, :1], discrete=True) == pytest.approx(wanted - 0.5, abs=1e-12)
+
+
+def test_scaling_is_that_of_scikit_learn_to_the_bit():
+    """(x - low) / span, or times 1 / span, puts other values into a bin."""
+    columns = np.arange(12.0)[:, None] * [0.1, 0.7, 1 / 3, 1e-9] + [0.3, -3, 1e3, 0]
+    assert np.array_equal(metrics._scaled(columns), MinMaxScaler().fit_transform(columns))
+
+
+def test_rows_are_sorted_by_category_however_many_there_are():
+    for values in (3, 2**15 - 1, 2**15, 2**15 + 1, 2**16 + 1):
+        label = np.arange(values)[::-1].repeat(2)
+        order, start, count = metrics._groups(label)
+        assert np.array_equal(label[order], np.arange(values).repeat(2))
+        assert np.array_equal(start, 2 * np.arange(values)) and set(count.tolist()) == {2}
+
+
+def test_mutual_information_is_never_outside_0_and_1():
+    for sizes in ((3, 7), (5, 6), (9, 7), (2, 3, 5)):
+        information = metrics.mutual_information(grid(*sizes), grid(*sizes), discrete=True)
+        assert information.min() >= 0 and information.max() <= 1
+
+
+def test_newton_gives_up_where_there_is_no_minimum():
+    with pytest.raises(RuntimeError, match="not converged: slope 1 after 500 Newton steps"):
+        metrics._newton(lambda w: (np.ones((1, 1)), np.ones((1, 1, 1))), 1, 1)
+
+
+def test_multinomial_regression_is_at_the_minimum_of_its_objective(monkeypatch):
+    """Gradient of 1/2 |w|^2 - sum log softmax(W x)_label in the codes' own units, written out, vanishes."""
+    random = np.random.default_rng(0)
+    x, label = random.standard_normal((300, 3)) * [1, 5, 0.1] + 2, random.integers(0, 3, 300)
+    x[:, 0] += label
+    found, newton = [], metrics._newton
+    monkeypatch.setattr(metrics, "_newton", lambda *given: found.append(newton(*given)) or found[-1])
+    answer = metrics._multinomial(x, label, x)
+    scaled = found[0].reshape(3, 4)
+    w = scaled[:, :3] / x.std(0)
+    logits = x @ w.T + scaled[:, 3] - w @ x.mean(0)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    error = p - np.eye(3)[label]
+    assert abs(error.T @ x + w).max() < 1e-3 and abs(error.sum(0)).max() < 1e-3
+    assert np.array_equal(answer, logits.argmax(1))
+
+
+def test_the_stillest_latent_has_the_least_variance_wherever_its_mean_is():
+    random = np.random.default_rng(0)
+    z = np.stack([5 + 0.1 * random.standard_normal(50), 0.2 * random.standard_normal(50)])
+    still = metrics._stillest(z, np.arange(50), 30, 20, random)
+    assert still.tolist() == [0] * 30
+
+
+def test_factor_vae_counts_a_latent_at_the_threshold():
+    factors = grid(4, 5, 5)
+    deviation = float((factors * 1.0).std(0, ddof=1)[0])
+    codes = factors * 1.0
+    assert metrics.factor_vae(factors, codes, discrete=True, std_threshold=deviation) == pytest.approx(1)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -407,13 +626,24 @@ def test_scores_leave_their_arguments_alone():
     assert np.array_equal(factors, before[0]) and np.array_equal(codes, before[1])
 
 
-def test_score_holds_the_six_in_the_order_of_table_2():
-    factors, codes = noisy(300)
+@pytest.mark.parametrize("discrete", [False, True])
+def test_quick_scores_are_the_scores_without_sap_by_trees(discrete):
+    factors, codes = noisy(300, sizes=(3, 4, 25))
+    scores = metrics.score(factors, codes, discrete)
+    assert scores.pop("sap_classification") == metrics.sap(factors, codes, discrete, trees=True) > 0
+    assert metrics.score(factors, codes, discrete, quick=True) == scores
+
+
+def test_score_holds_the_six_in_the_order_of_table_2_and_sap_by_trees():
+    factors, codes = noisy(300, sizes=(3, 4, 25))
     scores = metrics.score(factors, codes, discrete=True, seed=5)
-    assert list(scores) == ["beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"]
+    names = ["beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap", "sap_classification"]
+    assert list(scores) == names
     assert scores["beta_vae"] == metrics.beta_vae(factors, codes, True, 5)
     assert scores["factor_vae"] == metrics.factor_vae(factors, codes, True, 5)
     assert scores["explicitness"] == metrics.explicitness(factors, codes, True)
+    assert scores["irs"] == metrics.irs(factors, codes, True)
+    assert scores["mig"] == metrics.mig(factors, codes, True)
     assert scores["sap"] == metrics.sap(factors, codes)
 
 
@@ -434,7 +664,7 @@ def python(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
-def test_command_line_prints_the_six_scores_and_their_variant(tmp_path):
+def test_command_line_prints_the_scores_and_their_variant(tmp_path):
     factors, codes = noisy(300)
     np.savez(tmp_path / "codes.npz", factors=np.insert(factors, 0, 1, 1), codes=codes)
     done = python("-m", "lvae_min.metrics", tmp_path / "codes.npz", "--discrete", "--seed", 2)
@@ -444,7 +674,10 @@ def test_command_line_prints_the_six_scores_and_their_variant(tmp_path):
     assert variant == "factors as they are, sap by regression, seed 2"
     wanted = metrics.score(factors, codes, discrete=True, seed=2)
     assert [row.split() for row in rows] == [[name, f"{value:.4f}"] for name, value in wanted.items()]
-    assert len({len(row) for row in rows}) == 1
+    assert len({len(row) for row in rows}) == 1 and len(rows) == 7
+    binned = python("-m", "lvae_min.metrics", tmp_path / "codes.npz").stdout.splitlines()
+    assert binned[1] == "factors in 10 bins, sap by regression, seed 0"
+    assert binned[-1].split() == ["sap_classification", f"{metrics.sap(factors, codes, trees=True):.4f}"]
 
 
 def bad_files(folder):
@@ -489,6 +722,25 @@ def test_command_line_refuses_a_bad_file_in_one_line(tmp_path, capsys):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def test_command_line_refuses_what_is_larger_than_2_gib(tmp_path, capsys):
+    file = tmp_path / "codes.npz"
+    np.savez(file, factors=grid(3, 3), codes=grid(3, 3))
+    content = bytearray(file.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # the size in the directory
+    for size, code in ((2**31 + 1, 2), (2**31, 0)):
+        content[at : at + 4] = size.to_bytes(4, "little")
+        file.write_bytes(content)
+        assert metrics.main([str(file)]) == code
+        assert ("factors would take 2,147,483,649 bytes, more than 2 GiB" in capsys.readouterr().err) == bool(
+            code
+        )
+
+
+def test_command_line_refuses_a_negative_seed(tmp_path):
+    done = python("-m", "lvae_min.metrics", tmp_path / "codes.npz", "--seed", -1)
+    assert (done.returncode, done.stdout) == (2, "") and "--seed must not be negative, got -1" in done.stderr
+
+
 def test_importing_the_scores_is_light():
     done = python("-c", "import sys, lvae_min.metrics; print('sklearn' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
@@ -517,6 +769,7 @@ def test_command_line_tells_of_a_member_whose_name_is_a_page_in_a_short_line(tmp
 
 def test_a_score_looks_for_no_libraries(monkeypatch):
     """It would hold the loader's lock and wait for Python's, and another thread that imports the reverse."""
+
     def looks(*_):
         raise AssertionError("looks for libraries")
 
