@@ -41,6 +41,11 @@ class Finished:
         return self.results["settings"][setting]
 
     @property
+    def scores(self) -> dict[str, float | None]:
+        """Of the selected network on the test images; older runs have no sap_classification, which is None."""
+        return {"sap_classification": None, **self.results["scores"], "rec_mean": self.results["rec_mean"]}
+
+    @property
     def commits(self) -> list[str | None]:
         """Of the code that finished the run, and of that which began it if it was another."""
         return [self.results["commit"], self.results.get("began_at_commit", self.results["commit"])]
@@ -144,8 +149,10 @@ def selected(runs: list[Finished]) -> list[Finished]:
     return [best[seed] for seed in sorted(best)]
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """Mean, and sample standard deviation if there is more than one value."""
+def spread(values: list[float | None], digits: int = 2) -> str:
+    """Mean, and sample standard deviation if there is more than one value; nothing if one is missing."""
+    if None in values:
+        return ""
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 

@@ -32,7 +32,7 @@ def main() -> None:
             looks = [line["validation"] for run in here if weight(run) == beta for line in run.looks]
             cell.scatter(
                 [look["beta_vae"] for look in looks],
-                [look["rec"] for look in looks],
+                [look.get("rec_mean", look["rec"]) for look in looks],
                 s=14,
                 color=f"C{values.index(beta)}",
                 label=f"beta = {beta:g}",
@@ -40,7 +40,7 @@ def main() -> None:
         cell.set(
             title=named(protocol),
             xlabel="beta-VAE score (0 to 1)",
-            ylabel="reconstruction loss (squared error)",
+            ylabel="reconstruction loss of z = mu (squared error)",
         )
         cell.legend(fontsize=8)
     figure.suptitle(f"Paper's Fig. 2\n{provenance(runs)}", fontsize=7)

@@ -144,10 +144,10 @@ def network_table() -> list[str]:
         iteration = f"selected at {int(chosen[method]['selected_iteration']):,}"
         for network, row in (("last", last[method]), (iteration, selected)):
             cells = [rate.name_of(last[method]), network]
-            cells.append(f"{both(row, 'rec_mean', 'rec')} ({paper['rec']:.2f})")
+            cells.append(f"{both(row, 'rec_mean', 'rec')} ({paper['rec_mean']:.2f})")
             cells += [f"{row['kl']:.2f}", f"{row['beta']:.3g}"]
             cells += [f"{row[score]:.2f} ({paper[score]:.2f})" for score in list(SCORES)[:-1]]
-            cells.append(f"{both(row, 'sap_classification', 'sap')} ({paper['sap']:.2f})")
+            cells.append(f"{both(row, 'sap_classification', 'sap')} ({paper['sap_classification']:.2f})")
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -13,7 +13,7 @@ import fixed_point
 import scoring
 import table2
 import table3
-from common import DATA, HERE, Finished, provenance, read, save, script
+from common import DATA, HERE, Finished, provenance, read, save, script, spread
 
 from lvae_min.config import MOVABLE, with_defaults
 
@@ -52,9 +52,8 @@ def precisions(runs: list[Finished]) -> str:
     for rounded in (run for run in runs if precision(run) == "bf16"):
         for run in runs:
             if run is rounded or alike(run) == alike(rounded):
-                scores = run.results["scores"]
                 cells = [run["model"], f"{run['iterations']:,}", str(run["seed"]), precision(run)]
-                cells += [f"{scores[name]:.2f}" for name in ("beta", "kl", *table2.COLUMNS)]
+                cells += [spread([run.scores[name]]) for name in ("beta", "kl", *table2.COLUMNS)]
                 lines.append("| " + " | ".join(cells) + " |")
                 made.append(run)
     return "\n".join([*lines, "", f"{provenance(made)}."]) if made else "No run in bf16 was kept yet."

@@ -19,7 +19,7 @@ from lvae_min import data, metrics, report
 from lvae_min.data import SCORED, Dataset, Split
 from lvae_min.train import OTHER_IMAGES, evaluate, own_images, same_content
 
-IN_BOTH = {name: heading for name, heading in TITLES.items() if name not in ("rec", "sap")}
+IN_BOTH = {name: heading for name, heading in TITLES.items() if name not in ("rec_mean", "sap_classification")}
 
 
 def in_each_way(run: Finished, dataset: Dataset) -> dict:

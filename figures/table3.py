@@ -3,6 +3,8 @@
 python figures/table3.py [runs]     writes table3.md and table3.tex beside this file
 """
 
+import math
+
 from common import Finished, arguments, flags, missing, named, provenance, read, script, tex, write
 from paper import BETA_HAT, COLUMNS, TABLE_2, TABLE_3
 from table2 import ARROWS, TITLES
@@ -31,8 +33,8 @@ def pairs(runs: list[Finished]) -> list[tuple[Finished, Finished | None]]:
 
 def better(pair: tuple[Finished, Finished], name: str) -> list[bool]:
     """Which of two runs has the better score, as printed; both if it is the same."""
-    sign = -1 if name == "rec" else 1
-    values = [sign * round(run.results["scores"][name], 2) for run in pair]
+    sign = -1 if name == "rec_mean" else 1
+    values = [-math.inf if run.scores[name] is None else sign * round(run.scores[name], 2) for run in pair]
     return [value == max(values) for value in values]
 
 
@@ -46,9 +48,10 @@ def rows(learned: Finished, given: Finished, best: str) -> list[list[str]]:
         cells = [named(run.protocol), str(run["seed"]), title, f"{run.results['selected']['iteration']:,}",
                  f"{run.results['scores']['beta']:.2f}"]
         for column, name in enumerate(COLUMNS):
-            text = f"{run.results['scores'][name]:.2f}"
-            text = best.format(text) if better(pair, name)[place] else text
-            cells.append(text + (f" ({paper[dataset][column]:.2f})" if paper.get(dataset) else ""))
+            value = run.scores[name]
+            text = "" if value is None else f"{value:.2f}"
+            text = best.format(text) if text and better(pair, name)[place] else text
+            cells.append((text + (f" ({paper[dataset][column]:.2f})" if paper.get(dataset) else "")).strip())
         lines.append(cells)
     return lines
 

@@ -59,6 +59,7 @@ SCALES = {"sigma_0": number, "sigma_1": number}
 LINE = {"step": whole, "rec": finite, "kl": finite, "beta": finite, "sigma_0": scale, "sigma_1": scale}
 RESULTS = {
     "scores": {"rec": number, "kl": number, "beta": number},
+    "rec_mean": number,
     "selected": {"iteration": whole, "score": number, "by": text},
     "settings": {"dataset": text, "model": text, "iterations": whole, "schedule": whole, "batch_size": whole,
                  "seed": whole, "beta": number, "latents": whole},
