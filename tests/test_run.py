@@ -16,7 +16,8 @@ import run
 from lvae_min import model
 from lvae_min.files import load_checkpoint
 
-SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py"), "--threads", "1", "--batch-size", "8"]
+SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py")]
+SMALL += ["--device", "cpu", "--threads", "1", "--batch-size", "8"]
 PICTURES = {"curves.png", "reconstructions.png", "traversal.png", "traversal.gif"}
 
 
@@ -209,7 +210,7 @@ def test_a_finished_run_on_images_that_have_changed_is_not_shown_as_theirs(tmp_p
     arguments = ["--dataset", str(tmp_path / "mine.npz"), "--out", str(tmp_path), "--data", str(tmp_path)]
     for color, code in ((1, 0), (1, 0), (9, 2)):
         np.savez(tmp_path / "mine.npz", images=np.full((40, 64, 64), color, np.uint8))
-        settings = [*arguments, "--iterations", "2", "--batch-size", "4", "--threads", "1"]
+        settings = [*arguments, "--iterations", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
         assert run.command(settings) == code
     said = capsys.readouterr()
     assert "finished before" in said.out and "was made with images that have changed since" in said.err

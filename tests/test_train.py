@@ -52,7 +52,8 @@ def same(one, other):
 
 
 def config(model="lvae", **settings):
-    return Config(**{"model": model, "iterations": 230, "batch_size": 8, "threads": 1, **settings})
+    usual = {"model": model, "iterations": 230, "batch_size": 8, "threads": 1, "device": "cpu"}
+    return Config(**{**usual, **settings})
 
 
 @pytest.mark.parametrize("model", METHODS)
