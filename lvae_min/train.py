@@ -20,7 +20,7 @@ import torch
 from lvae_min import losses, metrics, records
 from lvae_min.config import MOVABLE, OLD_DEFAULTS, Config, evaluation_interval
 from lvae_min.data import SCORED, Dataset, Split, is_path
-from lvae_min.files import Claim, check_tensors, load_checkpoint, naming, save, write_whole
+from lvae_min.files import Claim, check_tensors, is_machines, load_checkpoint, naming, save, write_whole
 from lvae_min.lines import brief, one_line
 from lvae_min.model import VAE
 from lvae_min.report import Grid, Progress, machine
@@ -250,6 +250,8 @@ class Run:
             self.step.restore(state)
             self.kept = self.iteration
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if is_machines(error):
+                raise
             raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
                              f"({brief(error)})") from None
         for name in ("best", "log_bytes", "faint", "seconds"):
