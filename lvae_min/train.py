@@ -24,7 +24,7 @@ from lvae_min.files import Claim, check_tensors, is_machines, load_checkpoint, n
 from lvae_min.lines import brief, one_line
 from lvae_min.model import VAE
 from lvae_min.report import Grid, Progress, machine
-from lvae_min.step import Step
+from lvae_min.step import Step, in_float32
 
 LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300              # a killed run loses at most this
@@ -106,6 +106,7 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
 
 
 @torch.no_grad()
+@in_float32
 def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a network on images `index`, and their codes (M, L).
 

@@ -281,7 +281,7 @@ def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monke
         (["--jobs", "0"], "--jobs 0: expected 1 to 1024"),
         (["--graph", "on"], "--graph on: expected a GPU whose memory holds the images"),
         (["--device", "meta"], "--device meta: not a CPU or a GPU"),
-        (["--precision", "fp8"], "--precision fp8: expected float32 or bf16"),
+        (["--precision", "fp8"], "--precision fp8: expected float32, tf32 or bf16"),
         (["--model", "lave"], "--model lave: expected vae or beta-vae or control-vae"),
         (["--dataset", "cats"], "--dataset cats"),
         (["--iterations", "many"], "argument --iterations: invalid int value: 'many'"),
