@@ -24,6 +24,7 @@ def tiny(small, monkeypatch):
         "arm3d", "", spec, stores.Pixels(draw.integers(256, size=(240, 64, 64, 3), dtype=np.uint8))
     )
     monkeypatch.setattr(bench, "load", lambda name: {"dsprites": small, "arm3d": colored}[name])
+    monkeypatch.setattr(bench, "cores", lambda: 1)
     monkeypatch.setattr(bench, "apart", lambda function, *given: function(*given))
     monkeypatch.setattr(bench, "STOCK", [])
     monkeypatch.setattr(bench, "STEPS", [("dsprites", 8), ("arm3d", 4)])

@@ -1,6 +1,7 @@
 """One iteration: where it runs, what it may change around it, and what it consists of."""
 
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -184,6 +185,14 @@ def test_the_switches_of_the_process_are_given_back(tf32, held, monkeypatch):
     assert switches() == before and before[3] is True
 
 
+def until(true):
+    for _ in range(2000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it has not come")
+
+
 def in_thread(function):
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
@@ -207,8 +216,7 @@ def test_threads_of_one_precision_are_inside_together_and_one_of_another_waits_a
     threads = [in_thread(float32) for _ in range(2)]
     both.wait()  # two at once
     threads.append(in_thread(lambda: other(True)))
-    while not switch.turn.locked():  # it waits
-        pass
+    until(switch.turn.locked)  # it waits
     threads.append(in_thread(lambda: other(False)))  # might come in, and would let the other wait on
     threads[3].join(0.1)
     assert entered == [] and threads[3].is_alive()
@@ -289,8 +297,7 @@ def test_no_two_threads_share_a_stream_and_one_too_many_is_refused(pool):
         wait.wait(60)
 
     threads = [in_thread(hold) for _ in range(32)]
-    while len(found) < 32:
-        pass
+    until(lambda: len(found) == 32)
     assert len(set(found)) == 32
     with pytest.raises(ValueError, match="more than 32 runs at once on cuda:0: expected --jobs 32 at most"):
         streams.mine(CUDA)
