@@ -15,12 +15,14 @@ ROOT = Path(__file__).resolve().parent
 
 def extension() -> dict:
     """The op as a library in the package: without Python in it, so one serves every version from 3.10 on."""
+    from torch.utils import cpp_extension
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     sys.path.insert(0, str(ROOT))
     from lvae_min import fused
 
-    no_cuda = fused._why_no_cuda()
+    toolkit, no_cuda = fused._toolkit()
+    cpp_extension.CUDA_HOME = toolkit or cpp_extension.CUDA_HOME
     make, sources = (CppExtension, ["lvae.cpp"]) if no_cuda else (CUDAExtension, ["lvae.cpp", "lvae_cuda.cu"])
     if not no_cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:
         os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0+PTX"

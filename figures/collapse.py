@@ -41,7 +41,8 @@ def dots() -> Dataset:
 
 def trained(method: str, freeze: float, folder: Path) -> dict:
     """The last line of the log of one of the runs, trained if it is not there, and what it was."""
-    config = Config("dots.npz", method, iterations=ITERATIONS, rate=1e-4, warmup="cosine", latents=5, sigma_freeze=freeze, threads=1)
+    config = Config("dots.npz", method, iterations=ITERATIONS, rate=1e-4, warmup="cosine", latents=5,
+                    sigma_freeze=freeze, threads=1, device="cpu")
     folder = folder / f"dots-{method}-{freeze:g}"
     with mock.patch.object(model, "HIDDEN", HIDDEN), mock.patch.object(Run, "draw", lambda *_: None):
         if finished(config, folder) is None:

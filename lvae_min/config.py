@@ -94,8 +94,9 @@ class Config:
                                        "the best of a validation score (Sec. 6.5): "
                                        f"{', '.join(SCORES)}, rec (the lowest); without factors rec or last "
                                        "(default: last; with --paper beta_vae)")
-    precision: str = setting("float32", "of the network's products in training: float32, or bf16, which is "
-                                        "faster and rounds to 8 bits; scores are always float32's")
+    precision: str = setting("float32", "of the network's products in training: float32, tf32 (on a GPU's "
+                                        "tensor cores, 11 bits), or bf16, which is faster and "
+                                        "rounds to 8 bits; scores are always float32's")
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
     device: str = setting("auto", "cpu, cuda, cuda:1, ..., or auto")
     graph: str = setting("auto", "an iteration as one CUDA graph: on, off, auto (if a GPU holds the images)")
@@ -128,7 +129,7 @@ class Config:
         self.check("latents", self.latents is None or 1 <= self.latents <= 10_000, "1 to 10,000")
         self.check("sigma_freeze", 0 <= self.sigma_freeze <= 1, "0 to 1")
         self.check("select", self.select in (*SCORES, "rec", "last"), " or ".join([*SCORES, "rec", "last"]))
-        self.check("precision", self.precision in ("float32", "bf16"), "float32 or bf16")
+        self.check("precision", self.precision in ("float32", "tf32", "bf16"), "float32, tf32 or bf16")
         self.check("loss", self.loss in ("fused", "torch", "auto"), "fused, torch or auto")
         self.check("graph", self.graph in ("on", "off", "auto"), "on, off or auto")
         self.check("threads", self.threads is None or 1 <= self.threads <= 1024, "1 to 1024")

@@ -110,8 +110,8 @@ class Batches:
             raise ValueError(f"--batch-size {batch_size}: the training set has {len(training)} images")
         self.training, self.batch_size, self.seed = training, batch_size, seed
         self.count = len(training) // batch_size                              # of an epoch
-        self.epoch, self.order = -1, torch.empty(len(training), dtype=torch.int64, device=device)
-        self.places = torch.arange(batch_size, device=device)
+        self.epoch = -1
+        self.order = torch.empty(self.count, batch_size, dtype=torch.int64, device=device)
 
     def turn(self, iteration: int) -> None:
         """See to it that the epoch of `iteration`, counted from 0, is laid out on the device."""
@@ -119,11 +119,11 @@ class Batches:
         if epoch != self.epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.training)
             self.epoch = epoch
-            self.order.copy_(torch.from_numpy(order))
+            self.order.copy_(torch.from_numpy(order[:self.order.numel()]).view_as(self.order))
 
     def at(self, clock: Tensor) -> Tensor:
         """Indices (N,) int64 of the batch of iteration `clock` (1,), a number on the device."""
-        return self.order.index_select(0, clock % self.count * self.batch_size + self.places)
+        return self.order.index_select(0, clock % self.count).view(-1)
 
 
 def load_dsprites(folder: Path) -> Dataset:

@@ -10,6 +10,7 @@ same with less overhead (measured: bench.py).
 
 import functools
 import hashlib
+import json
 import logging
 import os
 import platform
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -257,23 +258,60 @@ def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     telling = [line for line in lines if not line.startswith("Error building extension")
                and re.search(r"\berror\b|not found|cannot find|no space|denied", line.lower())]
-    return (telling or lines)[0][:200]
+    return (telling or lines)[0][:300]
 
 
 def _why_no_cuda() -> str:
-    """Why the CUDA part cannot be compiled; the JIT of torch checks neither of the two."""
+    """Why the CUDA part cannot be compiled, in one line; empty if it can be. Torch checks none of it."""
+    return _toolkit()[1]
+
+
+def _toolkit() -> tuple[str, str]:
+    """The root of the CUDA toolkit to compile with, and why there is none; one of the two is empty.
+
+    It is CUDA_HOME, or else /usr/local/cuda, or else what the nvcc on the PATH belongs to. Torch looks in
+    another order, and takes the folder above an nvcc for the root, where a script that calls the real nvcc
+    (/usr/local/bin/nvcc) has neither headers nor libraries beside it.
+    """
     if torch.version.cuda is None:
-        return "this torch has no CUDA"
+        return "", "this torch has no CUDA"
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     nvcc = shutil.which("nvcc", path=os.path.join(home, "bin")) or shutil.which("nvcc")
     if nvcc is None:
-        return "nvcc not found"
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    version = re.search(r"release (\d+)\.(\d+)", text)
+        return "", "nvcc not found"
+    version = re.search(r"release (\d+)\.(\d+)", _output(nvcc, "--version"))
     if version is None or version[1] != torch.version.cuda.split(".")[0]:
         found = version[0][8:] if version else "unreadable"
-        return f"nvcc is {found}, torch is for CUDA {torch.version.cuda}"
-    return ""
+        return "", f"nvcc is {found}, torch is for CUDA {torch.version.cuda}"
+    plan = _output(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull)         # in which it says where it lies
+    folders = [Path(line[10:]) for line in plan.splitlines() if line.startswith("#$ _HERE_=")]
+    folders += [Path(nvcc).parent, Path(nvcc).resolve().parent]
+    for root in (folder.parent for folder in folders):
+        if any(root.glob("include/cuda_runtime.h")) or any(root.glob("targets/*/include/cuda_runtime.h")):
+            return str(root), ""
+    return "", f"{nvcc} has no include/cuda_runtime.h beside it; set CUDA_HOME to the toolkit it belongs to"
+
+
+def _output(*command: str) -> str:
+    """What a command prints, its errors among it; empty if it cannot be started."""
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    except OSError:
+        return ""
+
+
+@contextmanager
+def toolkit():
+    """Let torch's cpp_extension compile and link with the toolkit that `_toolkit` finds."""
+    from torch.utils import cpp_extension
+
+    root, before = _toolkit()[0], cpp_extension.CUDA_HOME       # found once, when it is imported
+    if root:
+        os.environ["CUDA_HOME"] = cpp_extension.CUDA_HOME = root
+    try:
+        yield
+    finally:
+        cpp_extension.CUDA_HOME = before
 
 
 def _folder(sources: list[str]) -> Path:
@@ -303,12 +341,49 @@ def _build_and_load(sources: list[str]) -> None:
         return
     with _locked(folder):
         if not done.exists():                   # else another process built it while this one waited
+            _check_compilers()
+            _refuse_what_failed(folder)
             # Torch's own lock: a killed build leaves it behind, and load() would wait for it for ever.
             (folder / "lock").unlink(missing_ok=True)
-            _compile(sources, folder)
+            try:
+                _compile(sources, folder)
+            except Exception as error:
+                _remember(error, folder)
+                raise
             done.touch()
             return                              # compiling has loaded it
     torch.ops.load_library(library)
+
+
+def _compilers() -> list[str]:
+    """What compiles: another version of it, or another program, may succeed where this one failed."""
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    found = [os.path.realpath(shutil.which(compiler) or compiler), _output(compiler, "--version")]
+    root = _toolkit()[0]
+    return found + ([root, _output(os.path.join(root, "bin", "nvcc"), "--version")] if root else [])
+
+
+def _remember(error: Exception, folder: Path) -> None:
+    """Write down that a build failed: the next process need not find out again, which takes up to a minute.
+
+    Not where the machine was at fault, which had no space left or killed the compiler: that passes.
+    """
+    if not re.search(r"no space|denied|killed|memory|interrupt", str(error).lower()):
+        content = {"reason": _one_line(error), "compilers": _compilers()}
+        with suppress(OSError):
+            (folder / "failed.json").write_text(json.dumps(content))
+
+
+def _refuse_what_failed(folder: Path) -> None:
+    """Raise RuntimeError if these sources failed to build with these compilers before."""
+    file = folder / "failed.json"
+    try:
+        failed = json.loads(file.read_text())
+        reason = failed["reason"] if failed["compilers"] == _compilers() else None
+    except (OSError, ValueError, TypeError, KeyError):          # none, or no such file: try
+        return
+    if reason:
+        raise RuntimeError(f"{str(reason)[:120]} (failed before; to try again remove {file})")
 
 
 @contextmanager
@@ -326,17 +401,25 @@ def _locked(folder: Path):
         yield
 
 
+def _path() -> str:
+    """The PATH, with where pip puts ninja, activated or not."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+
+
+def _check_compilers() -> None:
+    """Raise RuntimeError if a program that every build needs is missing."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler.split()[0], path=_path()) is None:
+        raise RuntimeError(f"no C++ compiler: {compiler} not found")
+    if shutil.which("ninja", path=_path()) is None:
+        raise RuntimeError("ninja not found")
+
+
 def _compile(sources: list[str], folder: Path) -> None:
     before, log = dict(os.environ), logging.getLogger("torch.utils.cpp_extension")
     level = log.level
-    os.environ["PATH"] = os.pathsep.join(       # where pip puts ninja, activated or not
-        [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    os.environ["PATH"] = _path()
     try:
-        compiler = os.environ.get("CXX", "c++")
-        if shutil.which(compiler.split()[0]) is None:
-            raise RuntimeError(f"no C++ compiler: {compiler} not found")
-        if shutil.which("ninja") is None:
-            raise RuntimeError("ninja not found")
         if not torch.cuda.is_available():       # torch asks the GPU otherwise, and fails without one
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
         with warnings.catch_warnings():
@@ -344,9 +427,10 @@ def _compile(sources: list[str], folder: Path) -> None:
             log.setLevel(logging.ERROR)         # that there is no GPU is no news
             from torch.utils import cpp_extension
 
-            cpp_extension.load(_name(sources), [str(CSRC / name) for name in sources],
-                               build_directory=str(folder), extra_cflags=CXX_FLAGS,
-                               extra_cuda_cflags=NVCC_FLAGS, is_python_module=False)
+            with toolkit():
+                cpp_extension.load(_name(sources), [str(CSRC / name) for name in sources],
+                                   build_directory=str(folder), extra_cflags=CXX_FLAGS,
+                                   extra_cuda_cflags=NVCC_FLAGS, is_python_module=False)
     finally:
         log.setLevel(level)
         os.environ.clear()

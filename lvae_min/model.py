@@ -78,6 +78,17 @@ def layers(shape: tuple[int, int, int], latents: int, network: str = "cnn",
         return mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
 
 
+def memory_format(device: torch.device | str, precision: str = "float32") -> torch.memory_format:
+    """How images and weights of the CNN lie in memory: channels last, but contiguous in float32 on a GPU.
+
+    Measured, an iteration of 64 images: on a CPU 99 ms against 105 contiguous; on an H200 (torch 2.11) in
+    float32 3,594 us against 3,265 contiguous, since cuDNN's deterministic gradients of the weights, two
+    thirds of it, are slower in channels last; there in tf32 2,229 and in bf16 1,026, contiguous not measured.
+    """
+    slow = torch.device(device).type == "cuda" and precision == "float32"
+    return torch.contiguous_format if slow else torch.channels_last
+
+
 class VAE(nn.Module):
     """Encoder q(z|x) = N(mu, diag(exp(logvar))) and decoder of Table 1.
 
@@ -95,8 +106,12 @@ class VAE(nn.Module):
         self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
         self.to_empty(device="cpu")
         self.reset(torch.Generator().manual_seed(0))
-        if network == "cnn":                      # 6 % less time on the CPU: 99 against 105 ms
-            self.to(memory_format=torch.channels_last)
+        self.lay_out("cpu")
+
+    def lay_out(self, device: torch.device | str, precision: str = "float32") -> None:
+        """Move to a device, in the memory format that is the fastest there."""
+        self.memory_format = memory_format(device, precision)
+        self.to(device, memory_format=self.memory_format)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -113,7 +128,7 @@ class VAE(nn.Module):
         first = next(self.encoder.parameters())
         sparse = isinstance(self.encoder[1], PixelLinear)
         if not sparse and not x.is_floating_point():
-            x = x.to(first.dtype, memory_format=torch.channels_last) * self.scale
+            x = x.to(first.dtype, memory_format=self.memory_format) * self.scale
         mu, logvar = self.encoder(x).chunk(2, dim=1)
         return mu, logvar
 

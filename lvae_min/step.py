@@ -7,10 +7,11 @@ kernels would take longer than running them.
 """
 
 import ctypes
+import functools
 import platform
 import time
-from contextlib import ExitStack, contextmanager
-from threading import Lock
+from contextlib import ExitStack, contextmanager, nullcontext
+from threading import Condition, Lock, current_thread
 
 import numpy as np
 import torch
@@ -24,6 +25,91 @@ from lvae_min.model import VAE
 
 CAPTURING = Lock()  # waiting for a GPU spoils what another thread records on it
 WARM_UP = 3         # eager iterations before a graph is recorded: libraries allocate in their first calls
+MOST_STREAMS = 32   # that torch has on a GPU. It hands them out in turn, and the 33rd is the first again.
+SWITCHES = ((torch.backends.cuda.matmul, "fp32_precision"), (torch.backends.cudnn.conv, "fp32_precision"),
+            (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark"))
+
+
+class Switches:
+    """How a GPU computes products of float32: in float32, or in TF32 on the tensor cores (8 bits of exponent
+    and 10 of fraction, three times as fast or more); always so that they repeat to the bit.
+
+    The switches are the whole process's, and are set only while a thread launches work (a CUDA graph keeps
+    what held when it was recorded). Threads that want the same are inside together; one that wants the other
+    waits until they have left. The last one to leave puts back what was there before.
+    """
+
+    def __init__(self):
+        self.turn, self.left = Lock(), Condition()
+        self.inside, self.tf32, self.before = 0, False, []
+
+    @contextmanager
+    def set(self, tf32: bool):
+        """Not to be entered by a thread that is inside."""
+        with self.turn, self.left:          # who waits lets nobody pass, so that its wait has an end
+            self.left.wait_for(lambda: not self.inside or self.tf32 == tf32)
+            if not self.inside:
+                self.before, self.tf32 = [getattr(*switch) for switch in SWITCHES], tf32
+                self.put(["tf32" if tf32 else "ieee"] * 2 + [True, False])
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.left:
+                self.inside -= 1
+                if not self.inside:
+                    self.put(self.before)
+                    self.left.notify_all()
+
+    @staticmethod
+    def put(values: list) -> None:
+        for switch, value in zip(SWITCHES, values, strict=True):
+            setattr(*switch, value)
+
+
+PRODUCTS = Switches()
+
+
+def products(device: torch.device, precision: str = "float32"):
+    """A context in which a GPU computes products in this precision; a CPU has but one way."""
+    return PRODUCTS.set(precision == "tf32") if device.type == "cuda" else nullcontext()
+
+
+def in_float32(function):
+    """Let a function of a network, a data set, ... compute products in float32, whatever a run does."""
+    @functools.wraps(function)
+    def wrapped(vae, dataset, *given, **named):
+        with products(dataset.device):
+            return function(vae, dataset, *given, **named)
+
+    return wrapped
+
+
+class Streams:
+    """A stream of its own for each thread that trains on a GPU: a graph must record no other run's work."""
+
+    def __init__(self):
+        self.lock, self.taken = Lock(), {}                      # of each GPU: [thread, stream] pairs
+
+    def mine(self, device: torch.device) -> torch.cuda.Stream:
+        """The stream of this thread. A thread that has ended leaves its stream to another.
+
+        Raises ValueError if other threads have them all.
+        """
+        with self.lock:
+            taken, thread = self.taken.setdefault(device, []), current_thread()
+            pair = next((pair for pair in taken if pair[0] is thread), None)
+            pair = pair or next((pair for pair in taken if not pair[0].is_alive()), None)
+            if pair is None:
+                if len(taken) == MOST_STREAMS:
+                    raise ValueError(f"more than {MOST_STREAMS} runs at once on {device}: "
+                                     f"expected --jobs {MOST_STREAMS} at most")
+                taken.append(pair := [thread, torch.cuda.Stream(device)])
+            pair[0] = thread
+            return pair[1]
+
+
+STREAMS = Streams()
 
 
 def keep_freed_memory() -> None:
@@ -54,11 +140,16 @@ def prepare_thread(threads: int, device: torch.device) -> None:
     # CPU takes four times as long over them: 64 ms instead of 16 for one update after 20,000 iterations.
     torch.set_flush_denormal(True)
     if device.type == "cuda":
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
         with CAPTURING:
             torch.cuda.synchronize(device)          # the images arrived on another stream
         torch.cuda.set_device(device)
-        torch.cuda.set_stream(torch.cuda.Stream(device))       # a graph cannot be recorded on the first one
+        if torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
+            torch.cuda.set_stream(STREAMS.mine(device))         # a graph cannot be recorded on the first one
+
+
+def same_device(one: torch.device, other: torch.device) -> bool:
+    """Whether two devices are one; "cuda" without a number may be any GPU."""
+    return one.type == other.type and (None in (one.index, other.index) or one.index == other.index)
 
 
 @contextmanager
@@ -90,25 +181,29 @@ class Step:
 
     def __init__(self, config: Config, dataset: Dataset, training: np.ndarray, device: torch.device,
                  threads: int):
+        if not same_device(dataset.device, device):
+            raise ValueError(f"{dataset.name}: its images are on {dataset.device}, the run is on {device}; "
+                             f'move them with dataset.to("{device}"), or name the device of the run')
         prepare_thread(threads, device)
         self.config, self.dataset, self.device = config, dataset, device
         self.graphed, self.graph, self.warm = self.wants_graph(), None, 0
         self.batches = Batches(training, config.batch_size, config.seed, device)
         terms = losses.implementation(config.loss, device)
         self.description = terms.description + ", CUDA graph" * self.graphed
-        self.description += ", bf16" * (config.precision == "bf16")
+        self.description += {"float32": "", "bf16": ", bf16"}.get(
+            config.precision, ", tf32" if device.type == "cuda" else ", float32 (a CPU has no tf32)")
         self.vae = VAE(dataset.shape, config.latents or dataset.latents, dataset.network, dataset.binary)
         self.vae.reset(torch.Generator().manual_seed(config.seed))
-        self.vae.to(device)
+        self.vae.lay_out(device, config.precision)
         control = {name: getattr(config, name) for name in CONTROL if getattr(config, name) is not None}
         self.objective = losses.OBJECTIVES[config.model](
             beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms, **control).to(device)
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
+        self.rates = torch.tensor(np.stack(learning_rates(config), 1), dtype=torch.float32, device=device)
+        self.lr = torch.zeros(1, self.rates.shape[1], device=device)       # those of this iteration
         self.optimizer = torch.optim.Adam(                                    # Sec. 6.3: betas and eps
-            [{"params": group, "lr": torch.tensor(0.0, device=device)} for group in groups if group],
+            [{"params": group, "lr": lr} for group, lr in zip(groups, self.lr[0], strict=True) if group],
             betas=(0.9, 0.999), eps=1e-8, fused=True, capturable=device.type == "cuda")
-        self.rates = [torch.tensor(rates, dtype=torch.float32, device=device)
-                      for rates in learning_rates(config)]
         self.noise = torch.Generator(device).manual_seed(config.seed + 1)
         self.iteration, self.clock = 0, torch.zeros(1, dtype=torch.int64, device=device)
         self.sums, self.counted = torch.zeros(3, dtype=torch.float64, device=device), 0
@@ -126,7 +221,10 @@ class Step:
                 self.capture()
             self.graph.replay()
         else:
-            self.work()
+            # In its first calls a library allocates and waits, which spoils what another thread records.
+            first = self.device.type == "cuda" and self.warm < WARM_UP
+            with products(self.device, self.config.precision), CAPTURING if first else nullcontext():
+                self.work()
             self.warm += 1
         self.iteration += 1
         self.counted += 1
@@ -136,8 +234,9 @@ class Step:
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.noise)
         self.optimizer.zero_grad()                                  # gradients get their places in the graph
-        with CAPTURING, torch.cuda.graph(self.graph, stream=torch.cuda.current_stream(),
-                                         capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(self.graph, stream=torch.cuda.current_stream(),
+                                     capture_error_mode="thread_local")
+        with products(self.device, self.config.precision), CAPTURING, recording:
             self.work()
 
     def work(self) -> None:
@@ -160,8 +259,7 @@ class Step:
 
     def update(self) -> None:
         """Adam, with the learning rates of this iteration."""
-        for group, rates in zip(self.optimizer.param_groups, self.rates, strict=False):
-            group["lr"].copy_(rates.index_select(0, self.clock)[0])
+        torch.index_select(self.rates, 0, self.clock, out=self.lr)
         self.optimizer.step()
 
     def state(self) -> dict:
@@ -186,10 +284,17 @@ class Step:
             raise ValueError(f"Adam's state is not that of {len(moments)} weights")
         for number, expected in moments.items():
             check_tensors(state["optimizer"]["state"][number], expected)
+        moments = state["optimizer"]["state"]
+        for number, moment in moments.items():          # each laid out as its weight is: Adam needs it
+            moments[number] = {name: torch.empty_like(weights[number], device="cpu").copy_(value)
+                               if name != "step" and value.stride() != weights[number].stride() else value
+                               for name, value in moment.items()}
         self.graph, self.warm = None, 0
         self.vae.load_state_dict(state["vae"])
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict({**optimizer, "state": state["optimizer"]["state"]})
+        self.optimizer.load_state_dict({**optimizer, "state": moments})
+        for group, old in zip(self.optimizer.param_groups, optimizer["param_groups"], strict=True):
+            group["lr"] = old["lr"]                     # a part of self.lr; it has become a copy
         if moved:                               # a GPU draws other numbers: go on with some that are new
             self.noise.manual_seed(self.config.seed + 1 + state["iteration"])
         else:

@@ -23,11 +23,11 @@ from lvae_min import losses, metrics
 from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
 from lvae_min.data import SCORED, Dataset, Split, is_path
 from lvae_min.io import records
-from lvae_min.io.atomic import Claim, check_tensors, load_checkpoint, naming, save, write_whole
+from lvae_min.io.atomic import Claim, check_tensors, is_machines, load_checkpoint, naming, save, write_whole
 from lvae_min.io.text import brief, one_line
 from lvae_min.model import VAE, layers
 from lvae_min.report import Grid, Progress, machine
-from lvae_min.step import Step, thread_settings_kept
+from lvae_min.step import Step, in_float32, thread_settings_kept
 
 LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300              # a killed run loses at most this
@@ -134,6 +134,7 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
 
 
 @torch.no_grad()
+@in_float32
 def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray, reconstructed: int | None = None,
              quick: bool = False) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a network on images `index`, and their codes (M, L).
@@ -291,6 +292,8 @@ class Run:
             self.step.restore(state)
             self.kept = self.iteration
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if is_machines(error):
+                raise
             raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
                              f"({brief(error)})") from None
         for name in ("best", "log_bytes", "faint", "seconds"):

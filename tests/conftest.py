@@ -8,6 +8,14 @@ from lvae_min import data, model
 from lvae_min.datasets import dsprites, specs, stores
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `cuda` are skipped where there is no GPU."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU that torch sees"))
+
+
 @pytest.fixture(autouse=True)
 def denormals():
     """Runs flush them in the thread they train in, and hypothesis wants them."""
@@ -31,6 +39,10 @@ def small_images(sprites):
 def small(small_images, monkeypatch):
     """A data set of 1,920 images, and an MLP of 32 hidden units."""
     monkeypatch.setattr(model, "HIDDEN", 32)
+    return small_sprites(small_images)
+
+
+def small_sprites(small_images):
     sizes = {"shape": 3, "scale": 2, "orientation": 5, "position x": 8, "position y": 8}
     spec = specs.Spec((1, 64, 64), sizes, network="mlp", binary=True)
     return data.Dataset(

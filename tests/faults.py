@@ -21,7 +21,7 @@ from lvae_min.io import atomic as files
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["faults"])
-ARGUMENTS = ["--batch-size", "8", "--iterations", "60"]
+ARGUMENTS = ["--batch-size", "8", "--iterations", "60", "--device", "cpu"]
 NAME = "dsprites-lvae-iterations60-batch-size8"
 small_run.small_images()                                        # drawn once, by the server
 

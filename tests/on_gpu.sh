@@ -1,28 +1,19 @@
 #!/usr/bin/env bash
-# The list for a machine with an NVIDIA GPU, the CUDA toolkit (nvcc, compute-sanitizer) and the package installed
-# with its tests. It builds the op, runs the tests on CUDA, looks for faults in the kernels, and measures:
+# What to run on a machine with an NVIDIA GPU, the CUDA toolkit and the package installed with its tests. Its parts,
+# in order of worth; each ends within eight minutes (made for an H200), whatever it has left undone:
 #
-#     bash tests/on_gpu.sh [FILE]            FILE: where the measurements go (default: bench-gpu.json)
+#     bash tests/on_gpu.sh tests         the tests of the GPU, the kernels under compute-sanitizer, all other tests
+#     bash tests/on_gpu.sh bench         bench.py
+#     bash tests/on_gpu.sh paper SEED    six methods with the paper's 300,000 iterations, at once; again: continues
+#     bash tests/on_gpu.sh seeds         six methods, ten seeds each, with the default schedule; again: continues
+#
+# PYTHON   the interpreter (default: python, or else python3)
+# OUT      where logs, results and pictures go (default: on-gpu). Each part leaves PART.json, a summary of what
+#          passed, failed and was measured, and PART.tar.gz, all that is to be kept: networks are not in it.
+#
+# Exit code: 0, 1 if something failed or was not finished, 2 if it cannot begin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stop() { echo "on_gpu.sh: $1" >&2; exit 1; }
-
-python -c "import torch, sys; sys.exit(not torch.cuda.is_available())" 2> /dev/null ||
-  stop "needs an NVIDIA GPU, and a torch that sees it"
-sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer) ||
-  stop "needs compute-sanitizer, which comes with the CUDA toolkit"
-reason=$(python -c "from lvae_min import fused; print(fused.why_not('cuda'))")
-[ -z "$reason" ] || stop "the op is not built: $reason"
-
-python -m pytest -rs tests/test_fused.py tests/test_fused_autograd.py tests/test_cuda_on_host.py tests/test_train.py
-
-# Every size and type of test_fused.py, forward and backward. torch cuts its tensors out of large blocks, in which a
-# read past the end of one is no fault; without that cache each tensor has memory of its own.
-export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-for tool in memcheck racecheck synccheck initcheck; do
-  echo "== $tool"
-  "$sanitizer" --tool "$tool" --error-exitcode 1 \
-    python -m pytest -q -s tests/test_fused.py -k test_cuda_is_as_accurate_as_the_reference
-done
-
-python bench.py --device cuda --json "${1:-bench-gpu.json}"
+PYTHON=${PYTHON:-$(command -v python || command -v python3)} || { echo "on_gpu.sh: no python; set PYTHON" >&2; exit 2; }
+export PYTHON
+exec "$PYTHON" tests/on_gpu.py "$@"

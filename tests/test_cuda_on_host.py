@@ -46,6 +46,7 @@ FAULTS = {  # what is wrong: what stands in lvae_cuda.cuh, what is put in its pl
     "there are more blocks than places for sums": ("blocks > kMaxBlocks ?", "blocks > 2 * kMaxBlocks ?"),
     "sums land in each other's place": ("partial[2 * blockIdx.x + 1] = ", "partial[blockIdx.x + 1] = "),
     "the stride of mu is ignored": ("row * p.mu.row + ", "row * p.latents + "),
+    "the stride between mu's columns is ignored": ("column * p.mu.column))", "column))"),
     "only the first threads' latents count": (
         "i < p.rows * p.latents; i += threads)",
         "i < 1; i += threads)",

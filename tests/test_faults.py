@@ -167,7 +167,8 @@ def test_a_clock_that_jumps_moves_no_number(small, tmp_path, monkeypatch):
         turns = iter(moments * 10_000)
         monkeypatch.setattr(time, "time", lambda turns=turns: 1e9 - next(turns))       # backwards
         monkeypatch.setattr(time, "monotonic", lambda turns=turns: next(turns))
-        run = train.Run(train.Config(iterations=30, batch_size=8, threads=1), tmp_path / name, small)
+        config = train.Config(iterations=30, batch_size=8, threads=1, device="cpu")
+        run = train.Run(config, tmp_path / name, small)
         assert run.train()
         run.finish()
         run.close()

@@ -258,7 +258,7 @@ def trained(tmp_path, small, monkeypatch):
     """
     usual = small.factors
     monkeypatch.setattr(small, "factors", lambda index: usual(index) ** 2)
-    config = Config(iterations=20, batch_size=8, threads=1)
+    config = Config(iterations=20, batch_size=8, threads=1, device="cpu")
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     training = Run(config, tmp_path / "runs" / config.name, small)
     training.train()

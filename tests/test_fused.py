@@ -1,6 +1,7 @@
 """The fused op equals its PyTorch twin, joins PyTorch properly, and is never in the way."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +31,30 @@ SIZES = [
     (37, 1009),
 ]
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.fixture(autouse=True)
 def built(request):
-    if "unbuilt" not in request.keywords and not fused.available():
-        pytest.skip(f"the op is not built: {fused.why_not()}")
+    kind = "cuda" if "cuda" in request.keywords else "cpu"
+    if "unbuilt" not in request.keywords and not fused.available(kind):
+        pytest.skip(f"the op is not built: {fused.why_not(kind)}")
+
+
+def placed(tensor, device, offset=0):
+    """The tensor on a device, its strides kept, and so many elements off the start of its memory."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    memory = torch.empty(extent + offset, dtype=tensor.dtype, device=device)[offset:]
+    return memory.as_strided(tensor.shape, tensor.stride(), memory.storage_offset()).copy_(tensor)
+
+
+def placed_all(arguments, device, offset=0):
+    """Arguments of the loss on a device, logits and x off the start of their memory."""
+    return [placed(t, device, offset * (number < 2)) for number, t in enumerate(arguments)]
+
+
+def to_cpu(found):
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def results(arguments, module=fused, scale=None, weight=1.0):
@@ -109,42 +127,46 @@ def test_fused_loss_is_the_same_to_the_bit_for_any_number_of_threads(dtype):
         torch.set_num_threads(before)
 
 
-def strided_inputs():
-    """(what, logits, x) of one shape (4, 3, 8, 10) in layouts that are not contiguous."""
-    images, bytes_ = plain(4, 3, 8, 10, dtype=torch.float32), torch.arange(960).view(4, 3, 8, 10) % 256
-    bytes_ = bytes_.to(torch.uint8)
-    last = torch.channels_last
-    return [
-        ("channels_last", images.to(memory_format=last), bytes_),
-        ("both channels_last", images.to(memory_format=last), bytes_.to(memory_format=last)),
-        ("transposed", images.transpose(2, 3).contiguous().transpose(2, 3), bytes_),
-        ("every other column", images.repeat(1, 1, 1, 2)[..., ::2], bytes_.repeat(1, 1, 1, 2)[..., ::2]),
-        ("one image expanded", images[:1].expand(4, 3, 8, 10), bytes_[:1].expand(4, 3, 8, 10)),
-        ("half a batch", images.repeat(2, 1, 1, 1)[1::2], bytes_),
-    ]
+LAST = torch.channels_last
+LAYOUTS = {  # of images (4, 3, 8, 10): how logits and x lie in memory
+    "channels_last": (lambda t: t.to(memory_format=LAST), lambda t: t),
+    "both channels_last": (lambda t: t.to(memory_format=LAST),) * 2,
+    "transposed": (lambda t: t.transpose(2, 3).contiguous().transpose(2, 3), lambda t: t),
+    "every other column": (lambda t: t.repeat(1, 1, 1, 2)[..., ::2],) * 2,
+    "one image expanded": (lambda t: t[:1].expand(4, 3, 8, 10),) * 2,
+    "half a batch": (lambda t: t.repeat(2, 1, 1, 1)[1::2], lambda t: t),
+    "all but the first": (lambda t: torch.cat([t[:1], t])[1:],) * 2,
+    "off alignment": (lambda t: placed(t, t.device, 1),) * 2,
+}
 
 
-@pytest.mark.parametrize("what, logits, x", strided_inputs(), ids=lambda v: v if isinstance(v, str) else "")
-def test_strided_inputs_give_what_contiguous_ones_do(what, logits, x):
-    mu, logvar = plain(4, 12, dtype=torch.float32)[:, ::2].chunk(2, dim=1)
-    sigma = torch.tensor([1.2, 9.0, 0.8])[::2]
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("what", LAYOUTS)
+def test_strided_inputs_give_what_contiguous_ones_do(what, device):
+    images = plain(4, 3, 8, 10, dtype=torch.float32).to(device)
+    bytes_ = (torch.arange(960, device=device).view(4, 3, 8, 10) % 256).to(torch.uint8)
+    logits, x = (lay(t) for lay, t in zip(LAYOUTS[what], (images, bytes_), strict=True))
+    mu, logvar = plain(4, 12, dtype=torch.float32).to(device)[:, ::2].chunk(2, dim=1)
+    sigma = torch.tensor([1.2, 9.0, 0.8], device=device)[::2]
     given = results((logits, x, mu, logvar, sigma))
     expected = results([t.contiguous() for t in (logits, x, mu, logvar, sigma)])
     for name in NAMES:
         torch.testing.assert_close(given[name], expected[name], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("weight", [3.0, -0.1])
-def test_gradients_follow_the_incoming_gradient(weight):
-    arguments = inputs(7, 1999)
+def test_gradients_follow_the_incoming_gradient(weight, device):
+    arguments = placed_all(inputs(7, 1999), device)
     ours, theirs = (results(arguments, module, weight=weight) for module in (fused, losses))
     for name in NAMES[3:]:
         atol = 1e-6 * theirs[name].abs().max().item()
         torch.testing.assert_close(ours[name], theirs[name], rtol=2e-6, atol=atol)
 
 
-def test_both_terms_carry_their_own_gradient():
-    logits, x, mu, logvar, _ = inputs(5, 205)
+@pytest.mark.parametrize("device", DEVICES)
+def test_both_terms_carry_their_own_gradient(device):
+    logits, x, mu, logvar, _ = placed_all(inputs(5, 205), device)
     found = []
     for module in (fused, losses):
         leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar)]
@@ -312,16 +334,74 @@ def test_a_scale_of_zero_is_refused(module):
 # ------------------------------------------------------------------------------------------------ on a GPU
 
 
-@needs_gpu
+@pytest.mark.cuda
 @pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(str(t)[6:] for t in types))
 def test_cuda_is_as_accurate_as_the_reference(types):
-    for n, d in SIZES:
+    """With latents that are strided, as a network's are; off alignment, too, as in `batch[1:]`."""
+    for offset in (0, 1):
+        for n, d in SIZES:
+            arguments = inputs(n, d, 3, *types)
+            given = results(placed_all(arguments, "cuda", offset))
+            assert_close(to_cpu(given), arguments)
+
+
+# A kernel has at most 1,024 blocks of 256 threads, each of which takes 16 bytes of logits, or one element off
+# alignment: past 1,048,576 elements of float32 a thread takes a second turn.
+LARGE = [(128, 49_155), (3, 1_398_113)]
+ON_EACH = [pytest.param("cpu", TYPES[0], id="cpu")]
+ON_EACH += [
+    pytest.param("cuda", types, marks=pytest.mark.cuda, id="-".join(["cuda", *(str(t)[6:] for t in types)]))
+    for types in TYPES
+]
+
+
+@pytest.mark.parametrize("n, d", LARGE)
+@pytest.mark.parametrize("device, types", ON_EACH)
+def test_images_of_more_elements_than_threads_are_as_accurate(n, d, device, types):
+    arguments = inputs(n, d, 10, *types)
+    for offset in (0, 1):
+        assert_close(to_cpu(results(placed_all(arguments, device, offset))), arguments)
+
+
+@pytest.mark.parametrize("n, d", [(7, 1999), (64, 49_155)])
+@pytest.mark.parametrize("device, types", ON_EACH)
+def test_a_gradient_of_three_is_three_times_that_of_one(n, d, device, types):
+    arguments = placed_all(inputs(n, d, 10, *types), device)
+    once, thrice = (results(arguments, weight=weight) for weight in (1.0, 3.0))
+    for name in NAMES[3:]:
+        torch.testing.assert_close(thrice[name], 3 * once[name], rtol=2e-7, atol=0)
+
+
+HALVES = [types for types in TYPES if types[0] in (torch.bfloat16, torch.float16)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("types", HALVES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+def test_half_logits_reach_their_kernels(types, device):
+    """By the op itself: `fused` widens float16, whose gradient is to be multiplied before it is rounded."""
+    for n, d in ((7, 1999), (64, 49_155)):
         arguments = inputs(n, d, 3, *types)
-        given = results([t.cuda() for t in arguments], weight=1.0)
-        assert_close({name: value.cpu() for name, value in given.items()}, arguments)
+        logits, x, mu, logvar, sigma = placed_all(arguments, device)
+        scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
+        out = torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, True)
+        assert out[3].dtype == types[0]
+        assert_close({name: t.cpu() for name, t in zip(NAMES, out, strict=True)}, arguments)
+        expected = [t * 3 for t in out[3:]]
+        three = torch.tensor(3.0, device=device)
+        torch.ops.lvae.scale_.default(*out[3:], three, three)
+        assert all(torch.equal(*pair) for pair in zip(out[3:], expected, strict=True))
 
 
-@needs_gpu
+@pytest.mark.parametrize("device", DEVICES)
+def test_without_gradients_the_results_are_the_same(device):
+    for dtype in (torch.float32, torch.bfloat16):
+        arguments = placed_all(inputs(64, 49_155, 3, dtype), device)
+        with_, without = (torch.ops.lvae.elbo.default(*arguments, 1 / 255, grad) for grad in (True, False))
+        assert all(torch.equal(*pair) for pair in zip(with_[:3], without[:3], strict=True))
+        assert [t.numel() for t in without[3:]] == [0] * 4 and with_[3].numel() == 64 * 49_155
+
+
+@pytest.mark.cuda
 def test_a_cuda_graph_holds_forward_and_backward():
     arguments = [t.cuda() for t in inputs(64, 4096)]
     expected = results(arguments)
@@ -336,7 +416,7 @@ def test_a_cuda_graph_holds_forward_and_backward():
     assert all(torch.equal(given[name], expected[name]) for name in NAMES)
 
 
-@needs_gpu
+@pytest.mark.cuda
 def test_cuda_works_on_the_current_stream():
     arguments = [t.cuda() for t in inputs(64, 4096)]
     expected, side = results(arguments), torch.cuda.Stream()
@@ -513,10 +593,126 @@ def test_asked_for_torch_nothing_is_built(monkeypatch):
     ],
 )
 def test_another_version_of_cuda_is_noticed_before_the_build(monkeypatch, tmp_path, release, reason):
-    nvcc = tmp_path / "bin" / "nvcc"
-    nvcc.parent.mkdir()
-    nvcc.write_text(f"#!/bin/sh\necho {release}\n")
-    nvcc.chmod(0o755)
+    make_toolkit(tmp_path, f"echo {release}")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert fused._why_no_cuda().startswith(reason) and bool(fused._why_no_cuda()) == bool(reason)
+
+
+def make_toolkit(root, script, headers=True):
+    """A CUDA toolkit whose nvcc is a script."""
+    (root / "bin").mkdir(parents=True, exist_ok=True)
+    (root / "bin" / "nvcc").write_text(f"#!/bin/sh\n{script}\n")
+    (root / "bin" / "nvcc").chmod(0o755)
+    if headers:
+        (root / "include").mkdir(exist_ok=True)
+        (root / "include" / "cuda_runtime.h").touch()
+    return root
+
+
+@pytest.fixture
+def wrapped(monkeypatch, tmp_path):
+    """A machine whose nvcc on the PATH is a script that calls that of the toolkit, as in /usr/local/bin."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    real = 'echo "release 13.0"; echo "#\\$ _HERE_=$(dirname "$0")"'
+    toolkit = make_toolkit(tmp_path / "toolkit", real)
+    wrapper = make_toolkit(tmp_path / "local", f'exec {toolkit}/bin/nvcc "$@"', headers=False)
+    monkeypatch.setenv("PATH", f"{wrapper}/bin:{os.environ['PATH']}")
+    which = fused.shutil.which  # whatever this machine has
+    monkeypatch.setattr(
+        fused.shutil, "which", lambda name, path=None: which(name, path=path) if path != USUAL else None
+    )
+    return toolkit, wrapper
+
+
+USUAL = "/usr/local/cuda/bin"
+
+
+@pytest.mark.unbuilt
+def test_torch_compiles_with_the_toolkit_that_was_looked_at(wrapped, monkeypatch, tmp_path):
+    from torch.utils import cpp_extension
+
+    toolkit, wrapper = wrapped
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(wrapper))  # what torch finds by itself
+    assert fused._toolkit() == (str(toolkit), "")
+    seen, before = [], dict(os.environ)
+    monkeypatch.setattr(
+        cpp_extension,
+        "load",
+        lambda *_, **__: seen.append((cpp_extension.CUDA_HOME, os.environ["CUDA_HOME"])),
+    )
+    fused._compile(["lvae.cpp", "lvae_cuda.cu"], tmp_path)
+    assert seen == [(str(toolkit), str(toolkit))]
+    assert cpp_extension.CUDA_HOME == str(wrapper) and dict(os.environ) == before
+
+
+@pytest.mark.unbuilt
+def test_an_nvcc_without_its_headers_is_told_with_what_to_set(wrapped):
+    toolkit, wrapper = wrapped
+    (toolkit / "include" / "cuda_runtime.h").unlink()
+    expected = f"{wrapper}/bin/nvcc has no include/cuda_runtime.h beside it; set CUDA_HOME to the toolkit"
+    assert fused._toolkit()[0] == "" and fused._toolkit()[1].startswith(expected)
+
+
+@pytest.fixture
+def builds(attempt, monkeypatch):
+    """Try to build where each build fails with what stands in `says`: the builds so far, and `attempt`."""
+    count, says = [], ["RuntimeError: error: no such instruction"]
+
+    def fail(sources, folder):
+        count.append(sources)
+        raise RuntimeError(says[0])
+
+    monkeypatch.setattr(fused, "_compile", fail)
+    monkeypatch.setattr(fused, "_compilers", lambda: ["g++ 1"])
+    return count, says, attempt
+
+
+@pytest.mark.unbuilt
+def test_a_build_that_failed_is_not_tried_again_and_says_how_to(builds):
+    count, _, attempt = builds
+    assert attempt()[0] == "RuntimeError: error: no such instruction"
+    reason = attempt()[0]  # as in the next process: nothing is kept in this one
+    assert len(count) == 1 and reason.startswith("RuntimeError: error: no such instruction (failed before; ")
+    Path(reason.split("to try again remove ")[1].rstrip(")")).unlink()
+    assert "failed before" not in attempt()[0] and len(count) == 2
+
+
+@pytest.mark.unbuilt
+@pytest.mark.parametrize("change", ["compiler", "torch", "sources"])
+def test_another_compiler_torch_or_source_is_tried_again(builds, monkeypatch, tmp_path, change):
+    count, _, attempt = builds
+    attempt()
+    if change == "compiler":
+        monkeypatch.setattr(fused, "_compilers", lambda: ["g++ 2"])
+    elif change == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9")
+    else:
+        shutil.copytree(fused.CSRC, tmp_path / "csrc")
+        (tmp_path / "csrc" / "lvae.cpp").write_text("int x;")
+        monkeypatch.setattr(fused, "CSRC", tmp_path / "csrc")
+    attempt()
+    assert len(count) == 2
+
+
+@pytest.mark.unbuilt
+@pytest.mark.parametrize("says", ["error: No space left on device", "g++: fatal error: Killed signal"])
+def test_a_build_that_the_machine_stopped_is_tried_again(builds, says):
+    count, given, attempt = builds
+    given[0] = says
+    attempt()
+    attempt()
+    assert len(count) == 2
+
+
+@pytest.mark.unbuilt
+def test_a_compiler_is_known_by_its_place_and_version(monkeypatch, tmp_path):
+    found = []
+    for version in (1, 2):
+        (tmp_path / "c++").write_text(f"#!/bin/sh\necho version {version}\n")
+        (tmp_path / "c++").chmod(0o755)
+        monkeypatch.setenv("CXX", f"{tmp_path}/c++ -O9")
+        found.append(fused._compilers()[:2])
+    assert found == [[f"{tmp_path}/c++", f"version {version}\n"] for version in (1, 2)]

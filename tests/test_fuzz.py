@@ -130,7 +130,7 @@ def test_any_settings_are_taken_or_refused_by_their_name(random):
 
 # A run's own files ------------------------------------------------------------------------------------------
 
-SETTINGS = {"iterations": 24, "batch_size": 8, "threads": 1}
+SETTINGS = {"iterations": 24, "batch_size": 8, "threads": 1, "device": "cpu"}
 MADE = {}
 
 

@@ -15,7 +15,8 @@ import lvae_min
 from lvae_min import cli, model
 from lvae_min.io.atomic import load_checkpoint
 
-SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py"), "--threads", "1", "--batch-size", "8"]
+SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py")]
+SMALL += ["--device", "cpu", "--threads", "1", "--batch-size", "8"]
 PICTURES = {"curves.png", "reconstructions.png", "traversal.png", "traversal.gif"}
 
 
@@ -208,7 +209,7 @@ def test_a_finished_run_on_images_that_have_changed_is_not_shown_as_theirs(tmp_p
     arguments = ["--dataset", str(tmp_path / "mine.npz"), "--out", str(tmp_path), "--data", str(tmp_path)]
     for color, code in ((1, 0), (1, 0), (9, 2)):
         np.savez(tmp_path / "mine.npz", images=np.full((40, 64, 64), color, np.uint8))
-        settings = [*arguments, "--iterations", "2", "--batch-size", "4", "--threads", "1"]
+        settings = [*arguments, "--iterations", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
         assert cli.command(settings) == code
     said = capsys.readouterr()
     assert "finished before" in said.out and "was made with images that have changed since" in said.err
@@ -279,7 +280,7 @@ def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monke
         (["--jobs", "0"], "--jobs 0: expected 1 to 1024"),
         (["--graph", "on"], "--graph on: expected a GPU whose memory holds the images"),
         (["--device", "meta"], "--device meta: not a CPU or a GPU"),
-        (["--precision", "fp8"], "--precision fp8: expected float32 or bf16"),
+        (["--precision", "fp8"], "--precision fp8: expected float32, tf32 or bf16"),
         (["--model", "lave"], "--model lave: expected vae or beta-vae or control-vae"),
         (["--dataset", "cats"], "--dataset cats"),
         (["--iterations", "many"], "argument --iterations: invalid int value: 'many'"),

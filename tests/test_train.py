@@ -531,6 +531,30 @@ def test_a_log_that_is_damaged_or_of_another_checkpoint_is_refused(small, tmp_pa
         assert (tmp_path / "log.jsonl").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("unspecified launch failure"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("where", ["lvae_min.step.Step.restore", "torch.load"])
+def test_a_machine_that_fails_is_not_told_as_a_damaged_checkpoint(small, tmp_path, monkeypatch, error, where):
+    def fail(*_, **__):
+        raise error
+
+    run = Run(config(), tmp_path, small)
+    run.train(StopAt(run, 3))
+    run.close()
+    with monkeypatch.context() as patch, pytest.raises(type(error)) as raised:
+        patch.setattr(where, fail)
+        Run(config(), tmp_path, small)
+    assert raised.value is error
+    Run(config(), tmp_path, small).close()                      # it has let go of the folder
+
+
 @pytest.mark.parametrize("key", ["scores", "selected", "equilibrium", "rec_mean", "seconds", "collapsed"])
 def test_results_of_another_form_are_refused(small, tmp_path, key):
     run = Run(config(iterations=10), tmp_path, small)

@@ -58,6 +58,12 @@ def save(file: Path, state: dict) -> None:
     write_whole(file, content.getbuffer())
 
 
+def is_machines(error: BaseException) -> bool:
+    """Whether an error is the machine's, which has no memory left or a GPU that fails, and not a file's."""
+    kinds = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
 def load_checkpoint(file: Path) -> dict:
     """What `save` wrote, on the CPU; nothing but tensors is unpickled. Raises ValueError if it is damaged."""
     try:
@@ -70,6 +76,8 @@ def load_checkpoint(file: Path) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:          # torch raises half a dozen types for a damaged file
+        if is_machines(error):
+            raise
         raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error)})") from None
 
 

@@ -1,0 +1,162 @@
+"""on_gpu.sh, with a stand-in for Python and for the sanitizer that write down what they are asked for."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import on_gpu
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = r"""#!/bin/sh
+case "$1" in *on_gpu.py) exec REAL "$@";; esac
+echo "cache=${PYTORCH_NO_CUDA_MEMORY_CACHING:-} python $(echo "$*" | tr "\n" " ")" >> CALLS
+case "$*" in
+  *torch.cuda.is_available*) echo '{"device": "a GPU", "commit": "0123"}'; exit NOT_THERE;;
+  *"import xdist"*) exit 1;;
+  *--junitxml=*) file=$(echo "$*" | sed 's/.*--junitxml=\([^ ]*\).*/\1/')
+    echo '<t><testcase classname="t" name="a"/><testcase classname="t" name="b"><failure/></testcase>
+          <testcase classname="t" name="c"><skipped/></testcase></t>' > "$file"; echo said; exit 1;;
+  bench.py*) while [ "$1" != --json ]; do [ "$2" = --device ] && name=$1; shift; done
+    echo "{\"$name\": [{\"us\": 1}]}" > "$2";;
+  run.py*) while [ "$1" != --out ]; do shift; done; mkdir -p "$2/one"; cd "$2/one"
+    echo '{"scores": {"mig": 0.5}, "seconds": 9, "settings": {}}' > results.json
+    touch last.pt best.pt lock log.jsonl curves.png;;
+esac
+"""
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch):
+    """Carry out a part: exit code, what it said, the calls, its summary, and the names in its archive."""
+    calls = tmp_path / "calls"
+
+    def carry_out(*words, there=True):
+        calls.write_text("")
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        script = PYTHON.replace("REAL", sys.executable).replace("CALLS", str(calls))
+        sanitizer = '#!/bin/sh\necho "cache=$PYTORCH_NO_CUDA_MEMORY_CACHING sanitizer $*" >> ' + str(calls)
+        programs = {
+            "python": script.replace("NOT_THERE", "0" if there else "1"),
+            "compute-sanitizer": sanitizer,
+        }
+        for name, program in programs.items():
+            (tmp_path / "bin" / name).write_text(program)
+            (tmp_path / "bin" / name).chmod(0o755)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+        environment |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OUT": str(tmp_path / "out")}
+        done = subprocess.run(
+            ["bash", str(ROOT / "tests" / "on_gpu.sh"), *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        name, summary, names = "-".join(words), None, set()
+        if (tmp_path / "out" / f"{name}.json").exists():
+            summary = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+            with tarfile.open(tmp_path / "out" / f"{name}.tar.gz") as archive:
+                names = {Path(member).name for member in archive.getnames()}
+        return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()[1:], summary, names
+
+    return carry_out
+
+
+def test_only_the_sanitizer_goes_without_torchs_cache(part):
+    code, said, calls, summary, _ = part("tests")
+    tools = ["memcheck", "racecheck", "synccheck", "initcheck"]
+    assert [call.split()[3] for call in calls if call.startswith("cache=1 sanitizer --tool ")] == tools
+    assert all(call.startswith("cache= python") for call in calls if " sanitizer " not in call)
+    assert len([call for call in calls if " python " in call and "-m pytest" in call]) == 2
+
+
+def test_a_failed_test_is_named_and_stops_nothing(part):
+    code, said, calls, summary, names = part("tests")
+    assert code == 1 and summary["failed"] == ["cuda: code 1", "others: code 1"] and summary["passed"] == 4
+    assert summary["measured"]["cuda"] == {"passed": 1, "skipped": 1, "failed": ["t::b"]}
+    assert summary["device"] == "a GPU" and summary["commit"] == "0123" and "said" in said
+    assert {"cuda.log", "others.log", "cuda.xml", "tests.json"} <= names
+
+
+def test_the_measurements_of_each_bench_are_in_the_summary(part):
+    code, _, calls, summary, names = part("bench")
+    assert code == 0 and list(summary["measured"]) == list(on_gpu.BENCHES)
+    assert summary["measured"]["loss"] == [{"us": 1}] and "bench-loss.json" in names
+
+
+def test_the_papers_runs_are_asked_for_and_their_networks_stay(part):
+    code, _, calls, summary, names = part("paper", "3")
+    words = shlex.split(calls[0])[2:]
+    methods = ["vae", "beta-vae", "control-vae", "dynamic-vae", "sigma-vae", "lvae"]
+    assert words[: words.index("--out")] == [
+        "run.py",
+        "--paper",
+        "--precision",
+        "tf32",
+        "--seed",
+        "3",
+        "--model",
+        *methods,
+        "--jobs",
+        "6",
+        "--device",
+        "cuda",
+    ]
+    assert code == 0 and summary["measured"] == {"one": {"scores": {"mig": 0.5}, "seconds": 9}}
+    assert {"results.json", "log.jsonl", "curves.png", "paper-3.json", "paper-3-runs.log"} <= names
+    assert not {"last.pt", "best.pt", "lock"} & names
+
+
+def test_ten_seeds_have_the_default_schedule(part):
+    _, _, calls, _, _ = part("seeds")
+    assert "--seed 0 1 2 3 4 5 6 7 8 9 --model" in calls[0] and "--paper" not in calls[0]
+
+
+@pytest.mark.parametrize("words", [(), ("paper",), ("paper", "x"), ("tests", "3"), ("all",)])
+def test_another_part_is_refused_in_one_line(part, words):
+    code, said, calls, _, _ = part(*words)
+    assert (code, said) == (2, "on_gpu.sh: expected tests, bench, paper SEED or seeds\n") and calls == []
+
+
+def test_without_a_gpu_nothing_begins(part, tmp_path):
+    code, said, calls, _, _ = part("tests", there=False)
+    assert code == 2 and calls == [] and not (tmp_path / "out").exists()
+
+
+def test_it_says_that_it_needs_a_gpu():
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        ["bash", str(ROOT / "tests" / "on_gpu.sh"), "bench"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "on_gpu.sh: needs an NVIDIA GPU, and a torch that sees it\n"
+
+
+def test_a_command_that_takes_too_long_is_interrupted_and_the_next_one_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(on_gpu, "LIMIT", 3)
+    one = on_gpu.Part("slow", tmp_path, {})
+    wait = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('interrupted')"
+    assert not one.run("wait", sys.executable, "-c", wait)
+    assert not one.run("late", sys.executable, "-c", "print(1)")
+    assert one.summary["failed"] == ["wait: out of time", "late: no time was left"]
+    assert (tmp_path / "wait.log").read_text() == "interrupted\n" and not (tmp_path / "late.log").exists()
+    assert one.end() == 1 and json.loads((tmp_path / "slow.json").read_text())["failed"]
+
+
+def test_every_bench_is_one_of_bench_py():
+    import bench
+
+    assert set(on_gpu.BENCHES) <= set(bench.BENCHES)
+    assert re.search(
+        r"def test_cuda_is_as_accurate_as_the_reference", (ROOT / "tests/test_fused.py").read_text()
+    )

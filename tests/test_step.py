@@ -1,0 +1,474 @@
+"""One iteration: where it runs, what it may change around it, and what it consists of."""
+
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_sprites
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lvae_min import data, fused, model, step, train
+from lvae_min.config import Config
+from lvae_min.datasets import specs, stores
+from lvae_min.losses import OBJECTIVES
+from lvae_min.step import Step, Streams, Switches
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+FLOAT32, TF32 = ["ieee", "ieee", True, False], ["tf32", "tf32", True, False]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+PRECISIONS = ["float32", "tf32", "bf16"]
+KINDS = ["bits", "pixels", "painted"]
+
+
+def switches():
+    return [getattr(*switch) for switch in step.SWITCHES]
+
+
+def dataset_of(kind, small_images):
+    """A small data set of each way to keep images: dSprites as bits; colored ones as pixels, and painted."""
+    if kind == "bits":
+        return small_sprites(small_images)
+    draw, spec = np.random.default_rng(0), specs.Spec((3, 64, 64), {"hue": 4, "shape": 20, "place": 3})
+    if kind == "pixels":
+        store = stores.Pixels(draw.integers(256, size=(240, 64, 64, 3), dtype=np.uint8))
+    else:
+        views = torch.from_numpy(draw.integers(256, size=(60, 64 * 64), dtype=np.uint8))
+        palettes = draw.integers(256, size=(4, 256, 3), dtype=np.uint8)
+        store = stores.Painted(views, palettes, (4, 20, 3), geometry=(1, 2), colors=(0,))
+    return data.Dataset("colored", "drawn", spec, store)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return torch.device(request.param, 0) if request.param == "cuda" else CPU
+
+
+@pytest.fixture
+def graphs(device, monkeypatch):
+    """Graphs on a CPU: a stand-in, which does the recorded work when it is replayed."""
+    if device.type == "cpu":
+        stand_in = lambda self: setattr(self, "graph", SimpleNamespace(replay=self.work))  # noqa: E731
+        monkeypatch.setattr(Step, "capture", stand_in)
+        monkeypatch.setattr(Step, "wants_graph", lambda self: self.config.graph == "on")
+
+
+def new_step(dataset, device=CPU, method="lvae", **settings):
+    usual = {"model": method, "iterations": 40, "batch_size": 8, "device": str(device)}
+    training = data.Split.of(len(dataset)).training
+    return Step(Config(**{**usual, **settings}), dataset, training, torch.device(device), 1)
+
+
+def run_on(one, iterations):
+    for _ in range(iterations):
+        one()
+    return one
+
+
+def same(one, other):
+    """Whether two states are equal to the bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+# ------------------------------------------------------------- as a graph, at once, from device to device
+
+
+def test_an_image_of_each_store_is_the_same_on_every_device(device, small_images):
+    for kind in KINDS:
+        index, dataset = torch.tensor([0, 7, 239, 100]), dataset_of(kind, small_images)
+        expected = dataset.batch(index)
+        assert torch.equal(dataset.to(device).batch(index.to(device)).cpu(), expected)
+
+
+ITERATIONS = [("bits", "float32", method) for method in OBJECTIVES]
+ITERATIONS += [(kind, precision, "lvae") for kind in KINDS for precision in PRECISIONS]
+
+
+@pytest.mark.parametrize("kind, precision, method", dict.fromkeys(ITERATIONS))
+def test_a_replayed_graph_equals_eager_iterations(
+    kind, precision, method, device, graphs, small_images, monkeypatch
+):
+    monkeypatch.setattr(model, "HIDDEN", 32)
+    dataset, states = dataset_of(kind, small_images).to(device), []
+    for graph in ("off", "on"):
+        one = new_step(dataset, device, method, precision=precision, graph=graph)
+        start = [weight.clone() for weight in one.vae.parameters()]
+        states.append(run_on(one, 8).state())
+        assert (one.graph is not None) == (graph == "on")
+        assert all(not torch.equal(*pair) for pair in zip(start, one.vae.parameters(), strict=True))
+    assert same(*states)
+
+
+def test_runs_at_once_give_the_numbers_that_each_gives_alone(device, graphs, small_images):
+    """Four threads, two networks, each precision: none records or computes a part of another."""
+    sets = {kind: dataset_of(kind, small_images).to(device) for kind in KINDS}
+    wanted = [
+        ("bits", "float32", "on"),
+        ("painted", "tf32", "on"),
+        ("pixels", "bf16", "on"),
+        ("bits", "tf32", "off"),
+    ]
+
+    def work(kind, precision, graph):
+        one = new_step(sets[kind], device, precision=precision, graph=graph)
+        state = run_on(one, 20).state()
+        return [weight.cpu() for weight in state["vae"].values()], state["sums"].cpu()
+
+    before = switches()
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(work, *zip(*wanted, strict=True)))
+    with ThreadPoolExecutor(1) as pool:
+        assert same(at_once, [pool.submit(work, *each).result() for each in wanted])
+    assert switches() == before
+
+
+def carried(state):
+    """A state as it comes out of a checkpoint."""
+    file = BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+@pytest.mark.parametrize("kind", ["bits", "pixels"])
+def test_a_run_moves_to_another_device_and_back_with_all_that_it_learned(kind, device, graphs, small_images):
+    state = None
+    for number, place in enumerate((CPU, device, CPU)):
+        dataset = dataset_of(kind, small_images).to(place)
+        one = new_step(dataset, place, graph="off" if place == CPU else "on")
+        if state is not None:
+            one.restore(carried(state))
+            for name in ("vae", "objective"):
+                assert same(carried(one.state())[name], carried(state)[name])
+            means = [carried(each)["optimizer"]["state"] for each in (one.state(), state)]
+            assert same(*means)
+        state = run_on(one, 6).state()
+        assert one.iteration == 6 * (number + 1) and state["sums"].isfinite().all()
+
+
+@pytest.mark.cuda
+def test_a_product_in_tf32_is_rounded_and_one_in_float32_is_not():
+    left, right = torch.rand(2, 256, 256, device="cuda").unbind()
+    exact, errors = (left.double() @ right.double()), []
+    for precision in ("float32", "tf32", "float32"):
+        with step.products(CUDA, precision):
+            errors.append(((left @ right - exact).abs().max() / exact.abs().max()).item())
+    assert errors[0] == errors[2] < 1e-6 < 1e-5 < errors[1]
+
+
+@pytest.mark.cuda
+def test_a_thread_records_on_a_stream_that_is_not_the_default_one(small):
+    one = run_on(new_step(small.to(CUDA), CUDA), 6)
+    assert one.graph is not None
+    assert torch.cuda.current_stream() == step.STREAMS.mine(CUDA) != torch.cuda.default_stream()
+
+
+# -------------------------------------------------------------------- switches, streams: without a GPU
+
+
+@pytest.mark.parametrize("tf32, held", [(False, FLOAT32), (True, TF32)])
+def test_the_switches_of_the_process_are_given_back(tf32, held, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)  # as a user may have set it
+    before = switches()
+    with pytest.raises(KeyError), Switches().set(tf32):
+        assert switches() == held
+        raise KeyError
+    assert switches() == before and before[3] is True
+
+
+def until(true):
+    for _ in range(2000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it has not come")
+
+
+def in_thread(function):
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_threads_of_one_precision_are_inside_together_and_one_of_another_waits_and_is_not_passed():
+    switch, before, entered, leave = Switches(), switches(), [], threading.Event()
+    both = threading.Barrier(3, timeout=60)
+
+    def float32():
+        with switch.set(False):
+            both.wait()
+            leave.wait(60)
+            assert switches() == FLOAT32
+
+    def other(tf32):
+        with switch.set(tf32):
+            entered.append((tf32, switches()))
+
+    threads = [in_thread(float32) for _ in range(2)]
+    both.wait()  # two at once
+    threads.append(in_thread(lambda: other(True)))
+    until(switch.turn.locked)  # it waits
+    threads.append(in_thread(lambda: other(False)))  # might come in, and would let the other wait on
+    threads[3].join(0.1)
+    assert entered == [] and threads[3].is_alive()
+    leave.set()
+    for thread in threads:
+        thread.join(60)
+    assert entered == [(True, TF32), (False, FLOAT32)] and switches() == before
+
+
+def test_an_iteration_on_a_gpu_computes_in_its_precision_and_its_first_ones_hold_up_a_recording(small):
+    for precision, held in (("float32", FLOAT32), ("tf32", TF32), ("bf16", FLOAT32)):
+        one, seen, before = new_step(small, precision=precision), [], switches()
+        one.device = CUDA
+        one.work = lambda seen=seen: seen.append((switches(), step.CAPTURING.locked()))
+        run_on(one, step.WARM_UP + 1)
+        assert seen == [(held, True)] * step.WARM_UP + [(held, False)] and switches() == before
+
+
+@pytest.mark.parametrize("precision, held", [("float32", FLOAT32), ("tf32", TF32)])
+def test_a_graph_is_recorded_in_its_precision_alone(small, monkeypatch, precision, held):
+    one, seen = new_step(small, precision=precision), []
+    graph = SimpleNamespace(register_generator_state=seen.append, replay=lambda: seen.append("replayed"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "a stream")
+    monkeypatch.setattr(torch.cuda, "graph", lambda *given, **named: nullcontext(seen.append(named)))
+    one.device, one.graphed, one.warm = CUDA, True, step.WARM_UP
+    one.work = lambda: seen.append((switches(), step.CAPTURING.locked()))
+    run_on(one, 2)
+    recording = {"stream": "a stream", "capture_error_mode": "thread_local"}
+    assert seen == [one.noise, recording, (held, True), "replayed", "replayed"]
+
+
+def test_an_evaluation_is_in_float32(small, monkeypatch):
+    asked = []
+
+    @contextmanager
+    def products(device, precision="float32"):
+        asked.append((device, precision, "begins"))
+        yield
+        asked.append("ends")
+
+    monkeypatch.setattr(step, "products", products)
+    monkeypatch.setattr(train.losses, "elbo_terms", lambda *_: asked.append("rec") or (torch.ones(()),) * 2)
+    monkeypatch.setattr(train.metrics, "score", lambda *_: {})
+    train.evaluate(new_step(small, precision="tf32").vae, small, np.arange(5))
+    assert asked == [(CPU, "float32", "begins"), "rec", "rec", "ends"]
+
+
+def test_on_a_cpu_tf32_is_float32_and_says_so(small):
+    steps = [run_on(new_step(small, precision=precision), 5) for precision in ("float32", "tf32")]
+    assert same(*(one.state() for one in steps))
+    assert steps[1].description == steps[0].description + ", float32 (a CPU has no tf32)"
+    assert Config(precision="tf32").name.endswith("-precisiontf32")
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """torch's streams: 32, handed out in turn."""
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or (device, len(made) % 32))
+    return made
+
+
+def test_a_thread_has_a_stream_of_its_own_however_many_came_and_went(pool):
+    streams, found = Streams(), []
+    mine = streams.mine(CUDA)
+    for _ in range(40):
+        thread = in_thread(lambda: found.append(streams.mine(CUDA)))
+        thread.join()
+    assert len(found) == 40 and mine not in found and streams.mine(CUDA) == mine
+
+
+def test_no_two_threads_share_a_stream_and_one_too_many_is_refused(pool):
+    streams, found, wait = Streams(), [], threading.Event()
+
+    def hold():
+        found.append(streams.mine(CUDA))
+        wait.wait(60)
+
+    threads = [in_thread(hold) for _ in range(32)]
+    until(lambda: len(found) == 32)
+    assert len(set(found)) == 32
+    with pytest.raises(ValueError, match="more than 32 runs at once on cuda:0: expected --jobs 32 at most"):
+        streams.mine(CUDA)
+    assert streams.mine(torch.device("cuda", 1))[0] == torch.device("cuda", 1)  # another GPU has its own
+    wait.set()
+    for thread in threads:
+        thread.join()
+    assert streams.mine(CUDA) in found
+
+
+@pytest.mark.parametrize("current, taken", [("default", ["own"]), ("a user's", [])])
+def test_a_thread_gets_a_stream_where_it_has_none(monkeypatch, current, taken):
+    given = []
+    for name, do in (
+        ("synchronize", lambda _: None),
+        ("set_device", lambda _: None),
+        ("current_stream", lambda _: current),
+        ("default_stream", lambda _: "default"),
+        ("set_stream", given.append),
+    ):
+        monkeypatch.setattr(torch.cuda, name, do)
+    monkeypatch.setattr(step, "STREAMS", SimpleNamespace(mine=lambda device: "own"))
+    before = switches()
+    step.prepare_thread(torch.get_num_threads(), CUDA)
+    assert given == taken and switches() == before
+
+
+# ------------------------------------------------------------------------------------ where things lie
+
+
+def test_images_on_another_device_than_the_run_are_refused(small):
+    small.to("meta")
+    with pytest.raises(ValueError, match=r"its images are on meta, the run is on cpu; move them with .*cpu"):
+        new_step(small)
+
+
+def test_a_gpu_without_a_number_may_be_any():
+    assert step.same_device(torch.device("cuda"), CUDA) and step.same_device(CUDA, torch.device("cuda"))
+    assert not step.same_device(CUDA, torch.device("cuda", 1)) and not step.same_device(CUDA, CPU)
+
+
+@pytest.mark.parametrize(
+    "device, precision, expected",
+    [
+        ("cpu", "float32", torch.channels_last),
+        ("cuda", "float32", torch.contiguous_format),
+        ("cuda:1", "tf32", torch.channels_last),
+        ("cuda", "bf16", torch.channels_last),
+    ],
+)
+def test_the_memory_format_is_that_of_the_device(device, precision, expected):
+    assert model.memory_format(device, precision) == expected
+
+
+def test_a_network_computes_in_the_memory_format_that_it_is_laid_out_in(small_images, monkeypatch):
+    vae, seen = model.VAE((3, 64, 64), 4), []
+    x = dataset_of("pixels", small_images).batch(torch.arange(6))
+    outputs = []
+    for wanted in (torch.contiguous_format, torch.channels_last):
+        monkeypatch.setattr(model, "memory_format", lambda *_, wanted=wanted: wanted)
+        vae.lay_out("cpu")
+        handle = vae.encoder[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        outputs.append(vae.posterior(x)[0])
+        handle.remove()
+        assert vae.encoder[2].weight.is_contiguous(memory_format=wanted)
+        assert seen[-1].is_contiguous(memory_format=wanted)
+    torch.testing.assert_close(*outputs)
+
+
+def test_adams_means_are_laid_out_as_the_weights_of_the_device_they_come_to(small_images):
+    """As from a GPU, which has them contiguous, to the CPU: Adam needs one layout for both."""
+    dataset = dataset_of("pixels", small_images)
+    whole = run_on(new_step(dataset), 4)
+    state = whole.state()
+    moved = {
+        number: {name: value.clone(memory_format=torch.contiguous_format) for name, value in each.items()}
+        for number, each in state["optimizer"]["state"].items()
+    }
+    part = new_step(dataset)
+    part.restore({**state, "optimizer": {"state": moved}})
+    for weight, moments in part.optimizer.state.items():
+        assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == weight.stride()
+    assert same(run_on(whole, 3).state(), run_on(part, 3).state())
+
+
+def test_a_restored_run_takes_the_rates_of_its_iterations(small):
+    whole = run_on(new_step(small), 7)
+    part = new_step(small)
+    part.restore(run_on(new_step(small), 5).state())
+    run_on(part, 2)
+    rates = [[group["lr"].item() for group in one.optimizer.param_groups] for one in (whole, part)]
+    assert rates[0] == rates[1] == whole.rates[6].tolist() and rates[0][0] != whole.rates[4, 0].item()
+
+
+# ----------------------------------------------------------------------- what an iteration consists of
+
+
+class Count(TorchDispatchMode):
+    """Operations that a GPU would launch kernels for, and the bytes that they read and write."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.bytes = Counter(), 0
+
+    def __torch_dispatch__(self, operation, types, given=(), named=None):
+        result = operation(*given, **(named or {}))
+        if not operation.is_view and not str(operation).startswith(("profiler", "aten.stack")):
+            self.operations[str(operation)] += 1
+            names = [argument.name for argument in operation._schema.arguments]
+            arguments = dict(zip(names, given, strict=False)) | (named or {})
+            written = [
+                arguments.get(argument.name)
+                for argument in operation._schema.arguments
+                if argument.alias_info and argument.alias_info.is_write
+            ]  # in place: read as well
+            self.bytes += size(tensors((arguments, result))) + size(tensors(written))
+        return result
+
+
+def size(found):
+    return sum(t.numel() * t.element_size() for t in found)
+
+
+def tensors(value):
+    """All tensors in nested containers, each once."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return list({id(t): t for part in value for t in tensors(part)}.values())
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def counted(monkeypatch, dataset, method="lvae", **settings):
+    if reason := fused.why_not():
+        pytest.skip(f"the op is not built: {reason}")
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False, raising=False)  # the first layer's product is dense
+    one = run_on(new_step(dataset, method=method, **settings), 1)
+    with Count() as count:
+        one.work()
+    monkeypatch.undo()
+    return count
+
+
+# An upper bound: how many were there when it was written. A method's own are in its loss and its controller.
+OPERATIONS = {"vae": 57, "beta-vae": 59, "control-vae": 80, "dynamic-vae": 94, "sigma-vae": 80, "lvae": 58}
+
+
+@pytest.mark.parametrize("method", OBJECTIVES)
+def test_an_iteration_of_the_mlp_has_no_more_operations_than_it_had(method, small_images, monkeypatch):
+    found = counted(monkeypatch, dataset_of("bits", small_images), method).operations
+    assert found.total() <= OPERATIONS[method], found
+
+
+@pytest.mark.parametrize("precision, most", [("float32", 82), ("bf16", 135)])
+def test_an_iteration_of_the_cnn_has_no_more_operations_than_it_had(
+    precision, most, small_images, monkeypatch
+):
+    found = counted(monkeypatch, dataset_of("painted", small_images), precision=precision).operations
+    assert found.total() <= most, found
+    assert found["aten.convolution.default"] == found["aten.convolution_backward.default"] == 10
+
+
+def test_an_iteration_of_the_mlp_moves_no_more_bytes_than_it_did(small_images, monkeypatch):
+    """Of the paper's network and batch: 510 MB are weights, their gradients and Adam's; the rest images and
+    what layers hand to each other."""
+    found = counted(monkeypatch, dataset_of("bits", small_images), batch_size=64)
+    assert 510e6 < found.bytes < 570e6
+
+
+def test_the_loss_of_lvae_is_one_operation_each_way(small_images, monkeypatch):
+    found = counted(monkeypatch, dataset_of("bits", small_images)).operations
+    assert found["lvae.elbo.default"] == found["lvae.scale_.default"] == 1
+    assert not any(name.startswith(("aten.sigmoid", "aten.expm1", "aten.mean")) for name in found)
