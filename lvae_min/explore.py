@@ -11,6 +11,8 @@ machine: no telemetry, no share link, no fonts or scripts from elsewhere.
 import argparse
 import errno
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -36,23 +38,17 @@ class Training:
     """The run of the quick start, in a process of its own."""
 
     def __init__(self, gallery: Gallery):
-        self.gallery, self.process, self.lock = gallery, None, Lock()
-        self.output = tempfile.TemporaryFile()
+        where = ["--out", str(gallery.folder), "--data", str(gallery.archives)]
+        self.command = [sys.executable, str(RUN), *QUICK_START, *where]
+        self.process, self.lock, self.output = None, Lock(), tempfile.TemporaryFile()
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            str(RUN),
-            *QUICK_START,
-            "--out",
-            str(self.gallery.folder),
-            "--data",
-            str(self.gallery.archives),
-        ]
+        """Start it, unless it is there. Ctrl-C does not reach it by itself: it is stopped by `stop`."""
         with self.lock:
             if self.process is None or self.process.poll():
+                output = {"stdout": self.output, "stderr": subprocess.STDOUT}
                 self.process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT
+                    self.command, stdin=subprocess.DEVNULL, start_new_session=True, **output
                 )
 
     def said(self) -> str:
@@ -70,10 +66,7 @@ class Training:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
-            print(
-                "explore: the run in training was stopped; its command continues it: python run.py "
-                + " ".join(QUICK_START)
-            )
+            print(f"explore: the run in training was stopped; continue it with {shlex.join(self.command)}")
 
 
 def import_gradio():
@@ -157,18 +150,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     given = parse(arguments)
     gradio = import_gradio()
-    gallery, first = open_folder(given.runs or Path("runs"), given.data, wanted=given.runs is not None)
-    training = Training(gallery)
     torch.set_num_threads(1)  # a few images: 10 ms, and with two threads 40 to 90 beside a training run
     with listen(given.port) as own:
+        gallery, first = open_folder(given.runs or Path("runs"), given.data, wanted=given.runs is not None)
+        training = Training(gallery)
+        blocks = page(gradio, gallery, first, training)
         address = f"http://{HOST}:{own.getsockname()[1]}"
-        print(
-            f"explore: {address} shows {first or f'the runs in {gallery.folder}'}; Ctrl-C ends it", flush=True
-        )
+        shown = gallery.folder / first if first else f"the runs in {gallery.folder}"
+        print(f"explore: {address} shows {shown}; Ctrl-C ends it", flush=True)
         if not given.no_browser:
             Timer(1, webbrowser.open, [address]).start()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the finally below is for it, too
         try:
-            serve(gradio, page(gradio, gallery, first, training), own)
+            serve(gradio, blocks, own)
         except KeyboardInterrupt:
             pass
         finally:

@@ -328,7 +328,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
 
         def begin():
             training.start()
-            return gr.update(interactive=False), note(training.said())
+            return note(training.said())
 
         direct = {"queue": False, "api_visibility": "private"}
         quiet = {**direct, "show_progress": "hidden"}
@@ -343,7 +343,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
         clicks = {prior: View.prior, back: View.back, another: View.another_first, other: View.another_second}
         for button, change in clicks.items():
             button.click(**event(change, show_codes, codes), inputs=[seen], **quiet)
-        start.click(begin, None, [start, about], **quiet)
+        start.click(begin, None, [about], **quiet)
         chosen.input(show_run, [chosen], whole, show_progress="minimal", **direct)
         blocks.load(show_run, [chosen], whole, show_progress="minimal", **direct)
         timer.tick(look_again, [seen, chosen], [chosen, start, *whole], **quiet)
