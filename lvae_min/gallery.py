@@ -5,6 +5,7 @@ several are (S, H, W, C); a code is z (L,) float32.
 """
 
 import fcntl
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Explorer:
 
     def __init__(self, vae: VAE, dataset: data.Dataset | None, iteration: int, missing: str = ""):
         self.vae, self.dataset, self.iteration, self.missing = vae, dataset, iteration, missing
-        self.latents, self.limit = vae.latents, 3.0
+        self.latents, self.limit = vae.latents, 3
         self.kl, self.titles = None, [f"z{latent}" for latent in range(self.latents)]
         self.order = list(range(self.latents))
         self.images = np.zeros(0, np.int64)  # that are shown: those it was not trained on
@@ -77,7 +78,7 @@ class Explorer:
         mu, logvar = self.vae.encode(self.dataset.batch(torch.from_numpy(index)))
         self.kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0).tolist()
         self.order = sorted(self.order, key=lambda latent: -self.kl[latent])
-        self.limit = max(self.limit, float(np.ceil(mu.abs().max())))
+        self.limit = max(self.limit, math.ceil(mu.abs().max()))
         titles = plots.latent_titles(self.vae, self.dataset, index, mu.numpy())
         factors = [title.split("\n")[2:] for title in titles]  # nothing where the set has no factors
         self.titles = [
