@@ -26,6 +26,7 @@ WALK_STEPS = 11  # images on the way from one to another
 LOOKED_AT = 2000  # images that a latent's KL and factor are taken from
 KEPT = 4  # networks in memory
 FINISHED, TRAINING, STOPPED = "finished", "in training", "stopped"
+SELECTED, LATEST = "selected", "latest"  # networks of a run: best.pt, last.pt
 CONFIG = {"settings": {"dataset": records.text, "model": records.text, "iterations": records.count}}
 
 
@@ -56,11 +57,15 @@ class Explorer:
     vae        the network
     dataset    None where its images are not there: then only codes are decoded
     iteration  of the network
+    which      SELECTED or LATEST
     missing    why there are no images
     """
 
-    def __init__(self, vae: VAE, dataset: data.Dataset | None, iteration: int, missing: str = ""):
-        self.vae, self.dataset, self.iteration, self.missing = vae, dataset, iteration, missing
+    def __init__(
+        self, vae: VAE, dataset: data.Dataset | None, iteration: int, which: str = LATEST, missing: str = ""
+    ):
+        self.vae, self.dataset, self.iteration = vae, dataset, iteration
+        self.which, self.missing = which, missing
         self.latents, self.limit = vae.latents, 3
         self.kl, self.titles = None, [f"z{latent}" for latent in range(self.latents)]
         self.order = list(range(self.latents))
@@ -132,12 +137,14 @@ class View:
     name    of the run; None where there is none yet
     names   of the runs that the visitor can choose from
     stamps  of what is shown, see `Gallery.stamps`
+    which   network was asked for: SELECTED, LATEST, or None
     z       (L,), and `how` it came about, in words
     share   of the way from A to B
     """
 
-    def __init__(self, names=(), name: str | None = None, stamps=None, explorer: Explorer | None = None):
+    def __init__(self, names=(), name=None, stamps=None, explorer: Explorer | None = None, which=None):
         self.names, self.name, self.stamps, self.explorer = list(names), name, stamps, explorer
+        self.which = which
         self.random, self.share, self.how = np.random.default_rng(), 0.0, ""
         self.first = self.second = self.z = self.touched = None
         self.way = None, None  # walked last, and its images
@@ -257,32 +264,36 @@ class Gallery:
         network = max(stamp(run / file) for file in ("best.pt", "last.pt", "results.json"))
         return network, stamp(run / "log.jsonl"), in_training(run)
 
-    def explorer(self, name: str) -> Explorer:
-        """The network of a run: the selected one of a finished run, the latest one of any other.
+    def explorer(self, name: str, which: str | None = None) -> Explorer:
+        """The SELECTED or the LATEST network of a run; by itself the latest of a run that is not finished.
 
-        Raises ValueError where there is none yet, or a damaged one.
+        Where only one of them is there, or its images are not, it is the one that can be had. Raises
+        ValueError where there is none yet, or a damaged one.
         """
         with self.lock:
-            key = name, self.stamps(name)[0]
+            key = name, which, self.stamps(name)[0]
             if key not in self.explorers:
                 while len(self.explorers) >= KEPT:
                     del self.explorers[next(iter(self.explorers))]
-                self.explorers[key] = self.load(name)
+                self.explorers[key] = self.load(name, which)
             return self.explorers[key]
 
-    def load(self, name: str) -> Explorer:
+    def load(self, name: str, which: str | None) -> Explorer:
         run, settings = self.run(name), self.settings(name)
-        if not (run / "best.pt").exists() and not (run / "last.pt").exists():
+        best, last = (run / file for file in ("best.pt", "last.pt"))
+        if not best.exists() and not last.exists():
             first = min(1000, evaluation_interval(settings["iterations"]))
             raise ValueError(f"{run}: has no network yet; the first is saved at iteration {first:,}")
         try:
             dataset, missing = self.dataset(settings["dataset"]), ""
         except (OSError, ValueError, MemoryError) as error:
             dataset, missing = None, brief(error)
+        latest = which == LATEST if which else not (run / "results.json").exists()
         try:
-            if dataset is None or (run / "results.json").exists() or not (run / "last.pt").exists():
-                return Explorer(load(run), dataset, load_checkpoint(run / "best.pt")["iteration"], missing)
-            return Explorer(*latest_network(run, settings, dataset))
+            if dataset is None or not last.exists() or (best.exists() and not latest):
+                return Explorer(load(run), dataset, load_checkpoint(best)["iteration"], SELECTED, missing)
+            vae, iteration = latest_network(last, settings, dataset)
+            return Explorer(vae, dataset, iteration, LATEST)
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"{run}: its network cannot be used ({brief(error)})") from None
 
@@ -292,9 +303,8 @@ class Gallery:
         return self.datasets[name]
 
 
-def latest_network(run: Path, settings: dict, dataset: data.Dataset) -> tuple[VAE, data.Dataset, int]:
-    """The network that an unfinished run would continue from, its data set and its iteration."""
-    file = run / "last.pt"
+def latest_network(file: Path, settings: dict, dataset: data.Dataset) -> tuple[VAE, int]:
+    """The network in a run's last.pt and its iteration."""
     state = load_checkpoint(file)
     try:
         vae = VAE(dataset.shape, settings.get("latents") or dataset.latents, dataset.network, dataset.binary)
@@ -303,7 +313,7 @@ def latest_network(run: Path, settings: dict, dataset: data.Dataset) -> tuple[VA
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: not a checkpoint of this run ({brief(error)})") from None
     vae.load_state_dict(state["vae"])
-    return vae.eval(), dataset, state["iteration"]
+    return vae.eval(), state["iteration"]
 
 
 def results_of(run: Path) -> dict:

@@ -12,7 +12,18 @@ import numpy as np
 from PIL import Image
 
 from lvae_min import plots
-from lvae_min.gallery import FINISHED, SPAN, STEPS, WALK_STEPS, Explorer, Gallery, Standing, View
+from lvae_min.gallery import (
+    FINISHED,
+    LATEST,
+    SELECTED,
+    SPAN,
+    STEPS,
+    WALK_STEPS,
+    Explorer,
+    Gallery,
+    Standing,
+    View,
+)
 from lvae_min.lines import one_line
 from lvae_min.report import SCORES, TERMS, duration
 
@@ -37,6 +48,7 @@ footer {display: none !important}
 .head {font-size: 13px; margin: 4px 0}
 .shown + .shown {margin-top: 4px}
 .facts {font-size: 13px}
+#which {padding: 4px 10px !important}
 .facts img {width: 100%; margin-top: 8px}
 .scores {display: grid; grid-template-columns: repeat(3, 1fr); gap: 4px; margin: 8px 0 4px}
 .scores div {text-align: center}
@@ -217,7 +229,9 @@ def page(gr, gallery: Gallery, first: str | None, training):
                     visible=not names,
                     elem_id="start",
                 )
-                about, more = gr.HTML(elem_id="about"), gr.HTML(elem_id="more")
+                about = gr.HTML(elem_id="about")
+                which = gr.Radio([SELECTED, LATEST], label="Network", elem_id="which", visible=False)
+                more = gr.HTML(elem_id="more")
             with gr.Column(scale=78, min_width=480):
                 pair = gr.HTML(elem_id="pictures")
                 with gr.Row():
@@ -240,7 +254,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
 
         code = [seen, pair, moved_strip]  # what a slider changes
         codes = [*code, walk_strip, share, *sliders]  # what all else that moves the code changes
-        network = [*codes, more, latents, another, prior, back, other]
+        network = [*codes, which, more, latents, another, prior, back, other]
         whole = [about, *network]
 
         def set_sliders(view: View) -> list:
@@ -271,11 +285,12 @@ def page(gr, gallery: Gallery, first: str | None, training):
             usable, images = view.explorer is not None, view.first is not None
             buttons = [gr.update(visible=visible) for visible in (images, usable, usable, images)]
             if not usable:
-                hidden = [gr.update(visible=False)] * (1 + MOST_SLIDERS)
+                hidden = [gr.update(visible=False)] * (1 + MOST_SLIDERS + 1)
                 return [view, note(said) if said else "", "", "", *hidden, "", "", *buttons]
-            return [*show_codes(view), samples(view.explorer), heading(view.explorer), *buttons]
+            choice = gr.update(value=view.explorer.which, visible=True)
+            return [*show_codes(view), choice, samples(view.explorer), heading(view.explorer), *buttons]
 
-        def show_run(name: str | None) -> list:
+        def show_run(name: str | None, which: str | None = None) -> list:
             found = gallery.names()
             if not name:
                 return [note(training.said() or NO_RUN), *show_network(View(found))]
@@ -283,7 +298,8 @@ def page(gr, gallery: Gallery, first: str | None, training):
             try:
                 stamps = gallery.stamps(name)
                 told = facts(gallery.standing(name))
-                return [told, *show_network(View(found, name, stamps, gallery.explorer(name)))]
+                explorer = gallery.explorer(name, which)
+                return [told, *show_network(View(found, name, stamps, explorer, which))]
             except (ValueError, OSError) as error:
                 return [told, *show_network(View(found, name, stamps), error)]
 
@@ -310,7 +326,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
                     return [runs, skip, told, *same]
                 if view.explorer is None:
                     return [runs, skip, *show_run(name)]
-                view.renew(gallery.explorer(name))
+                view.renew(gallery.explorer(name, view.which))
                 return [runs, skip, told, *show_network(view)]
             except (ValueError, OSError) as error:
                 return [runs, skip, note(error), *same]
@@ -332,10 +348,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
 
         direct = {"queue": False, "api_visibility": "private"}
         quiet = {**direct, "show_progress": "hidden"}
-        dragged = {
-            **quiet,
-            "trigger_mode": "always_last",
-        }  # while a finger is on a slider: the last value counts
+        dragged = {**quiet, "trigger_mode": "always_last"}  # of values that come too fast, the last counts
         for rank, slider in enumerate(sliders):
             move = event(lambda view, value, rank=rank: view.move(rank, value), show_code, code)
             slider.input(**move, inputs=[seen, slider], **dragged)
@@ -345,6 +358,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
             button.click(**event(change, show_codes, codes), inputs=[seen], **quiet)
         start.click(begin, None, [about], **quiet)
         chosen.input(show_run, [chosen], whole, show_progress="minimal", **direct)
+        which.input(show_run, [chosen, which], whole, show_progress="minimal", **direct)
         blocks.load(show_run, [chosen], whole, show_progress="minimal", **direct)
         timer.tick(look_again, [seen, chosen], [chosen, start, *whole], **quiet)
     return blocks

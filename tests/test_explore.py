@@ -236,6 +236,15 @@ def test_an_unfinished_run_shows_its_last_evaluation_and_its_latest_network(runs
         assert torch.equal(weights, state["vae"][name])
 
 
+def test_the_latest_network_of_a_finished_run_can_be_had_too(runs):
+    selected, latest = (runs.explorer("whole", which) for which in (gallery.SELECTED, gallery.LATEST))
+    assert (selected.which, latest.which) == (gallery.SELECTED, gallery.LATEST)
+    assert latest.iteration == ITERATIONS
+    assert runs.explorer("whole").which == gallery.SELECTED and runs.explorer("half").which == gallery.LATEST
+    state = torch.load(runs.folder / "whole/last.pt", weights_only=True)["vae"]
+    assert all(torch.equal(weights, state[name]) for name, weights in latest.vae.state_dict().items())
+
+
 def test_a_run_is_in_training_while_a_process_holds_its_lock(runs):
     before = runs.stamps("half")
     with open(runs.folder / "half/lock") as lock:
@@ -510,6 +519,11 @@ def element(browser, name: str):
     return found[0] if found else None
 
 
+def text(browser, name: str) -> str:
+    found = element(browser, name)
+    return found.text if found else ""
+
+
 def decoded(browser) -> str | None:
     """The picture that the present code decodes to."""
     return browser.execute_script("return document.getElementById('decoded')?.src")
@@ -545,7 +559,7 @@ def test_in_a_browser_a_slider_moves_and_the_picture_changes(runs, serve, browse
         lambda: browser.execute_script(MOVE, "#share", "1"),
     ):
         changes(browser, act)
-    assert "decoded 100% of the way from A to B" in element(browser, "pictures").text
+    assert "decoded 100% of the way from A to B" in text(browser, "pictures")
     assert len(browser.find_elements("css selector", "#strip img")) == plots.STEPS
     shown = [element(browser, f"latent-{rank}") is not None for rank in range(6)]
     assert shown == [True] * 5 + [False]
@@ -562,7 +576,7 @@ def test_in_a_browser_a_first_run_is_started_and_seen_to_learn(tmp_path, serve, 
     browser.get(serve(tmp_path / "runs"))
     until(lambda: element(browser, "start") and element(browser, "start").is_displayed())
     element(browser, "start").click()
-    until(lambda: "in training" in element(browser, "about").text)
+    until(lambda: "in training" in text(browser, "about"))
     until(lambda: decoded(browser))
     changes(browser, lambda: None)  # by a later network
 
@@ -572,9 +586,10 @@ def test_in_a_browser_another_run_is_chosen_where_one_has_no_network(runs, serve
     (runs.folder / "half/last.pt").unlink()
     os.utime(runs.folder / "half/log.jsonl", (9e9, 9e9))  # the latest
     browser.get(serve(runs.folder))
-    until(lambda: "half: has no network yet" in element(browser, "pictures").text)
-    assert "stopped" in element(browser, "about").text and decoded(browser) is None
+    until(lambda: "half: has no network yet" in text(browser, "pictures"))
+    assert "stopped" in text(browser, "about") and decoded(browser) is None
     browser.find_element("css selector", "#run input").click()
     until(lambda: browser.find_elements("css selector", "[role=option]"))[1].click()
     until(lambda: decoded(browser))
-    assert "finished" in element(browser, "about").text
+    assert "finished" in text(browser, "about")
+    changes(browser, browser.find_elements("css selector", "#which label")[1].click)  # the latest network
