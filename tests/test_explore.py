@@ -13,6 +13,8 @@ import sys
 import time
 from importlib import util
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -565,6 +567,10 @@ def test_in_a_browser_a_slider_moves_and_the_picture_changes(runs, serve, browse
     assert shown == [True] * 5 + [False]
     height = browser.execute_script("return document.documentElement.scrollHeight")
     assert height <= 900
+    with urlopen(address) as answer:
+        assert answer.headers["Content-Security-Policy"] == explore.POLICY
+    with pytest.raises(HTTPError, match="400"):  # another site's name for this address
+        urlopen(Request(address, headers={"Host": "elsewhere.example"}))
     urls = fetched(browser)
     assert len(urls) > 10
     assert [url for url in urls if not url.startswith((address, "data:", "blob:"))] == []
@@ -589,7 +595,8 @@ def test_in_a_browser_another_run_is_chosen_where_one_has_no_network(runs, serve
     until(lambda: "half: has no network yet" in text(browser, "pictures"))
     assert "stopped" in text(browser, "about") and decoded(browser) is None
     browser.find_element("css selector", "#run input").click()
-    until(lambda: browser.find_elements("css selector", "[role=option]"))[1].click()
+    until(lambda: browser.find_elements("css selector", "[role=option][aria-label=whole]"))[0].click()
     until(lambda: decoded(browser))
     assert "finished" in text(browser, "about")
-    changes(browser, browser.find_elements("css selector", "#which label")[1].click)  # the latest network
+    browser.find_element("css selector", "#which input[value=latest]").click()
+    until(lambda: f"iteration {ITERATIONS}" in text(browser, "more"))
