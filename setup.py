@@ -42,7 +42,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["lvae_min", "lvae_min.csrc", "lvae_min.datasets", "lvae_min.io"],
+    packages=["lvae_min", "lvae_min.csrc", "lvae_min.datasets", "lvae_min.explore", "lvae_min.io"],
     package_dir={"lvae_min.csrc": "csrc"},
     package_data={"lvae_min": ["py.typed"], "lvae_min.csrc": ["*"]},
     # The tests pass with the oldest of each (tests/oldest.txt). numpy 1 computes with scalars in another
@@ -51,6 +51,7 @@ setup(
                       "threadpoolctl>=3.1", "ninja>=1.11.1", "matplotlib>=3.8.4", "tqdm>=4.64.1",
                       "pillow>=10.1"],
     extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4", "ruff>=0.15", "mypy>=1.15", "build>=1.2",
-                             "twine>=6"]},
+                             "twine>=6"],
+                    "explore": ["gradio>=6.0"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )

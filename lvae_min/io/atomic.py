@@ -41,6 +41,16 @@ def lock(descriptor: int, wait: bool = False) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
+def held(descriptor: int) -> bool:
+    """Whether another holds an open file by `lock`; what is found out holds nothing once the file is closed."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
 @contextmanager
 def naming(file: Path):
     """Let an OSError say which file it is about: a write to a full disk does not."""
