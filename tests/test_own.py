@@ -331,7 +331,22 @@ DAMAGES = {
         "int64; expected uint8 or floats",
     ),
     "negative": ("mine.npz", lambda file: write(file, images=colors(3) - 0.5), "values from -0.5"),
-    "nan": ("mine.h5", lambda file: write(file, images=colors(3) * np.nan), "all finite"),
+    "nan": ("mine.h5", lambda file: write(file, images=colors(3) * np.nan), "values that are not numbers"),
+    "a nan among numbers": (
+        "mine.npz",
+        lambda file: write(file, images=np.where(np.arange(64) == 40, np.nan, colors(3)[..., 0])),
+        "images hold values that are not numbers (NaN); expected 0 to 1 or 0 to 255",
+    ),
+    "inf": (
+        "mine.npz",
+        lambda file: write(file, images=np.where(np.arange(64) == 40, np.inf, colors(3)[..., 0])),
+        "values from 0 to inf; expected 0 to 1 or 0 to 255, all finite",
+    ),
+    "-inf": (
+        "mine.h5",
+        lambda file: write(file, images=np.where(np.arange(64) == 40, -np.inf, colors(3)[..., 0] / 255)),
+        "values from -inf to 1; expected",
+    ),
     "two arrays": (
         "mine.npz",
         lambda file: write(file, a=colors(3), b=colors(3)),

@@ -15,6 +15,7 @@ import lvae_min
 from lvae_min import data, metrics, plots, report, train
 from lvae_min.config import Config
 from lvae_min.datasets import specs, stores
+from lvae_min.io import atomic
 from lvae_min.io.atomic import load_checkpoint, write_whole
 from lvae_min.losses import OBJECTIVES
 from lvae_min.train import Run
@@ -773,3 +774,40 @@ def test_a_network_selected_after_the_last_checkpoint_does_not_outlive_it(small,
     best = load_checkpoint(tmp_path / "best.pt")
     assert run.best == {name: best[name] for name in run.best}
     assert (run.best["iteration"], run.best["score"]) == (4, 0.4)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_flipped_bit_among_the_weights_of_a_checkpoint_is_damage(small, tmp_path, name):
+    run = Run(config(iterations=10), tmp_path, small)
+    run.train(StopAt(run, 3))
+    run.close()
+    content = (tmp_path / name).read_bytes()
+    weights = load_checkpoint(tmp_path / name)["vae"]["encoder.1.weight"].numpy().tobytes()     # 0.5 MB
+    start = content.index(weights)
+    for at in (start, start + len(weights) // 2, start + len(weights) - 1):
+        flipped = bytearray(content)
+        flipped[at] ^= 1
+        (tmp_path / name).write_bytes(flipped)
+        with pytest.raises(ValueError, match=f"{name}: damaged, or not a checkpoint .* its checksum"):
+            Run(config(iterations=10), tmp_path, small)
+        if name == "best.pt":
+            with pytest.raises(ValueError, match="best.pt: damaged, or not a checkpoint .* its checksum"):
+                lvae_min.load(tmp_path)
+        assert (tmp_path / name).read_bytes() == flipped
+
+
+def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
+    state = {"weights": torch.arange(12.0), "more": {"moment": torch.ones(3, 5)}, "iteration": 7}
+    atomic.save(tmp_path / "last.pt", state)
+    content, refused = (tmp_path / "last.pt").read_bytes(), []
+    for at in range(len(content)):
+        # Bit 16 makes a folder of a member, of which torch would return whatever is in memory.
+        (tmp_path / "last.pt").write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+        try:
+            assert same(load_checkpoint(tmp_path / "last.pt"), state)       # a date, say, or what fills gaps
+        except ValueError as error:
+            assert str(error).startswith(f"{tmp_path / 'last.pt'}: damaged, or not a checkpoint (")
+            refused.append(at)
+    for tensor in (state["weights"], state["more"]["moment"]):
+        start = content.index(tensor.numpy().tobytes())
+        assert set(range(start, start + tensor.nbytes)) <= set(refused)

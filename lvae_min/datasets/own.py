@@ -123,8 +123,11 @@ def value_factor(array: Array) -> float:
         raise ValueError(f"images are {array.dtype}; expected uint8 or floats")
     low, high = np.inf, -np.inf
     for chunk in array.chunks():
-        low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))       # a NaN stays
-        if not (np.isfinite(chunk).all() and low >= 0 and high <= 255):
+        least, most = float(chunk.min()), float(chunk.max())                           # a NaN stays
+        if math.isnan(least):
+            raise ValueError("images hold values that are not numbers (NaN); expected 0 to 1 or 0 to 255")
+        low, high = min(low, least), max(high, most)
+        if not (low >= 0 and high <= 255):
             raise ValueError(f"values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255, all finite")
     return 255.0 if high <= 1 else 1.0
 

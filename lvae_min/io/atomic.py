@@ -75,13 +75,22 @@ def is_machines(error: BaseException) -> bool:
 
 
 def load_checkpoint(file: Path) -> dict:
-    """What `save` wrote, on the CPU; nothing but tensors is unpickled. Raises ValueError if it is damaged."""
+    """What `save` wrote, on the CPU; nothing but tensors is unpickled.
+
+    Raises ValueError if it is damaged, be it by one bit. `torch.load` does not compare the checksums of the
+    archive: that takes 0.35 s for 153 MB, beside 0.5 s for the rest.
+    """
     try:
         with zipfile.ZipFile(file) as archive:          # torch allocates what the list of members claims
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("it is compressed")
             if sum(member.file_size for member in archive.infolist()) > file.stat().st_size:
                 raise ValueError("it claims more bytes than it has")
+            # Of a folder, marked by bit 16 or its name, torch reads nothing and takes memory as it is.
+            if any(member.is_dir() or member.external_attr & 16 for member in archive.infolist()):
+                raise ValueError("it has a folder where tensors should be")
+            if (member := archive.testzip()) is not None:
+                raise ValueError(f"{member} is not what its checksum says")
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
