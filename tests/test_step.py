@@ -261,7 +261,7 @@ def test_an_evaluation_is_in_float32(small, monkeypatch):
 
     monkeypatch.setattr(step, "products", products)
     monkeypatch.setattr(train.losses, "elbo_terms", lambda *_: asked.append("rec") or (torch.ones(()),) * 2)
-    monkeypatch.setattr(train.metrics, "score", lambda *_: {})
+    monkeypatch.setattr(train.metrics, "score", lambda *_, **__: {})
     train.evaluate(new_step(small, precision="tf32").vae, small, np.arange(5))
     assert asked == [(CPU, "float32", "begins"), "rec", "rec", "ends"]
 
