@@ -1,16 +1,21 @@
 """Fig. 4: latent traversals of L-VAE; the paper shows CelebA, this shows each data set that was trained on.
 
-    python figures/fig4.py [runs]       writes fig4-DATASET.png beside this file
+    python figures/fig4.py [runs]       writes fig4-DATASET-1.png ... -3.png beside this file
+
+As in the paper each latent has a range of its own, in brackets: here that of 99 % of the test images' codes.
 
 Needs the networks (best.pt), which figures/data does not hold, and the data set of each.
 """
 
+import numpy as np
 import torch
 from common import arguments, missing, named, provenance, rank, read, save, script, unusual
 
 import lvae_min
 from lvae_min import data, plots
 from lvae_min.train import evaluate
+
+IMAGES = 3  # that are traversed
 
 
 def main() -> None:
@@ -30,13 +35,16 @@ def main() -> None:
             continue
         index = data.Split.of(len(dataset)).test[:2000]
         _, codes = evaluate(vae, dataset, index)
-        images = plots.traversal(vae, dataset.batch(torch.from_numpy(index[:1])))
-        heading = (
-            f"Paper's Fig. 4, L-VAE{run.held}, {named(run.protocol)}: each row moves one latent\n"
-            f"{provenance([run])}"
-        )
-        figure = plots.traversal_figure(images, plots.latent_titles(vae, dataset, index, codes), heading)
-        save(figure, f"fig4-{dataset.name}.png")
+        ranges = np.quantile(codes, [0.005, 0.995], axis=0).T
+        titles = plots.latent_titles(vae, dataset, index, codes)
+        for number, image in enumerate(index[:IMAGES], 1):
+            images = plots.traversal(vae, dataset.batch(torch.from_numpy(np.array([image]))), ranges)
+            heading = (
+                f"Paper's Fig. 4, L-VAE{run.held}, {named(run.protocol)}: each row moves one latent of test image "
+                f"{number}\n{provenance([run])}"
+            )
+            figure = plots.traversal_figure(images, titles, heading, ranges)
+            save(figure, f"fig4-{dataset.name}-{number}.png")
 
 
 script(main)

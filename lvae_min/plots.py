@@ -120,19 +120,28 @@ def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarr
     return titles
 
 
-def traversal(vae: VAE, image: Tensor) -> Tensor:
-    """Decoded images (L, STEPS, C, H, W): the code of `image` (1, C, H, W), one latent at a time moved."""
+def traversal(vae: VAE, image: Tensor, ranges: np.ndarray | None = None) -> Tensor:
+    """Decoded images (L, STEPS, C, H, W): the code of `image` (1, C, H, W), one latent at a time moved.
+
+    ranges  (L, 2)  from where to where each latent moves; None: from -SPAN to SPAN
+    """
     mu, _ = vae.encode(image)
     z = mu.expand(vae.latents, STEPS, -1).clone()                                        # (L, STEPS, L)
     for latent in range(vae.latents):
-        z[latent, :, latent] = torch.linspace(-SPAN, SPAN, STEPS)
+        low, high = (-SPAN, SPAN) if ranges is None else ranges[latent]
+        z[latent, :, latent] = torch.linspace(float(low), float(high), STEPS)
     return vae.decode(z.flatten(0, 1)).unflatten(0, (vae.latents, STEPS))
 
 
-def traversal_figure(images: Tensor, titles: list[str], heading: str):
+def traversal_figure(images: Tensor, titles: list[str], heading: str, ranges: np.ndarray | None = None):
     """A figure of traversed images (L, STEPS, C, H, W), one row a latent (Fig. 4)."""
     figure, ((axes,),) = new_figure(STEPS * 0.8 + 1.2, len(images) * 0.85 + 0.6)
-    show_images(axes, images, titles, [f"{value:+.1f}" for value in np.linspace(-SPAN, SPAN, STEPS)])
+    if ranges is None:
+        columns = [f"{value:+.1f}" for value in np.linspace(-SPAN, SPAN, STEPS)]
+    else:
+        columns = ["lowest", *[""] * (STEPS - 2), "highest"]
+        titles = [f"{title}\n[{low:.1f}, {high:.1f}]" for title, (low, high) in zip(titles, ranges, strict=True)]
+    show_images(axes, images, titles, columns)
     figure.suptitle(heading, fontsize=8, parse_math=False)
     return figure
 
