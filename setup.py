@@ -46,6 +46,6 @@ setup(
     install_requires=["torch>=2.10", "numpy>=2.0", "h5py>=3.11", "scikit-learn>=1.4.2",
                       "threadpoolctl>=3.1", "ninja>=1.11.1", "matplotlib>=3.8.4", "tqdm>=4.64.1",
                       "pillow>=10.1"],
-    extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4"], "explore": ["gradio>=6.0"]},
+    extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4"], "explore": ["gradio>=6.31"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )
