@@ -52,6 +52,6 @@ setup(
                       "pillow>=10.1"],
     extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4", "ruff>=0.15", "mypy>=1.15", "build>=1.2",
                              "twine>=6"],
-                    "explore": ["gradio>=6.0"]},
+                    "explore": ["gradio>=6.31"]},
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )
