@@ -667,6 +667,7 @@ def builds(attempt, monkeypatch):
 
     monkeypatch.setattr(fused, "_compile", fail)
     monkeypatch.setattr(fused, "_compilers", lambda: ["g++ 1"])
+    monkeypatch.setattr(fused, "_why_no_cuda", lambda: "not here")
     return count, says, attempt
 
 
