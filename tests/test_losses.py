@@ -231,3 +231,12 @@ def test_beta_of_a_collapsed_lvae_is_the_weight_in_its_loss_and_finite():
     weight = 1 / objective.sigma.detach().square().clamp(min=losses.MIN_SIGMA_SQ)
     d_rec, d_kl = torch.autograd.grad(weight[0] * rec + weight[1] * kl, (rec, kl))
     assert objective.beta().item() == pytest.approx((d_kl / d_rec).item()) == pytest.approx(400)
+
+
+def test_learned_scales_start_at_one():
+    """Sec. 6.3 has that of L-VAE's; sigma-VAE's log_sigma is 0, of which its soft clip makes 0.0025."""
+    assert losses.LVAE().sigma.tolist() == [1, 1] and losses.LVAE().beta() == 1
+    objective = SigmaVAE()
+    assert objective.log_sigma.item() == 0
+    assert objective.sigmas().item() == pytest.approx(1.002479, abs=1e-6)
+    assert objective.beta().item() == pytest.approx(2.009927, abs=1e-5)

@@ -117,3 +117,18 @@ def test_bad_arguments_are_named():
         vae.encode(torch.full((1, 1, 64, 64), 255, dtype=torch.uint8).tril())
     with pytest.raises(ValueError, match=r"expected \(N, 5\)"):
         vae.decode(torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    "network, shape", [("mlp", (1, 64, 64)), ("cnn", (3, 64, 64)), ("cnn", (3, 128, 128))]
+)
+def test_each_hidden_layer_is_followed_by_a_relu_and_nothing_else_is_between(network, shape):
+    vae = VAE(shape, 5, network, binary=network == "mlp")
+    for half in (vae.encoder, vae.decoder):
+        kinds = [type(layer) for layer in half]
+        kinds = [kind for kind in kinds if kind not in (torch.nn.Flatten, torch.nn.Unflatten)]
+        hidden, activations = kinds[:-1:2], kinds[1::2]
+        assert len(hidden) == len(activations) == (2 if network == "mlp" else 5)
+        assert set(activations) == {torch.nn.ReLU}
+        weighing = {PixelLinear, torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d}
+        assert {*hidden, kinds[-1]} <= weighing

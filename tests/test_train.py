@@ -811,3 +811,64 @@ def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
     for tensor in (state["weights"], state["more"]["moment"]):
         start = content.index(tensor.numpy().tobytes())
         assert set(range(start, start + tensor.nbytes)) <= set(refused)
+
+
+def test_training_validation_and_test_images_are_each_used_for_their_own(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SCORED", 50)
+    run, seen, trained = Run(config(iterations=20), tmp_path, small), [], []
+    evaluate, batch = train.evaluate, small.batch
+    monkeypatch.setattr(
+        train, "evaluate", lambda *given: (seen.append(given[2].tolist()), evaluate(*given))[1]
+    )
+    split = data.Split.of(len(small))
+    monkeypatch.setattr(small, "batch", lambda index: (trained.extend(index.tolist()), batch(index))[1])
+    for _ in range(10):
+        run.step()
+    assert len(trained) == 80 and set(trained) <= set(split.training.tolist())
+    run.train()
+    assert seen and all(index == split.validation[:50].tolist() for index in seen)
+    seen.clear()
+    results = run.finish()
+    assert seen and all(index == split.test[:50].tolist() for index in seen) and results["images"] == 50
+
+
+def test_ten_thousand_images_of_a_split_are_scored():
+    assert data.SCORED == train.SCORED == 10_000
+
+
+def test_rec_is_with_a_sampled_z_and_rec_mean_with_the_mean(small):
+    vae, index = lvae_min.VAE((1, 64, 64), 5, "mlp", True), np.arange(1500)
+    with torch.no_grad():
+        vae.encoder[-1].bias[5:] = -1.0  # logvar: a standard deviation of 0.6
+        vae.decoder[0].weight *= 20  # so that z matters
+    codes = []
+    hook = vae.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
+    scores, _ = train.evaluate(vae, small, index)
+    hook.remove()
+    sampled, means = (torch.cat(codes[start::2]) for start in (0, 1))
+    x = small.batch(torch.from_numpy(index))
+    mu, logvar = vae.encode(x)
+    assert torch.allclose(means, mu, atol=1e-6)
+    noise = (sampled - mu) / (logvar / 2).exp()
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    for name, z in (("rec", sampled), ("rec_mean", mu)):
+        error = (vae.decode(z) - x.float()).square().flatten(1).sum(1).mean()
+        assert scores[name] == pytest.approx(error.item(), rel=1e-5)
+    assert scores["rec"] > 1.001 * scores["rec_mean"]
+
+
+def test_beta_in_the_results_is_that_of_the_selected_iteration(small, tmp_path, monkeypatch):
+    given = iter([0.1] * 4 + [0.9])
+    monkeypatch.setattr(metrics, "score", lambda *_, **__: {"beta_vae": next(given, 0.2)})
+    run = Run(config(iterations=20), tmp_path, small)
+    run.train()
+    results = run.finish()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    betas = {line["step"]: line["beta"] for line in map(json.loads, lines)}
+    assert results["selected"]["iteration"] == 10
+    assert results["scores"]["beta"] == betas[10] != betas[20] == results["last"]["beta"]
+
+
+def test_a_run_has_the_network_of_its_data_set_and_a_latent_a_factor(small, tmp_path):
+    vae = Run(config(iterations=5), tmp_path, small).step.vae
+    assert vae.settings == {"shape": [1, 64, 64], "latents": 5, "network": "mlp", "binary": True}
