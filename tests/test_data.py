@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lvae_min import data
-from lvae_min.datasets import dsprites
+from lvae_min.datasets import dsprites, specs
 
 ARCHIVE_SIZES = (3, 2, 5, 4, 4)
 
@@ -128,23 +128,23 @@ def test_an_unknown_data_set_lists_the_known_ones():
 
 
 def test_dsprites_has_the_mlp_and_all_others_the_cnn():
-    networks = {name: spec.network for name, spec in data.SPECS.items()}
+    networks = {name: spec.network for name, spec in specs.SPECS.items()}
     others = ["mpi3d", "falcor3d", "isaac3d", "celeba", "arm3d"]
     assert networks == {"dsprites": "mlp"} | dict.fromkeys(others, "cnn")
-    assert data.spec_of("mine.npz").network == "cnn"
+    assert specs.spec_of("mine.npz").network == "cnn"
 
 
 def test_a_data_set_has_the_network_of_its_spec(small):
     assert small.network == "mlp"
-    assert data.Dataset("arm3d", "", data.SPECS["arm3d"], small.store).network == "cnn"
+    assert data.Dataset("arm3d", "", specs.SPECS["arm3d"], small.store).network == "cnn"
 
 
 def test_celeba_trains_on_12_per_cent_of_its_202599_images():
-    prepared = data.SPECS["celeba"].images
+    prepared = specs.SPECS["celeba"].images
     training = len(data.Split.of(prepared).training)
     assert (prepared, training) == (28_602, 24_312) and training == round(0.12 * 202_599)
 
 
 def test_latents_are_as_many_as_factors_and_ten_for_celeba():
-    latents = {name: spec.latents or len(spec.factors) for name, spec in data.SPECS.items()}
+    latents = {name: spec.latents or len(spec.factors) for name, spec in specs.SPECS.items()}
     assert latents == {"dsprites": 5, "mpi3d": 7, "falcor3d": 7, "isaac3d": 9, "celeba": 10, "arm3d": 7}

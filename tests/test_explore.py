@@ -23,6 +23,7 @@ from PIL import Image
 from small_run import small_dsprites
 
 from lvae_min import data, load, model, plots
+from lvae_min.datasets import specs
 from lvae_min.explore import gallery, page
 from lvae_min.explore import server as explore
 from lvae_min.explore.gallery import FINISHED, STOPPED, TRAINING, Explorer, Gallery, View, open_folder
@@ -66,7 +67,7 @@ def runs(trained, tmp_path, monkeypatch):
 def blobs(channels: int) -> data.Dataset:
     """200 images without factors."""
     pixels = np.random.default_rng(0).integers(0, 256, (200, 64, 64, channels), np.uint8)
-    return data.Dataset("own", "", data.Spec((channels, 64, 64), {}), data.Pixels(pixels))
+    return data.Dataset("own", "", specs.Spec((channels, 64, 64), {}), data.Pixels(pixels))
 
 
 # The network and its images --------------------------------------------------------------------------------
