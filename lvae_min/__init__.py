@@ -12,7 +12,7 @@ _HOMES = {  # where each public name is defined
     "fit": "train",
     "Config": "config",
     **dict.fromkeys(("PlainVAE", "BetaVAE", "ControlVAE", "DynamicVAE", "SigmaVAE", "LVAE"), "losses"),
-    **dict.fromkeys(("OBJECTIVES", "elbo_terms", "lvae_loss"), "losses"),
+    **dict.fromkeys(("OBJECTIVES", "LearnedWeights", "elbo_terms", "lvae_loss"), "losses"),
     **dict.fromkeys(("score", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"), "metrics"),
 }
 __all__ = [*_HOMES]

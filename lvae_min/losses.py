@@ -7,6 +7,7 @@ them. Learned weights are parameters, controller state is buffers, and nothing h
 
 import math
 import sys
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -54,9 +55,53 @@ def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tens
     """
     fused.check_sigma(sigma, logits)
     rec, kl = elbo_terms(logits, x, mu, logvar, scale)
+    return weighed((rec, kl), sigma), rec, kl
+
+
+def weighed(terms: Sequence[Tensor], sigma: Tensor) -> Tensor:
+    """Eq. 5 for any number of terms: sum_i L_i / s_i^2 + s_i^2, a scalar; sigma (n,).
+
+    The weight of a term is at most 100: 1 / max(s_i^2, 0.01).
+    """
     sigma_sq = sigma.square()
     weight = 1 / sigma_sq.clamp(min=MIN_SIGMA_SQ)
-    return weight[0] * rec + weight[1] * kl + sigma_sq.sum(), rec, kl
+    return sum(weight[i] * term for i, term in enumerate(terms)) + sigma_sq.sum()
+
+
+class LearnedWeights(nn.Module):
+    """A loss of n terms whose weights are learned: Eq. 5 of the paper, where n is 2.
+
+        L = sum_i L_i / s_i^2 + s_i^2,    s_i learned, 1 at the start
+
+    At its optimum s_i^4 = L_i and L = 2 sum_i sqrt(L_i): a term that is a hundred times another one's size
+    counts ten times as much. Give the parameters to the optimizer of the network, without weight decay.
+    """
+
+    def __init__(self, terms: int):
+        super().__init__()
+        self.sigma = nn.Parameter(torch.ones(terms))            # Sec. 6.3: "initialized with one"
+
+    def forward(self, *terms: Tensor) -> Tensor:
+        """The loss, a scalar, of as many terms, scalars that are not negative.
+
+        Raises ValueError for another number of terms, and for a negative one on a CPU (to look at one on a
+        GPU, or while torch.compile traces, would have to wait for it).
+        """
+        if len(terms) != len(self.sigma):
+            raise ValueError(f"expected {len(self.sigma)} terms, given {len(terms)}")
+        refuse_negative(terms)
+        return weighed(terms, self.sigma)
+
+
+def refuse_negative(terms: Sequence[Tensor]) -> None:
+    """Raise ValueError for a negative term among those on a CPU."""
+    if torch.compiler.is_compiling():
+        return
+    for place, term in enumerate(terms):
+        if term.device.type == "cpu" and term.detach().item() < 0:
+            raise ValueError(f"term {place} is {term.item():g}: the weight of a negative term has no optimum; leave "
+                             "the constant of a Gaussian's or another density's logarithm out, or take a squared "
+                             "error or a cross-entropy")
 
 
 class Objective(nn.Module):
@@ -86,9 +131,18 @@ class Objective(nn.Module):
     def forward(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`."""
         rec, kl = self.terms.elbo_terms(logits, x, mu, logvar, self.scale)
-        return self.weigh(rec, kl, logits[0].numel()), rec, kl
+        return self.combine(rec, kl, logits[0].numel()), rec, kl
 
-    def weigh(self, rec: Tensor, kl: Tensor, pixels: int) -> Tensor:
+    def weigh(self, rec: Tensor, kl: Tensor, pixels: int | None = None) -> Tensor:
+        """The loss, a scalar, of terms from elsewhere: any reconstruction error and divergence, scalars.
+
+        pixels  how many numbers of an image `rec` is a sum over, for sigma-VAE alone
+        Raises ValueError where a term does not fit the method.
+        """
+        return self.combine(rec, kl, pixels)
+
+    def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
+        """The loss of the two terms: what makes a method."""
         raise NotImplementedError
 
     def beta(self) -> Tensor:
@@ -107,7 +161,7 @@ class Objective(nn.Module):
 class PlainVAE(Objective):
     """VAE, Eq. 1: L = rec + kl."""
 
-    def weigh(self, rec, kl, pixels):
+    def combine(self, rec, kl, pixels):
         return rec + kl
 
     def beta(self):
@@ -119,7 +173,7 @@ class BetaVAE(Objective):
 
     has_beta = True
 
-    def weigh(self, rec, kl, pixels):
+    def combine(self, rec, kl, pixels):
         return rec + self.given_beta * kl
 
     def beta(self):
@@ -145,7 +199,7 @@ class Controlled(Objective):
         faster = max(min(PAPER_ITERATIONS / self.schedule, self.MOST_GAIN), 1)
         self.kp, self.ki = given.kp * faster, given.ki * faster
 
-    def weigh(self, rec, kl, pixels):
+    def combine(self, rec, kl, pixels):
         if self.training:
             self.control(kl.detach())
         return rec + self.beta().to(kl.dtype) * kl
@@ -250,7 +304,9 @@ class SigmaVAE(Objective):
         """log s, softly clipped at -6: a scalar."""
         return -6 + nn.functional.softplus(self.log_sigma + 6)
 
-    def weigh(self, rec, kl, pixels):
+    def combine(self, rec, kl, pixels):
+        if pixels is None:
+            raise ValueError("sigma-VAE needs the number of pixels that rec is a sum over: weigh(rec, kl, pixels)")
         log_s = self.log_scale()
         return rec / (2 * (2 * log_s).exp()) + pixels * (log_s + math.log(2 * math.pi) / 2) + kl
 
@@ -262,7 +318,7 @@ class SigmaVAE(Objective):
 
 
 class LVAE(Objective):
-    """L-VAE, Eq. 5: learn the weight of both terms.
+    """L-VAE, Eq. 5: learn the weight of both terms (`LearnedWeights` of two).
 
         L = rec / s0^2 + kl / s1^2 + s0^2 + s1^2,    s0, s1 > 0 learned
 
@@ -274,10 +330,14 @@ class LVAE(Objective):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.sigma = nn.Parameter(torch.ones(2))         # Sec. 6.3: "initialized with one"
+        self.sigma = LearnedWeights(2).sigma
 
     def forward(self, logits, x, mu, logvar):
         return self.terms.lvae_loss(logits, x, mu, logvar, self.sigma, self.scale)
+
+    def combine(self, rec, kl, pixels):
+        refuse_negative((rec, kl))
+        return weighed((rec, kl), self.sigma)
 
     def beta(self):
         sigma_sq = self.sigma.detach().square().clamp(min=MIN_SIGMA_SQ)         # as the loss weighs

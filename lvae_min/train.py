@@ -212,7 +212,7 @@ class Run:
         for part, index in (("validation", self.validation), ("test", self.test)):
             codes = np.random.default_rng(0).standard_normal((len(index), 2))
             try:
-                metrics.score(self.dataset.factors(index), codes)
+                metrics.score(self.dataset.factors(index), codes, quick=True)
             except ValueError as error:
                 raise ValueError(f"{self.dataset.name}: its {len(index)} {part} images cannot be scored "
                                  f"({brief(error)}); add images, or leave the factors out") from None

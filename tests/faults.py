@@ -45,7 +45,7 @@ def child(out, said, fault, *given):
     sys.exit(small_run.command([*ARGUMENTS, *threads, "--out", str(out)]))
 
 
-def quick_scores(factors, codes):
+def quick_scores(factors, codes, **_):
     columns = np.resize(codes.T, (len(report.SCORES), len(codes)))
     return {name: float(column.std()) for name, column in zip(report.SCORES, columns, strict=True)}
 

@@ -206,6 +206,18 @@ def test_trees_are_those_of_scikit_learn_at_every_depth(table, data):
     assert got == trees_right(x[:, None], label, ~test, test)
 
 
+@pytest.mark.parametrize("seed", [10, 11, 12])
+def test_trees_choose_as_scikit_learn_where_only_rounding_decides(seed):
+    """Mirrored categories: a split and its mirror image cost the same but for the last bit."""
+    half = np.random.default_rng(seed).integers(0, 3, 20)
+    x, label, test = (
+        np.arange(40, dtype=np.float32),
+        np.append(half, half[::-1]),
+        np.arange(40) % 4 == seed % 4,
+    )
+    assert metrics._depth_accuracies(x, label, ~test, test) == trees_right(x[:, None], label, ~test, test)
+
+
 @pytest.mark.parametrize("name", ["ds_noisy", "mpi_random", "edge_grid"])
 def test_trees_of_thousands_of_samples_are_those_of_scikit_learn(name):
     factors, codes = case(name)
@@ -234,25 +246,44 @@ def test_folds_are_those_of_scikit_learn(table, folds):
         assert metrics._stratified(label, folds).tolist() == stratified(label, folds).tolist()
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(table=labelled_codes(), second=st.integers(0, 2**32 - 1))
-def test_sap_by_trees_is_what_its_definition_says(table, second):
-    """Written out with scikit-learn: the depth of the best mean over the folds, then its tree on all rows."""
-    code, label = table
-    random = np.random.default_rng(second)
-    codes = np.stack([code, random.integers(0, 6, len(code)) + label], 1)
-    most = np.bincount(label).max()
-    if np.ptp(label) == 0 or most < 2:
-        with pytest.raises(ValueError, match="constant|need two samples of a value, factor 0 has at most 1"):
-            metrics.sap(label[:, None], codes, True)
-        return
-    scaled, fold, share = metrics._scaled(codes), stratified(label, min(10, most)), []
+def sap_of_two(label, codes):
+    """SAP of one factor and two latents: the depth of the best mean over the folds, then its tree."""
+    scaled, share = metrics._scaled(codes), []
+    fold = stratified(label, min(10, np.bincount(label).max()))
     for column in scaled.T[:, :, None]:
         right = np.array([trees_right(column, label, fold != k, fold == k) for k in range(fold.max() + 1)])
         depth = np.argmax([np.mean(right[:, d].copy()) for d in range(9)])
         share.append(trees_right(column, label, slice(None), slice(None))[depth])
-    wanted = 0.0 if not metrics._varies(codes).any() else abs(share[0] - share[1])
-    assert metrics.sap(label[:, None], codes, True) == pytest.approx(wanted, abs=1e-15)
+    return abs(share[0] - share[1])
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(table=labelled_codes(), seed=st.integers(0, 2**32 - 1))
+def test_sap_by_trees_is_what_its_definition_says(table, seed):
+    code, label = table
+    codes = np.stack([code, np.random.default_rng(seed).integers(0, 6, len(code)) + label], 1)
+    if np.ptp(label) == 0 or np.bincount(label).max() < 2:
+        with pytest.raises(ValueError, match="constant|need two samples of a value, factor 0 has at most 1"):
+            metrics.sap(label[:, None], codes, True)
+    else:
+        wanted = sap_of_two(label, codes) if metrics._varies(codes).any() else 0
+        assert metrics.sap(label[:, None], codes, True) == pytest.approx(wanted, abs=1e-15)
+
+
+def test_sap_by_trees_compares_codes_in_single_precision():
+    random = np.random.default_rng(0)
+    steps, label = random.integers(0, 20, 60), random.integers(0, 3, 60)
+    close = 0.3 + 1.01e-7 * steps
+    close[:2] = 0, 1
+    codes = np.stack([close, np.zeros(60)], 1)
+    assert metrics.sap(label[:, None], codes, True) == pytest.approx(sap_of_two(label, codes), abs=1e-15)
+
+
+def test_sap_by_trees_takes_two_samples_of_a_value():
+    factors = np.array([[0], [0], [1]])
+    assert 0 <= metrics.sap(factors, factors, trees=True) <= 1
+    with pytest.raises(ValueError, match="need two samples of a value, factor 0 has at most 1"):
+        metrics.sap(factors[1:], factors[1:], trees=True)
 
 
 def test_sap_by_trees_has_fewer_folds_where_no_value_has_ten_samples():
@@ -547,8 +578,15 @@ def test_mutual_information_is_never_outside_0_and_1():
 
 
 def test_newton_gives_up_where_there_is_no_minimum():
+    steps = []
+
+    def slope_of_one(w):
+        steps.append(w)
+        return np.ones((1, 1)), np.ones((1, 1, 1))
+
     with pytest.raises(RuntimeError, match="not converged: slope 1 after 500 Newton steps"):
-        metrics._newton(lambda w: (np.ones((1, 1)), np.ones((1, 1, 1))), 1, 1)
+        metrics._newton(slope_of_one, 1, 1)
+    assert len(steps) == 500
 
 
 def test_multinomial_regression_is_at_the_minimum_of_its_objective(monkeypatch):

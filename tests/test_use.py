@@ -1,0 +1,173 @@
+"""The objectives and LearnedWeights in somebody else's model, without a Config."""
+
+import math
+import os
+
+import pytest
+import torch
+from torch import nn
+
+import lvae_min
+from lvae_min import fused, losses
+from lvae_min.losses import OBJECTIVES, LearnedWeights
+
+PIXELS = 9
+
+
+def batch(seed=0, rows=8):
+    torch.manual_seed(seed)
+    return torch.rand(rows, 1, 3, 3)
+
+
+class Small(nn.Module):
+    """A VAE of one layer each way, as a user might write it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.encoder, self.decoder = nn.Linear(PIXELS, 4), nn.Linear(2, PIXELS)
+
+    def forward(self, x):
+        mu, logvar = self.encoder(x.flatten(1)).chunk(2, 1)
+        z = mu + (logvar / 2).exp() * torch.ones_like(mu) / 2
+        return self.decoder(z).view(x.shape), mu, logvar
+
+
+def parameters(*modules):
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("terms", [None, fused])
+def test_every_objective_trains_a_users_model_without_a_config(name, terms):
+    if terms is fused and not fused.available():
+        pytest.skip("the fused op is not built here")
+    model, criterion = Small(), OBJECTIVES[name](terms=terms)
+    optimizer = torch.optim.Adam(parameters(model, criterion), lr=1e-2)
+    x, found = batch(), []
+    for _ in range(40):
+        logits, mu, logvar = model(x)
+        loss, rec, kl = criterion(logits, x, mu, logvar)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(rec.item())
+    assert found[-1] < found[0] and math.isfinite(loss.item())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weigh_takes_terms_from_elsewhere_and_equals_the_call(name):
+    torch.manual_seed(0)
+    logits, x, mu, logvar = torch.randn(4, 1, 3, 3), torch.rand(4, 1, 3, 3), *torch.randn(2, 4, 2)
+    loss, rec, kl = OBJECTIVES[name]()(logits, x, mu, logvar)
+    assert OBJECTIVES[name]().weigh(rec, kl, PIXELS).item() == loss.item()
+
+
+def test_sigma_vae_asks_for_the_number_of_pixels():
+    with pytest.raises(ValueError, match="needs the number of pixels"):
+        losses.SigmaVAE().weigh(torch.tensor(5.0), torch.tensor(1.0))
+
+
+def test_a_negative_term_is_refused_with_what_to_do():
+    for call in (
+        lambda: losses.LVAE().weigh(torch.tensor(-3.0), torch.tensor(1.0)),
+        lambda: LearnedWeights(2)(torch.tensor(-3.0), torch.tensor(1.0)),
+    ):
+        with pytest.raises(ValueError, match="term 0 is -3: .* has no optimum; leave the constant"):
+            call()
+    assert losses.PlainVAE().weigh(torch.tensor(-3.0), torch.tensor(1.0)) == -2
+    assert LearnedWeights(1)(torch.tensor(0.0)).item() == 1.0
+
+
+@pytest.mark.parametrize("terms", [(4.0,), (30.0, 5.0), (100.0, 1.0, 0.25)])
+def test_learned_weights_settle_where_the_fourth_power_is_the_term(terms):
+    criterion = LearnedWeights(len(terms))
+    optimizer = torch.optim.Adam(criterion.parameters(), lr=1e-2)
+    for _ in range(3000):
+        optimizer.zero_grad()
+        loss = criterion(*map(torch.tensor, terms))
+        loss.backward()
+        optimizer.step()
+    assert criterion.sigma.detach().pow(4).tolist() == pytest.approx(terms, rel=1e-3)
+    assert loss.item() == pytest.approx(2 * sum(map(math.sqrt, terms)), rel=1e-5)
+
+
+def test_learned_weights_take_as_many_terms_as_they_were_made_for():
+    with pytest.raises(ValueError, match="expected 3 terms, given 2"):
+        LearnedWeights(3)(torch.tensor(1.0), torch.tensor(1.0))
+
+
+def test_l_vae_is_learned_weights_of_two_terms_to_the_bit():
+    torch.manual_seed(0)
+    logits, x, mu, logvar = torch.randn(4, 5), torch.rand(4, 5), *torch.randn(2, 4, 2)
+    ours, general = lvae_min.LVAE(), lvae_min.LearnedWeights(2)
+    with torch.no_grad():
+        ours.sigma.copy_(torch.tensor([1.7, 0.05]))  # one weight at its bound
+        general.sigma.copy_(ours.sigma)
+    loss, rec, kl = ours(logits, x, mu, logvar)
+    assert general(rec, kl).item() == ours.weigh(rec, kl).item() == loss.item()
+    assert list(ours.state_dict()) == list(general.state_dict()) == ["sigma"]
+
+
+def test_torch_compile_takes_a_users_step_in_one_graph():
+    if not fused.available():
+        pytest.skip("the compiler of the fused op is the one that torch.compile needs")
+    model, criterion, x = Small(), lvae_min.LVAE(), batch()
+
+    def step(x):
+        logits, mu, logvar = model(x)
+        return criterion(logits, x, mu, logvar)[0]
+
+    whole = torch.compile(step, fullgraph=True)(x)
+    whole.backward()
+    compiled = [parameter.grad.clone() for parameter in parameters(model, criterion)]
+    for parameter in parameters(model, criterion):
+        parameter.grad = None
+    step(x).backward()
+    for gradient, parameter in zip(compiled, parameters(model, criterion), strict=True):
+        assert gradient.numpy() == pytest.approx(parameter.grad.numpy(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_logits_of_autocast_are_taken_and_the_loss_stays_in_float32(name):
+    model, criterion, x = Small(), OBJECTIVES[name](), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, mu, logvar = model(x)
+        assert logits.dtype == torch.bfloat16
+        loss, rec, kl = criterion(logits, x, mu, logvar)
+    loss.backward()
+    assert loss.dtype == rec.dtype == torch.float32 and all(p.grad is not None for p in parameters(model))
+
+
+def worker(rank, folder):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.criterion = Small(), lvae_min.LVAE()
+
+        def forward(self, x):
+            logits, mu, logvar = self.model(x)
+            return self.criterion(logits, x, mu, logvar)[0]
+
+    whole = nn.parallel.DistributedDataParallel(Whole())
+    whole(batch().chunk(2)[rank]).backward()
+    torch.save([parameter.grad for parameter in whole.parameters()], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_two_processes_average_the_gradients_of_sigma_like_any_other(tmp_path):
+    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    model, criterion, x = Small(), lvae_min.LVAE(), batch()
+    logits, mu, logvar = model(x)
+    criterion(logits, x, mu, logvar)[0].backward()
+    alone = [parameter.grad for parameter in parameters(model, criterion)]
+    for first, second, both in zip(one, other, alone, strict=True):
+        assert torch.equal(first, second)
+        assert first.numpy() == pytest.approx(both.numpy(), rel=1e-5, abs=1e-6)
+    assert any(gradient.shape == (2,) and gradient.abs().min() > 0 for gradient in one)
