@@ -10,6 +10,7 @@ _HOMES = {  # where each public name is defined
     "VAE": "model",
     "load": "train",
     "fit": "train",
+    "export": "codes",
     "Config": "config",
     **dict.fromkeys(("PlainVAE", "BetaVAE", "ControlVAE", "DynamicVAE", "SigmaVAE", "LVAE"), "losses"),
     **dict.fromkeys(("OBJECTIVES", "LearnedWeights", "elbo_terms", "lvae_loss"), "losses"),

@@ -52,6 +52,21 @@ def held(descriptor: int) -> bool:
 
 
 @contextmanager
+def whole(file: Path):
+    """A path to write a large file to, which becomes `file` if nothing is raised; there is no half one."""
+    part = file.with_name(file.name + ".part")
+    try:
+        with naming(file):
+            yield part
+            with open(part, "rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(part, file)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+@contextmanager
 def naming(file: Path):
     """Let an OSError say which file it is about: a write to a full disk does not."""
     try:

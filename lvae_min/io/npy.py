@@ -8,15 +8,19 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from tokenize import TokenError
 
 import numpy as np
+
+from lvae_min.io.text import one_line
 
 CHUNK = 256                     # rows in memory at a time
 CHUNK_BYTES = 2**26             # and bytes, unless a single row has more
 LARGEST_ROW = 2**28             # bytes
 LARGEST_HEADER = 10_000         # bytes; numpy's own limit for a header it does not trust
+LARGEST_TABLE = 2**31           # bytes of an array of codes or factors
 DAMAGED = (ValueError, KeyError, IndexError, OSError, EOFError, RuntimeError, MemoryError, OverflowError,
            struct.error, zlib.error, zipfile.BadZipFile)
 
@@ -89,3 +93,44 @@ def read_array(stream, size: int | None = None) -> np.ndarray:
     kept = shape[::-1] if fortran else shape
     array = np.concatenate([np.empty((0, *kept[1:]), dtype), *read_chunks(stream, kept, dtype)])
     return array.T if fortran else array
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of these names in an .npz. ValueError says in one line what is wrong with the file."""
+    if not path.is_file():
+        raise ValueError("no such file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not an .npz archive")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {member.filename: member.file_size for member in archive.infolist()}
+            tables = {}
+            for name in names:
+                size = sizes.get(f"{name}.npy")
+                if size is None:
+                    raise ValueError(f"no array {name!r}, "
+                                     f"found {', '.join(map(repr, sizes))[:200] or 'nothing'}")
+                if size > LARGEST_TABLE:
+                    raise ValueError(f"{name} would take {size:,} bytes, more than 2 GiB")
+                with open_member(archive, f"{name}.npy") as stream:
+                    tables[name] = read_array(stream, size)
+        return tables
+    except DAMAGED as error:
+        raise ValueError(one_line(error)[:300] or type(error).__name__) from error
+
+
+def write_npz_rows(file, name: str, shape: tuple[int, ...], dtype, chunks: Iterable[np.ndarray]) -> None:
+    """Write an open file as an .npz of one array, whose rows come in chunks: none of it is kept in memory.
+
+    Raises ValueError if the rows are not as many as `shape` says.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            rows = 0
+            for chunk in chunks:
+                member.write(np.ascontiguousarray(chunk, dtype).data)
+                rows += len(chunk)
+    if rows != shape[0]:
+        raise ValueError(f"{rows} rows of {shape[0]}")

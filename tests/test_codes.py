@@ -1,0 +1,133 @@
+"""encode, decode and export: a run's network on whole sets, from the shell, and out of this package."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lvae_min
+from lvae_min import codes, data, decode, encode, metrics
+from lvae_min.config import Config
+from lvae_min.io import npy
+from lvae_min.train import Run
+
+
+@pytest.fixture
+def run(small, tmp_path, monkeypatch):
+    """The folder of a run of 12 iterations on the small set."""
+    monkeypatch.setattr(Run, "draw", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "score", lambda factors, codes, **_: {"beta_vae": 0.5})
+        config = Config(iterations=12, batch_size=8, device="cpu")
+        one = Run(config, tmp_path / "run", small)
+        one.train()
+        one.finish()
+        one.close()
+    monkeypatch.setattr(data, "load", lambda *_: small)
+    return tmp_path / "run"
+
+
+def test_encode_writes_what_the_scores_read(run, small, tmp_path, capsys):
+    file = tmp_path / "codes.npz"
+    assert encode.command([str(run), "dsprites", "-o", str(file)]) == 0
+    found = np.load(file)
+    mu, logvar = lvae_min.load(run).encode(small.batch(torch.arange(len(small))).float())
+    assert found["mu"] == pytest.approx(mu.numpy(), abs=1e-5) and (found["codes"] == found["mu"]).all()
+    assert found["logvar"] == pytest.approx(logvar.numpy(), abs=1e-5)
+    assert (found["factors"] == small.factors(np.arange(len(small)))).all()
+    assert metrics.main([str(file)]) == 0 and "beta_vae" in capsys.readouterr().out
+
+
+def test_decode_is_the_way_back(run, tmp_path):
+    table = np.random.default_rng(0).standard_normal((codes.ROWS + 3, 5))
+    np.savez(tmp_path / "codes.npz", codes=table)
+    file = tmp_path / "images.npz"
+    assert decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(file)], decode.main, "decode") == 0
+    images = np.load(file)["images"]
+    expected = lvae_min.load(run).decode(torch.from_numpy(table).float())[:, 0] * 255
+    assert images.shape == (len(table), 64, 64) and images.dtype == np.uint8
+    assert np.abs(images - expected.numpy()).max() <= 0.51
+    assert [file.name for file in tmp_path.glob("*.part")] == []
+
+
+def test_images_in_color_have_their_channels_last(tmp_path):
+    vae = lvae_min.VAE((3, 64, 64), 4, "cnn")
+    vae.reset(torch.Generator().manual_seed(0))
+    z = torch.randn(2, 4)
+    assert codes.decode(vae, z.numpy(), tmp_path / "a.npz") == (2, 64, 64, 3)
+    found, wanted = np.load(tmp_path / "a.npz")["images"], vae.decode(z).permute(0, 2, 3, 1) * 255
+    assert np.abs(found - wanted.numpy()).max() <= 0.51
+
+
+@pytest.mark.parametrize("table, message", [
+    (np.zeros((3, 4)), "expected numbers (M, 5)"),
+    (np.zeros(5), "expected numbers (M, 5)"),
+    (np.full((3, 5), np.nan), "not all finite"),
+])
+def test_codes_that_do_not_fit_are_refused_in_one_line(run, tmp_path, capsys, table, message):
+    np.savez(tmp_path / "codes.npz", codes=table)
+    out = tmp_path / "images.npz"
+    assert decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(out)], decode.main, "decode") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"decode: {tmp_path / 'codes.npz'}: ") and message in said and said.count("\n") == 1
+    assert not out.exists()
+
+
+def test_what_is_no_run_or_no_archive_is_refused_in_one_line(run, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "codes.npz").write_bytes(b"no archive")
+    for name, command, arguments in (
+        ("encode", None, [tmp_path / "other", "dsprites", "-o", tmp_path / "a.npz"]),
+        ("encode", None, [run, "dsprites", "-o", tmp_path / "a.txt"]),
+        ("decode", decode.main, [run, tmp_path / "codes.npz", "-o", tmp_path / "a.npz"]),
+        ("decode", decode.main, [run, tmp_path / "none.npz", "-o", tmp_path / "a.npz"]),
+    ):
+        assert encode.command([*map(str, arguments)], command, name) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{name}: ") and said.count("\n") == 1 and "Traceback" not in said
+
+
+def test_images_of_another_shape_than_the_networks_are_refused(run, small):
+    small.shape = (1, 32, 32)
+    with pytest.raises(ValueError, match=r"images of shape \(1, 32, 32\): the run's network takes \(1, 64, 64\)"):
+        codes.encode(lvae_min.load(run), small)
+
+
+@pytest.mark.parametrize("part", codes.PARTS)
+def test_an_exported_half_runs_without_this_package_and_equals_it(run, small, tmp_path, part):
+    file = lvae_min.export(run, tmp_path / f"{part}.pt2", part)
+    vae = lvae_min.load(run)
+    given = torch.randn(7, 5) if part == "decoder" else small.batch(torch.arange(7)).float()
+    torch.save(given, tmp_path / "given.pt")
+    program = (
+        "import sys, torch\n"
+        "found = torch.export.load(sys.argv[1]).module()(torch.load(sys.argv[2]))\n"
+        "assert 'lvae_min' not in sys.modules\n"
+        "torch.save(found, sys.argv[3])\n"
+    )
+    files = [file, tmp_path / "given.pt", tmp_path / "found.pt"]
+    subprocess.run([sys.executable, "-c", program, *map(str, files)], check=True, cwd=tmp_path)
+    found = torch.load(tmp_path / "found.pt")
+    wanted = vae.decode(given) if part == "decoder" else vae.encode(given)
+    for one, other in zip([found] if part == "decoder" else found, [wanted] if part == "decoder" else wanted,
+                          strict=True):
+        assert one.shape == other.shape and (one - other).abs().max() < 1e-5
+
+
+def test_export_says_which_names_it_takes(run, tmp_path):
+    with pytest.raises(ValueError, match="expected a name that ends in .pt2"):
+        lvae_min.export(run, tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match="part 'both': expected encoder or decoder"):
+        lvae_min.export(run, tmp_path / "a.pt2", "both")
+
+
+def test_rows_in_chunks_make_the_archive_that_numpy_reads(tmp_path):
+    rows = np.arange(30, dtype=np.uint8).reshape(10, 3)
+    with open(tmp_path / "a.npz", "wb") as stream:
+        npy.write_npz_rows(stream, "images", rows.shape, np.uint8, [rows[:4], rows[4:]])
+    assert (np.load(tmp_path / "a.npz")["images"] == rows).all()
+    assert (npy.read_npz(tmp_path / "a.npz", ("images",))["images"] == rows).all()
+    with open(tmp_path / "a.npz", "wb") as stream, pytest.raises(ValueError, match="4 rows of 10"):
+        npy.write_npz_rows(stream, "images", rows.shape, np.uint8, [rows[:4]])
