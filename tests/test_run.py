@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -106,10 +107,8 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(finished, tmp_pa
     assert not (folder / "results.json").exists()
     if kill != signal.SIGKILL:
         assert process.returncode == 130 and error == ""
-        assert (
-            f"continue with\n    python run.py --threads 1 --batch-size 8 --iterations 60 --out {tmp_path}"
-            in said
-        )
+        again = f"python run.py {shlex.join(SMALL[2:])} --iterations 60 --out {tmp_path}"
+        assert f"continue with\n    {again}" in said
     assert "continued at iteration" in small_run(tmp_path, "--iterations", 60).stdout
     whole = finished[0] / folder.name
     assert (folder / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
