@@ -71,6 +71,10 @@ def test_every_page_is_linked_from_the_readme(page):
         assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
 
 
+def test_the_citation_names_this_version():
+    assert f"\nversion: {lvae_min.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
