@@ -1,23 +1,37 @@
-"""Fill the README: tables and pictures of the runs in figures/data, and the measurements of bench.py.
+"""Fill the marked blocks of README.md and docs/, and draw the pictures beside the data.
 
-python figures/readme.py        reads figures/data, writes README.md and the pictures beside what it reads
+    python figures/readme.py        reads figures/data, writes the pages and the pictures in figures/data
+
+A block is what stands between <!-- name --> and <!-- end of name -->; `texts` says which there are. A block
+that no page has a place for, and a place that nothing fills, are errors.
 """
 
 import json
+import re
 from pathlib import Path
 
 import collapse as collapsing
 import cost
 import fig3
 import fixed_point
+import full
+import rate
 import scoring
 import table2
 import table3
 from common import DATA, HERE, Finished, provenance, read, save, script, spread
+from paper import COLUMNS, METHODS, TABLE_2
 
-from lvae_min.config import MOVABLE, with_defaults
+from lvae_min.config import MOVABLE, Config, with_defaults
+from lvae_min.losses import PAPER_ITERATIONS
 
-OTHERS = ("means", "grid")  # measurements of which the README shows a second machine's too
+ROOT = HERE.parent
+OTHERS = ("means", "grid")  # measurements of which a second machine's are shown, too
+DEFAULT = DATA / "dsprites-lvae"  # the run of README's first command, and what it printed
+NO_OUTPUT = "(output of the default run is filled in by figures/readme.py)"
+NO_PAIRS = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
+SHORT = Config().iterations  # of a default run on dSprites
+FIRST, LAST = 3, 6  # lines of a run's output that are shown
 
 
 def measurements(file: Path, only: tuple = ()) -> str:
@@ -33,30 +47,45 @@ def measurements(file: Path, only: tuple = ()) -> str:
                 [f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()]
                 for row in rows
             ]
-            lines += [
-                "",
-                f"`python bench.py {name}`",
-                "",
-                "| " + " | ".join(rows[0]) + " |",
-                "|" + "--:|" * len(rows[0]),
-                *("| " + " | ".join(row) + " |" for row in cells),
-            ]
+            lines += ["", f"`python bench.py {name}`", "", *markdown(list(rows[0]), cells, "--:")]
     return "\n".join(lines)
+
+
+def markdown(heads: list[str], rows: list[list[str]], first: str = "---") -> list[str]:
+    """The lines of a table; `first` is how its first column is aligned, the others are numbers."""
+    rule = f"|{first}|" + "--:|" * (len(heads) - 1)
+    return ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def speed(file: Path) -> str:
+    """README's table: one iteration beside that of stock PyTorch."""
+    found = json.loads(file.read_text())
+    rows = [
+        [f"{row['network']}, batch {row['batch']}", f"{row['ours, ms']:.0f} ms", f"{row['stock, ms']:.0f} ms"]
+        + [f"{row['stock / ours']:.2f}"]
+        for row in found["step"]
+        if row["batch"] in (64, 256)
+    ]
+    machine = f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}"
+    table = markdown(["one iteration", "ours", "stock PyTorch", "stock / ours"], rows)
+    return "\n".join([*table, "", f"{machine}, commit {found['commit']}."])
 
 
 def precisions(runs: list[Finished]) -> str:
     """Scores of each run in bf16 beside those of the run in float32 that is the same in all else."""
     heads = ["method", "iterations", "seed", "precision", "beta", "KL", *table2.TITLES.values()]
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|--:|---|" + "--:|" * (len(heads) - 4)]
-    made = []
+    rows, made = [], []
     for rounded in (run for run in runs if precision(run) == "bf16"):
         for run in runs:
             if run is rounded or alike(run) == alike(rounded):
                 cells = [run["model"], f"{run['iterations']:,}", str(run["seed"]), precision(run)]
-                cells += [spread([run.scores[name]]) for name in ("beta", "kl", *table2.COLUMNS)]
-                lines.append("| " + " | ".join(cells) + " |")
+                rows.append(cells + [spread([run.scores[name]]) for name in ("beta", "kl", *COLUMNS)])
                 made.append(run)
-    return "\n".join([*lines, "", f"{provenance(made)}."]) if made else "No run in bf16 was kept yet."
+    return (
+        "\n".join([*markdown(heads, rows), "", f"{provenance(made)}."])
+        if made
+        else "No run in bf16 was kept."
+    )
 
 
 def alike(run: Finished) -> dict:
@@ -75,31 +104,169 @@ def collapse(file: Path) -> str:
     return f"{collapsing.table(found['rows'])}\n\nCommit {found['commit']}, one thread."
 
 
-def put(readme: str, mark: str, text: str) -> str:
-    """The README with `text` between its comments of that name."""
-    before, start, rest = readme.partition(f"<!-- {mark} -->")
-    _, end, after = rest.partition(f"<!-- end of {mark} -->")
-    if not start or not end:
-        raise ValueError(f"README.md: has no comments <!-- {mark} --> and <!-- end of {mark} -->")
-    return f"{before}{start}\n{text}\n{end}{after}"
+def default_runs(runs: list[Finished]) -> dict[str, list[Finished]]:
+    """The kept runs on dSprites that were trained as by default, one a seed, by row; any selection.
+
+    beta-VAE is there with beta 4, as in the full-length runs, and with the paper's 2.
+    """
+    found = {}
+    for method in METHODS:
+        for beta in (2.0, 4.0) if method == "beta-vae" else (2.0,):
+            usual = Config(model=method, beta=beta)
+            same = {run["seed"]: run for run in runs if run["model"] == method and trained_alike(run, usual)}
+            if same:
+                title = f"{METHODS[method]}, beta {beta:g}" if method == "beta-vae" else METHODS[method]
+                found[title] = [same[seed] for seed in sorted(same)]
+    return found
+
+
+def trained_alike(run: Finished, usual: Config) -> bool:
+    """Whether a run has the settings of `usual`, except for its seed, its selection and where it was done."""
+    settings = with_defaults(run.results["settings"])
+    free = ("seed", "select", "latents", *MOVABLE)
+    return all(settings[name] == value for name, value in vars(usual).items() if name not in free)
+
+
+def last(run: Finished) -> dict:
+    """Test scores of a run's last network."""
+    return {**run.scores, **run.results.get("last", {})}
+
+
+def short_study(runs: list[Finished]) -> str:
+    """Mean and deviation over the seeds of the default, the paper's number in brackets."""
+    methods = default_runs(runs)
+    if not methods:
+        return "No run of the default was kept yet."
+    heads = ["method", "seeds", "beta", "KL", *table2.TITLES.values()]
+    rows = []
+    for title, same in methods.items():
+        paper = TABLE_2["dsprites", same[0]["model"]]
+        cells = [title, str(len(same)), over_seeds(same, "beta"), over_seeds(same, "kl")]
+        for name, value in zip(COLUMNS, paper, strict=True):
+            cells.append(f"{over_seeds(same, name)} ({value:.2f})")
+        rows.append(cells)
+    made = provenance([run for same in methods.values() for run in same])
+    return "\n".join(
+        [*markdown(heads, rows), "", f"{made}. SAP: by decision trees. In brackets: the paper's."]
+    )
+
+
+def over_seeds(runs: list[Finished], name: str) -> str:
+    return spread([last(run)[name] for run in runs])
+
+
+def study(runs: list[Finished]) -> str:
+    """README's table: full length beside the paper, and what is known of the spread over seeds."""
+    rows, short = [], default_runs(runs)
+    shown = ("beta_vae", "mig") if any(len(same) > 1 for same in short.values()) else ()
+    lasts = {row["method"]: row for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
+    heads = ["method", *table2.TITLES.values()]
+    heads += [f"{table2.TITLES[name][:-2]}, {SHORT:,} iterations" for name in shown]
+    for method, title in METHODS.items():
+        row, cells = lasts[method], [rate.name_of(lasts[method])]
+        for name, value in zip(COLUMNS, TABLE_2["dsprites", method], strict=True):
+            cells.append(f"{row[name]:.2f} ({value:.2f})")
+        seeds = short.get(f"{title}, beta 4" if method == "beta-vae" else title, [])
+        cells += [over_seeds(seeds, name) if seeds else "" for name in shown]
+        rows.append(cells)
+    note = (
+        f"Six {full.origin()}; the last network, test images; rec with z = mu, SAP by decision trees. "
+        "In brackets: the paper's Table 2, whose beta-VAE has beta 2."
+    )
+    if shown:
+        counts = sorted({len(same) for same in short.values()})
+        several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        note += f" Last columns: mean ± sample standard deviation of {several} seeds."
+    return "\n".join([*markdown(heads, rows), "", note])
+
+
+def output(runs: list[Finished]) -> str:
+    """What README's first command printed: its first and last lines, and where that was."""
+    run = next((run for run in runs if run.folder == DEFAULT), None)
+    if run is None or not (DEFAULT / "output.txt").exists():
+        return NO_OUTPUT
+    lines = (DEFAULT / "output.txt").read_text().rstrip().splitlines()
+    if len(lines) > FIRST + LAST:
+        lines = [*lines[:FIRST], "...", *lines[-LAST:]]
+    return "\n".join(["```text", *lines, "```", "", f"{provenance([run])}."])
+
+
+def picture() -> str:
+    """README's first picture, animated if that was made."""
+    name = next(name for name in ("gif", "png") if (HERE / f"lvae-traversal.{name}").exists())
+    return f"![Each row moves one latent of an L-VAE trained on dSprites](figures/lvae-traversal.{name})"
+
+
+def explore() -> str:
+    """The screenshot of the explore page, if it was made."""
+    there = (HERE / "explore.png").exists()
+    return (
+        "![The explore page: sliders for the latents of a run, and its image](figures/explore.png)"
+        if there
+        else ""
+    )
+
+
+def texts() -> dict[str, str]:
+    """The content of each block by its name."""
+    runs = read(DATA)
+    exact = [run for run in runs if precision(run) == "float32"]
+    pairs = [(run, other) for run, other in table3.pairs(exact) if other is not None]
+    return {
+        "picture": picture(),
+        "output": output(exact),
+        "explore": explore(),
+        "study": study(exact),
+        "speed": speed(DATA / "bench.json"),
+        "full length": full.text(full.full_length()),
+        "short study": short_study(exact),
+        "rate": rate.text(rate.all_runs(None)),
+        "table 3": table3.text(pairs) if pairs else NO_PAIRS,
+        "results": table2.markdown(table2.groups(exact)),
+        "scoring": scoring.text(json.loads((DATA / "scoring.json").read_text())),
+        "fixed point": fixed_point.text([run for run in exact if run["model"] == "lvae"]),
+        "collapse": collapse(DATA / "collapse.json"),
+        "bench": measurements(DATA / "bench.json"),
+        "bench of another": measurements(DATA / "bench-xeon.json", OTHERS),
+        "bf16": precisions(runs),
+    }
+
+
+def fill(pages: dict[Path, str], blocks: dict[str, str]) -> dict[Path, str]:
+    """The pages with these blocks in their places. Raises ValueError for one without a page or a text."""
+    filled, unused = {}, set(blocks)
+    for page, text in pages.items():
+        starts = re.findall(r"<!-- (?!end of )([a-z0-9 ]+) -->", text)
+        for name in re.findall(r"<!-- end of ([a-z0-9 ]+) -->", text):
+            if name not in starts:
+                raise ValueError(f"{page.name}: end of {name} has no start, <!-- {name} -->")
+            if name not in blocks:
+                raise ValueError(f"{page.name}: nothing fills its block {name}")
+            before, start, rest = text.partition(f"<!-- {name} -->")
+            after = rest.partition(f"<!-- end of {name} -->")[2]
+            content = f"{blocks[name]}\n" if blocks[name] else ""
+            text = f"{before}{start}\n{content}<!-- end of {name} -->{after}"
+            unused.discard(name)
+        filled[page] = text
+    if unused:
+        raise ValueError(f"no page has a place for the block {min(unused)}")
+    return filled
 
 
 def main() -> None:
-    file, runs = HERE.parent / "README.md", read(DATA)
-    exact = [run for run in runs if precision(run) == "float32"]
-    readme = put(file.read_text(), "results", table2.markdown(table2.groups(exact)))
-    readme = put(readme, "bf16", precisions(runs))
-    readme = put(readme, "collapse", collapse(DATA / "collapse.json"))
-    readme = put(readme, "scoring", scoring.text(json.loads((DATA / "scoring.json").read_text())))
-    readme = put(readme, "fixed point", fixed_point.text([run for run in exact if run["model"] == "lvae"]))
-    save(fig3.picture([run for run in runs if run["model"] == "lvae"]), "fig3.png", DATA)
+    runs = [run for run in read(DATA) if run["model"] == "lvae"]
+    save(fig3.picture(runs), "fig3.png", DATA)
     save(cost.picture(cost.measured(DATA / "bench.json")), "cost.png", DATA)
-    pairs = [(run, other) for run, other in table3.pairs(exact) if other is not None]
-    absent = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
-    readme = put(readme, "table 3", table3.text(pairs) if pairs else absent)
-    readme = put(readme, "bench", measurements(DATA / "bench.json"))
-    file.write_text(put(readme, "bench of another", measurements(DATA / "bench-xeon.json", OTHERS)))
-    print(f"written: {file}")
+    save(rate.picture(rate.all_runs(None)), "rate.png", DATA)
+    logs = full.full_length()
+    save(full.picture(logs), "full.png", DATA)
+    save(full.scales(logs["lvae"]), "fig3-full.png", DATA)
+    pages = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+    for page, text in fill(pages, texts()).items():
+        if text != pages[page]:
+            page.write_text(text)
+            print(f"written: {page}")
 
 
-script(main)
+if __name__ == "__main__":
+    script(main)

@@ -461,16 +461,6 @@ def test_a_wrong_command_line_of_a_figure_is_told_in_one_line(copied):
     assert done.returncode == 2 and "--nothing" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_readme_holds_what_its_scripts_write(tmp_path):
-    """The tables between the README's comments are those that figures/data gives now."""
-    folder = tmp_path / "figures"
-    shutil.copytree(ROOT / "figures", folder)
-    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
-    done = call(folder, "readme")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
-
-
 @pytest.mark.parametrize(
     "name, content",
     [

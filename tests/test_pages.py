@@ -1,0 +1,192 @@
+"""README.md and docs/: they are up to date, their code runs, and what they link to or name exists."""
+
+import ast
+import contextlib
+import importlib
+import importlib.util
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import readme
+import torch
+
+import lvae_min
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+names = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(
+    r"(?<![\w./-])((?:lvae_min|csrc|tests|figures|docs)(?:/[\w.-]+)+|[\w-]+\.(?:py|md|sh|toml))(?![\w/])"
+)
+MADE = re.compile(
+    r"(?:fig\d|table\d|cost|scoring|rate|full|fixed_point|collapse)\.(?:png|md|tex)"
+)  # by scripts
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its marked blocks, which are compared with what their scripts write."""
+    return re.sub(r"<!-- ([a-z0-9 ]+) -->.*?<!-- end of \1 -->", "", page.read_text(), flags=re.DOTALL)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    return FENCE.findall(page.read_text())
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command on a page: indented, fenced without a language, or in backticks."""
+    text = prose(page)
+    lines = [line.split("  #")[0] for line in re.findall(r"^    (.+)$", FENCE.sub("", text), re.MULTILINE)]
+    lines += re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    starts = ("python ", "torchrun ", "bash ", "LVAE_BUILD=1 pip ", "pip ")
+    return [shlex.split(line) for line in lines if line.startswith(starts)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@names
+def test_every_relative_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", page.read_text())
+    for link in (found[0] or found[1] for found in links):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@names
+def test_every_page_is_linked_from_the_readme(page):
+    if page.parent.name == "docs":
+        assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {lvae_min.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+@names
+def test_every_file_that_a_page_names_exists(page):
+    folders = [ROOT, ROOT / "docs", ROOT / "lvae_min", ROOT / "tests"]
+    for name in FILE.findall(prose(page)):
+        if not MADE.fullmatch(Path(name).name):
+            assert any((folder / name).exists() for folder in folders), name
+
+
+@pytest.fixture(scope="module")
+def flags():
+    """The flags of a script or module of ours, as its --help lists them."""
+    found = {}
+
+    def of(*command: str) -> set[str]:
+        if command not in found:
+            done = subprocess.run(
+                [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
+            )
+            assert done.returncode == 0, (command, done.stderr)
+            found[command] = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", done.stdout))
+        return found[command]
+
+    return of
+
+
+@names
+def test_every_command_exists_with_its_flags(page, flags):
+    for words in commands(page):
+        script = next((word for word in words if word.endswith((".py", ".sh"))), None)
+        if script:
+            assert (ROOT / script).is_file(), words
+        if words[:2] == ["python", "-m"]:
+            module, rest = words[2], words[3:]
+            assert importlib.util.find_spec(module), words
+            given, known = rest, flags if module.startswith("lvae_min") else None
+            target = ("-m", module, *(["prepare"] if "prepare" in rest else []))
+        elif script and Path(script).name in ("run.py", "bench.py"):
+            given, known, target = words[words.index(script) :], flags, (script,)
+        else:
+            continue
+        if known:
+            assert {word for word in given if word.startswith("--")} <= known(*target), words
+
+
+@names
+def test_every_flag_in_the_text_is_one_of_a_command(page, flags):
+    known = flags("run.py") | {
+        "--no-build-isolation",
+        "--from",
+        "--no-browser",
+        "--port",
+        "--json",
+        "--discrete",
+    }
+    for text in re.findall(r"`([^`\n]*)`", FENCE.sub("", prose(page))):
+        if text.startswith("--"):
+            for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text):
+                assert flag in known, flag
+
+
+@names
+def test_every_name_of_the_package_in_a_snippet_exists(page):
+    for language, code in blocks(page):
+        if language == "python":
+            for node in ast.walk(ast.parse(code)):
+                is_ours = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+                if is_ours and node.value.id == "lvae_min":
+                    assert hasattr(lvae_min, node.attr), node.attr
+    for name in re.findall(r"`(?:\w+ = )?lvae_min\.(\w+)\(", prose(page)):
+        assert hasattr(lvae_min, name), name
+    for name in re.findall(r"`(?:lvae_min\.)?(losses|metrics|model|fused|plots)\.(\w+)", prose(page)):
+        if name[1] not in ("py", "md"):
+            assert hasattr(importlib.import_module(f"lvae_min.{name[0]}"), name[1]), name
+
+
+def test_the_marked_blocks_are_what_their_scripts_write():
+    pages = {page: page.read_text() for page in PAGES}
+    assert readme.fill(pages, readme.texts()) == pages
+
+
+def test_a_block_without_a_page_and_a_mark_without_a_function_are_refused():
+    page = Path("page.md")
+    text = "<!-- a -->\nold\n<!-- end of a -->"
+    assert readme.fill({page: text}, {"a": "new"})[page] == "<!-- a -->\nnew\n<!-- end of a -->"
+    with pytest.raises(ValueError, match="no page has a place for the block b"):
+        readme.fill({page: text}, {"a": "new", "b": "new"})
+    with pytest.raises(ValueError, match="page.md: nothing fills its block a"):
+        readme.fill({page: text}, {})
+    with pytest.raises(ValueError, match="page.md: end of a has no start"):
+        readme.fill({page: "<!-- end of a -->"}, {})
+
+
+def test_the_walkthrough_prints_what_it_shows():
+    """Each block of code, in order and in one namespace, prints the block of text that follows it."""
+    namespace, expected, printed = {}, [], []
+    before = torch.get_default_dtype(), torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for language, content in blocks(ROOT / "docs" / "walkthrough.md"):
+            if language == "python":
+                output = io.StringIO()
+                with contextlib.redirect_stdout(output):
+                    exec(compile(content, "walkthrough.md", "exec"), namespace)
+                printed += [output.getvalue()] * bool(output.getvalue())
+            else:
+                expected.append(content)
+    finally:
+        torch.set_default_dtype(before[0])
+        torch.set_rng_state(before[1])
+        torch.set_num_threads(before[2])
+    assert expected == printed and len(printed) > 5
