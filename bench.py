@@ -49,13 +49,13 @@ from lvae_min.io.text import Parser
 from lvae_min.step import Step
 from lvae_min.train import cores, evaluate, pick_device
 
-LOSS_SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]      # dSprites twice, RGB of 64 and 128
+LOSS_SHAPES = [(64, 4096), (256, 4096), (128, 12288), (128, 49152)]  # dSprites twice, RGB of 64 and 128
 STEPS = [("dsprites", 32), ("dsprites", 64), ("dsprites", 128), ("dsprites", 256), ("arm3d", 64)]
 NETWORKS = {"dsprites": "MLP", "arm3d": "CNN"}
 GPU_LOSS_SHAPES = [(64, 4096), (256, 4096), (128, 49152), (1024, 49152)]
-PEAK_SIDE = {"cpu": 1024, "cuda": 8192}     # of square matrices whose product is taken for the machine's peak
+PEAK_SIDE = {"cpu": 1024, "cuda": 8192}  # of square matrices whose product is taken for the machine's peak
 CALLS = {"cpu": 1, "cuda": 20}  # between two waits for the device
-AT_ONCE = 6                     # runs on a GPU in "grid"
+AT_ONCE = 6  # runs on a GPU in "grid"
 
 
 ADAM = torch.optim.Adam
@@ -90,8 +90,12 @@ def recorded(function: Callable[[], object], calls: int, device: torch.device) -
     return graph.replay
 
 
-def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1,
-          device: torch.device | None = None) -> dict[str, float]:
+def least(
+    functions: dict[str, Callable[[], object]],
+    rounds: int,
+    calls: int = 1,
+    device: torch.device | None = None,
+) -> dict[str, float]:
     """Seconds a call of each function, the least over `rounds`; they take turns: a slow moment hits all."""
     wait = waiter(device)
     best = dict.fromkeys(functions, float("inf"))
@@ -106,8 +110,9 @@ def least(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 
     return best
 
 
-def make_step(dataset: Dataset, batch_size: int, device: torch.device, threads: int | None = None,
-              **settings) -> Step:
+def make_step(
+    dataset: Dataset, batch_size: int, device: torch.device, threads: int | None = None, **settings
+) -> Step:
     """An iteration of L-VAE, as run.py does it."""
     config = Config(dataset.name, batch_size=batch_size, **settings)
     return Step(config, dataset, Split.of(len(dataset)).training, device, threads or cores())
@@ -120,10 +125,22 @@ def stock_step(dataset: Dataset, batch_size: int, device: torch.device) -> Calla
     if dataset.network == "cnn":
         encoder, decoder = model.cnn(dataset.shape, dataset.latents)
     else:
-        encoder = nn.Sequential(nn.Flatten(), nn.Linear(4096, 1200), nn.ReLU(), nn.Linear(1200, 1200),
-                                nn.ReLU(), nn.Linear(1200, 10))
-        decoder = nn.Sequential(nn.Linear(5, 1200), nn.ReLU(), nn.Linear(1200, 1200), nn.ReLU(),
-                                nn.Linear(1200, 4096), nn.Unflatten(1, (1, 64, 64)))
+        encoder = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(4096, 1200),
+            nn.ReLU(),
+            nn.Linear(1200, 1200),
+            nn.ReLU(),
+            nn.Linear(1200, 10),
+        )
+        decoder = nn.Sequential(
+            nn.Linear(5, 1200),
+            nn.ReLU(),
+            nn.Linear(1200, 1200),
+            nn.ReLU(),
+            nn.Linear(1200, 4096),
+            nn.Unflatten(1, (1, 64, 64)),
+        )
     encoder, decoder = encoder.to(device), decoder.append(nn.Sigmoid()).to(device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-4)
     batches = iter(loader)
@@ -160,7 +177,7 @@ class Stock:
         self.pool.shutdown()
 
 
-STOCK = []                      # in that process: the step, and its device
+STOCK = []  # in that process: the step, and its device
 
 
 def stock_begins(name: str, batch_size: int, device_name: str) -> None:
@@ -212,21 +229,28 @@ def step_row(name: str, batch_size: int, device_name: str) -> dict:
     stock.close()
     peaks = least(products(device), rounds=20, calls=CALLS[device.type], device=device)
     row = {
-        "network": NETWORKS[name], "batch": batch_size, "ours, ms": 1e3 * seconds["float32"],
-        "stock, ms": 1e3 * seconds["stock"], "stock / ours": seconds["stock"] / seconds["float32"],
-        "images/s": batch_size / seconds["float32"], "GFLOP/s": flops / seconds["float32"] / 1e9,
-        "of peak, %": flops / seconds["float32"]}
+        "network": NETWORKS[name],
+        "batch": batch_size,
+        "ours, ms": 1e3 * seconds["float32"],
+        "stock, ms": 1e3 * seconds["stock"],
+        "stock / ours": seconds["stock"] / seconds["float32"],
+        "images/s": batch_size / seconds["float32"],
+        "GFLOP/s": flops / seconds["float32"] / 1e9,
+        "of peak, %": flops / seconds["float32"],
+    }
     for precision in precisions[1:]:
-        row |= {f"{precision}, ms": 1e3 * seconds[precision],
-                f"stock / {precision}": seconds["stock"] / seconds[precision],
-                f"of {precision} peak, %": flops / seconds[precision]}
+        row |= {
+            f"{precision}, ms": 1e3 * seconds[precision],
+            f"stock / {precision}": seconds["stock"] / seconds[precision],
+            f"of {precision} peak, %": flops / seconds[precision],
+        }
     return row | {"peaks": [2 * PEAK_SIDE[device.type] ** 3 / peaks[way] for way in precisions]}
 
 
 def bench_step(device: torch.device) -> list[dict]:
     """An iteration of L-VAE, and one in stock PyTorch; GFLOP/s count the MLP's first layer as if dense."""
     rows = [apart(step_row, name, batch_size, str(device)) for name, batch_size in STEPS]
-    peaks = np.max([row.pop("peaks") for row in rows], 0)       # the best that any of the processes saw
+    peaks = np.max([row.pop("peaks") for row in rows], 0)  # the best that any of the processes saw
     for row in rows:
         for share, peak in zip([key for key in row if "peak, %" in key], peaks.tolist(), strict=True):
             row[share] *= 100 / peak
@@ -266,8 +290,14 @@ def parts(device: torch.device) -> list[dict]:
             times.append(np.diff(moments))
         parts = np.median(times[5:], 0)
         names = ("data, %", "forward, %", "loss, %", "backward, %", "optimizer, %")
-        rows.append({"network": NETWORKS[name], "batch": batch_size, "all, ms": 1e3 * parts.sum(),
-                     **dict(zip(names, (100 * parts / parts.sum()).tolist(), strict=True))})
+        rows.append(
+            {
+                "network": NETWORKS[name],
+                "batch": batch_size,
+                "all, ms": 1e3 * parts.sum(),
+                **dict(zip(names, (100 * parts / parts.sum()).tolist(), strict=True)),
+            }
+        )
     return rows
 
 
@@ -285,8 +315,9 @@ def worn(step: Step) -> Step:
 def freed_memory(keep: bool) -> float:
     """Seconds of an iteration of the CNN whose freed memory stays with the process, or goes back."""
     device = torch.device("cpu")
-    patch = mock.patch.object(lvae_min.step, "keep_freed_memory",
-                              lvae_min.step.keep_freed_memory if keep else lambda: None)
+    patch = mock.patch.object(
+        lvae_min.step, "keep_freed_memory", lvae_min.step.keep_freed_memory if keep else lambda: None
+    )
     with patch:
         step = make_step(load("arm3d"), 64, device)
     return least({"": step}, rounds=4, calls=8)[""]
@@ -315,24 +346,39 @@ def bench_means(device: torch.device) -> list[dict]:
         torch.set_flush_denormal(True)
 
     ways = {
-        "ours": make_step(sprites, 64, device), "fused Adam": plain_adam, "sparse first layer": dense,
+        "ours": make_step(sprites, 64, device),
+        "fused Adam": plain_adam,
+        "sparse first layer": dense,
         "fused loss": make_step(sprites, 64, device, loss="torch"),
-        "denormals flushed (Adam alone)": lambda: update(True), "flushed": lambda: update(False),
-        "ours, CNN": make_step(arm, 64, device), "channels last (CNN)": scattered,
-        "fused loss (CNN)": make_step(arm, 64, device, loss="torch")}
+        "denormals flushed (Adam alone)": lambda: update(True),
+        "flushed": lambda: update(False),
+        "ours, CNN": make_step(arm, 64, device),
+        "channels last (CNN)": scattered,
+        "fused loss (CNN)": make_step(arm, 64, device, loss="torch"),
+    }
     seconds = least(ways, rounds=3, calls=6)
     freed = [apart(freed_memory, keep) for keep in (True, False)]
     base = {"CNN": "ours, CNN", "alone": "flushed"}
-    pairs = {name: (seconds[next((base[word] for word in base if word in name), "ours")], taken)
-             for name, taken in seconds.items() if name not in ("ours", "ours, CNN", "flushed")}
+    pairs = {
+        name: (seconds[next((base[word] for word in base if word in name), "ours")], taken)
+        for name, taken in seconds.items()
+        if name not in ("ours", "ours, CNN", "flushed")
+    }
     pairs["freed memory kept (CNN)"] = freed
-    return [{"means": name, "with, ms": 1e3 * taken, "without, ms": 1e3 * without,
-             "without / with": without / taken} for name, (taken, without) in pairs.items()]
+    return [
+        {
+            "means": name,
+            "with, ms": 1e3 * taken,
+            "without, ms": 1e3 * without,
+            "without / with": without / taken,
+        }
+        for name, (taken, without) in pairs.items()
+    ]
 
 
 def together(makers: list[Callable[[], Step]], seconds: float) -> float:
     """Finished iterations a second of several steps at once, each made and called in a thread of its own."""
-    ready = threading.Barrier(len(makers) + 1, timeout=120)     # one that fails must not hold up the others
+    ready = threading.Barrier(len(makers) + 1, timeout=120)  # one that fails must not hold up the others
     counts, stop = [0] * len(makers), threading.Event()
 
     def work(number):
@@ -345,7 +391,7 @@ def together(makers: list[Callable[[], Step]], seconds: float) -> float:
         while not stop.is_set():
             for _ in range(calls):
                 step()
-            wait()                          # a GPU has a thousand calls in its queue before it is slowed down
+            wait()  # a GPU has a thousand calls in its queue before it is slowed down
             counts[number] += calls
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(makers))]
@@ -363,8 +409,12 @@ def together(makers: list[Callable[[], Step]], seconds: float) -> float:
 def bench_grid(device: torch.device) -> list[dict]:
     """Images a second of one run on all cores, and of as many runs as cores (six on a GPU) at once."""
     rows, many = [], cores() if device.type == "cpu" else AT_ONCE
-    for name, batch_size, precision in (("dsprites", 64, "float32"), ("dsprites", 256, "float32"),
-                                        ("dsprites", 64, "bf16"), ("arm3d", 64, "float32")):
+    for name, batch_size, precision in (
+        ("dsprites", 64, "float32"),
+        ("dsprites", 256, "float32"),
+        ("dsprites", 64, "bf16"),
+        ("arm3d", 64, "float32"),
+    ):
         dataset = load(name).to(device)
 
         def make(threads, dataset=dataset, batch_size=batch_size, precision=precision):
@@ -375,9 +425,16 @@ def bench_grid(device: torch.device) -> list[dict]:
         for _ in range(2):
             for way, makers in ways.items():
                 best[way] = max(best[way], batch_size * together(makers, 2.5))
-        rows.append({"network": NETWORKS[name], "batch": batch_size, "precision": precision,
-                     "one run, images/s": best["one"], f"{many} runs at once, images/s": best["many"],
-                     "at once / one": best["many"] / best["one"]})
+        rows.append(
+            {
+                "network": NETWORKS[name],
+                "batch": batch_size,
+                "precision": precision,
+                "one run, images/s": best["one"],
+                f"{many} runs at once, images/s": best["many"],
+                "at once / one": best["many"] / best["one"],
+            }
+        )
     return rows
 
 
@@ -426,10 +483,14 @@ def loss_ways(n: int, d: int, device: torch.device, dtype: torch.dtype) -> dict[
     def op():
         return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, 1 / 255, True)
 
-    ways = {"twin": step(losses.lvae_loss), "fused": step(fused.lvae_loss), "op alone": lambda: run(op),
-            "sigmoid": lambda: run(lambda: torch.sigmoid(logits)),
-            "memory floor": lambda: run(lambda: (out.copy_(logits), spare.copy_(x)))}     # and writes x back
-    if device.type == "cpu":                        # on a GPU it needs a compiler of its own, Triton
+    ways = {
+        "twin": step(losses.lvae_loss),
+        "fused": step(fused.lvae_loss),
+        "op alone": lambda: run(op),
+        "sigmoid": lambda: run(lambda: torch.sigmoid(logits)),
+        "memory floor": lambda: run(lambda: (out.copy_(logits), spare.copy_(x))),
+    }  # and writes x back
+    if device.type == "cpu":  # on a GPU it needs a compiler of its own, Triton
         ways["compiled twin"] = step(torch.compile(losses.lvae_loss, dynamic=False))
     return ways
 
@@ -443,8 +504,9 @@ def loss_row(n: int, d: int, device: torch.device, dtype: torch.dtype, rounds: i
     row["twin / fused"] = seconds["twin"] / seconds["fused"]
     if "compiled twin" in seconds:
         return row | {"twin / compiled": seconds["twin"] / seconds["compiled twin"]}
-    graphs = {f"{name}, graph": recorded(ways[name], 10, device)
-              for name in ("twin", "fused", "memory floor")}
+    graphs = {
+        f"{name}, graph": recorded(ways[name], 10, device) for name in ("twin", "fused", "memory floor")
+    }
     replayed = {name: value / 10 for name, value in least(graphs, rounds, calls, device).items()}
     row |= {name: 1e6 * value for name, value in replayed.items()}
     return row | {"twin / fused, graph": replayed["twin, graph"] / replayed["fused, graph"]}
@@ -459,8 +521,10 @@ def bench_loss(device: torch.device) -> list[dict]:
         cases = [(n, d, torch.float32) for n, d in LOSS_SHAPES]
     else:
         cases = [(n, d, dtype) for n, d in GPU_LOSS_SHAPES for dtype in (torch.float32, torch.bfloat16)]
-    return [loss_row(n, d, device, dtype, 20 if device.type == "cuda" else max(20, 20_000_000 // (n * d)))
-            for n, d, dtype in cases]
+    return [
+        loss_row(n, d, device, dtype, 20 if device.type == "cuda" else max(20, 20_000_000 // (n * d)))
+        for n, d, dtype in cases
+    ]
 
 
 def resident() -> float:
@@ -486,14 +550,19 @@ def empty_file(folder: Path, shape: tuple[int, int, int], count: int) -> Pixels:
 def data_row(name: str, device_name: str) -> dict:
     """How fast a data set makes batches of 64; sets that are not drawn are files of their shape, all 0."""
     spec, device = SPECS[name], torch.device(device_name)
-    torch.zeros(1, device=device)               # the context of a GPU is not the data set's
+    torch.zeros(1, device=device)  # the context of a GPU is not the data set's
     before = resident()
     with tempfile.TemporaryDirectory() as folder:
         if name in ("dsprites", "arm3d"):
             dataset = load(name)
         else:
-            dataset = Dataset(name, "no content", spec, empty_file(Path(folder), spec.shape, spec.count),
-                              np.zeros((spec.count, len(spec.factors)), np.int64))
+            dataset = Dataset(
+                name,
+                "no content",
+                spec,
+                empty_file(Path(folder), spec.shape, spec.count),
+                np.zeros((spec.count, len(spec.factors)), np.int64),
+            )
         dataset.to(device)
         order = Batches(Split.of(len(dataset)).training, 64, seed=0, device=device)
         clock = torch.zeros(1, dtype=torch.int64, device=device)
@@ -506,9 +575,14 @@ def data_row(name: str, device_name: str) -> dict:
         grown = resident() - before
         seconds |= least({"step": make_step(dataset, 64, device)}, rounds=2, calls=3, device=device)
     return {
-        "data set": name, "as bytes, GB": len(dataset) * int(np.prod(dataset.shape)) / 1e9,
-        "resident, GB": grown, "images/s": 64 / seconds["batch"], "batch, ms": 1e3 * seconds["batch"],
-        "step, ms": 1e3 * seconds["step"], "batch / step, %": 100 * seconds["batch"] / seconds["step"]}
+        "data set": name,
+        "as bytes, GB": len(dataset) * int(np.prod(dataset.shape)) / 1e9,
+        "resident, GB": grown,
+        "images/s": 64 / seconds["batch"],
+        "batch, ms": 1e3 * seconds["batch"],
+        "step, ms": 1e3 * seconds["step"],
+        "batch / step, %": 100 * seconds["batch"] / seconds["step"],
+    }
 
 
 def bench_data(device: torch.device) -> list[dict]:
@@ -534,9 +608,15 @@ def bench_evaluation(device: torch.device) -> list[dict]:
 
         seconds = least({"evaluation": whole}, rounds=1, device=device)
         seconds |= least({"encode": encode, "step": step}, rounds=4, calls=3, device=device)
-        rows.append({"network": NETWORKS[name], "encoded images/s": len(x) / seconds["encode"],
-                     "evaluation, s": seconds["evaluation"], "step, ms": 1e3 * seconds["step"],
-                     "evaluation / 10,000 steps, %": seconds["evaluation"] / (1e2 * seconds["step"])})
+        rows.append(
+            {
+                "network": NETWORKS[name],
+                "encoded images/s": len(x) / seconds["encode"],
+                "evaluation, s": seconds["evaluation"],
+                "step, ms": 1e3 * seconds["step"],
+                "evaluation / 10,000 steps, %": seconds["evaluation"] / (1e2 * seconds["step"]),
+            }
+        )
     return rows
 
 
@@ -563,8 +643,13 @@ def bench_start(device: torch.device) -> list[dict]:
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            done = subprocess.run([sys.executable, "-c", START, str(device), folder + "/run"], text=True,
-                                  capture_output=True, check=True, cwd=Path(__file__).resolve().parent)
+            done = subprocess.run(
+                [sys.executable, "-c", START, str(device), folder + "/run"],
+                text=True,
+                capture_output=True,
+                check=True,
+                cwd=Path(__file__).resolve().parent,
+            )
             moments = [start, *map(float, done.stdout.split()[-5:])]
         found.append(np.diff(moments))
     parts = min(found, key=np.sum)
@@ -593,17 +678,29 @@ def bench_growth(device: torch.device) -> list[dict]:
         with mock.patch.object(model, "HIDDEN", width):
             steps["hidden units", width] = make_step(dataset, 64, device)
     seconds = least(steps, rounds=2, calls=4, device=device)
-    rows = [{"over": over, "value": value, "ms or GB": 1e3 * taken}
-            for (over, value), taken in seconds.items()]
+    rows = [
+        {"over": over, "value": value, "ms or GB": 1e3 * taken} for (over, value), taken in seconds.items()
+    ]
     for kind, title in (("bits", "images, bits in memory"), ("file", "images, RGB in a file")):
-        rows += [{"over": title, "value": count, "ms or GB": apart(memory, kind, count)}
-                 for count in (50_000, 200_000, 737_280)]
+        rows += [
+            {"over": title, "value": count, "ms or GB": apart(memory, kind, count)}
+            for count in (50_000, 200_000, 737_280)
+        ]
     return rows
 
 
-BENCHES = {"loss": bench_loss, "step": bench_step, "parts": bench_parts, "means": bench_means,
-           "grid": bench_grid, "data": bench_data, "evaluation": bench_evaluation, "scores": bench_scores,
-           "start": bench_start, "growth": bench_growth}
+BENCHES = {
+    "loss": bench_loss,
+    "step": bench_step,
+    "parts": bench_parts,
+    "means": bench_means,
+    "grid": bench_grid,
+    "data": bench_data,
+    "evaluation": bench_evaluation,
+    "scores": bench_scores,
+    "start": bench_start,
+    "growth": bench_growth,
+}
 
 
 def show(title: str, rows: list[dict]) -> None:

@@ -1,7 +1,7 @@
 """Install the package; csrc/ travels with it and is compiled at first use.
 
-    pip install -e .                                         no compiler needed
-    LVAE_BUILD=1 pip install --no-build-isolation -e .       compile now, with the torch that is installed
+pip install -e .                                         no compiler needed
+LVAE_BUILD=1 pip install --no-build-isolation -e .       compile now, with the torch that is installed
 """
 
 import os
@@ -27,8 +27,14 @@ def extension() -> dict:
     if not no_cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:
         os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0+PTX"
     return {
-        "ext_modules": [make("lvae_min._C", [f"csrc/{name}" for name in sources], py_limited_api=True,
-                             extra_compile_args={"cxx": fused.CXX_FLAGS, "nvcc": fused.NVCC_FLAGS})],
+        "ext_modules": [
+            make(
+                "lvae_min._C",
+                [f"csrc/{name}" for name in sources],
+                py_limited_api=True,
+                extra_compile_args={"cxx": fused.CXX_FLAGS, "nvcc": fused.NVCC_FLAGS},
+            )
+        ],
         "cmdclass": {"build_ext": BuildExtension},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
@@ -47,11 +53,20 @@ setup(
     package_data={"lvae_min": ["py.typed"], "lvae_min.csrc": ["*"]},
     # The tests pass with the oldest of each (tests/oldest.txt). numpy 1 computes with scalars in another
     # precision, which arm3d.py draws other images with.
-    install_requires=["torch>=2.10", "numpy>=2.0", "h5py>=3.11", "scikit-learn>=1.4.2",
-                      "threadpoolctl>=3.1", "ninja>=1.11.1", "matplotlib>=3.8.4", "tqdm>=4.64.1",
-                      "pillow>=10.1"],
-    extras_require={"test": ["pytest>=7.2", "hypothesis>=6.56.4", "ruff>=0.15", "mypy>=1.15", "build>=1.2",
-                             "twine>=6"],
-                    "explore": ["gradio>=6.31"]},
+    install_requires=[
+        "torch>=2.10",
+        "numpy>=2.0",
+        "h5py>=3.11",
+        "scikit-learn>=1.4.2",
+        "threadpoolctl>=3.1",
+        "ninja>=1.11.1",
+        "matplotlib>=3.8.4",
+        "tqdm>=4.64.1",
+        "pillow>=10.1",
+    ],
+    extras_require={
+        "test": ["pytest>=7.2", "hypothesis>=6.56.4", "ruff>=0.15", "mypy>=1.15", "build>=1.2", "twine>=6"],
+        "explore": ["gradio>=6.31"],
+    },
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),
 )

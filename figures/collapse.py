@@ -41,8 +41,17 @@ def dots() -> Dataset:
 
 def trained(method: str, freeze: float, folder: Path) -> dict:
     """The last line of the log of one of the runs, trained if it is not there, and what it was."""
-    config = Config("dots.npz", method, iterations=ITERATIONS, rate=1e-4, warmup="cosine", latents=5,
-                    sigma_freeze=freeze, threads=1, device="cpu")
+    config = Config(
+        "dots.npz",
+        method,
+        iterations=ITERATIONS,
+        rate=1e-4,
+        warmup="cosine",
+        latents=5,
+        sigma_freeze=freeze,
+        threads=1,
+        device="cpu",
+    )
     folder = folder / f"dots-{method}-{freeze:g}"
     with mock.patch.object(model, "HIDDEN", HIDDEN), mock.patch.object(Run, "draw", lambda *_: None):
         if finished(config, folder) is None:
@@ -55,13 +64,17 @@ def trained(method: str, freeze: float, folder: Path) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| method | `--sigma-freeze` | rec | KL | sigma_0 | sigma_1 | sigma_1^4 / KL - 1 | collapsed |",
-             "|---|--:|--:|--:|--:|--:|--:|---|"]
+    lines = [
+        "| method | `--sigma-freeze` | rec | KL | sigma_0 | sigma_1 | sigma_1^4 / KL - 1 | collapsed |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
     for row in rows:
         scales = [f"{row[name]:.3f}" if row[name] is not None else "" for name in ("sigma_0", "sigma_1")]
         residual = f"{row['sigma_1'] ** 4 / row['kl'] - 1:+.3f}" if row["sigma_1"] is not None else ""
-        lines.append(f"| {row['method']} | {row['sigma_freeze'] or ''} | {row['rec']:.2f} | {row['kl']:.3f} "
-                     f"| {' | '.join(scales)} | {residual} | {'yes' if row['collapsed'] else 'no'} |")
+        lines.append(
+            f"| {row['method']} | {row['sigma_freeze'] or ''} | {row['rec']:.2f} | {row['kl']:.3f} "
+            f"| {' | '.join(scales)} | {residual} | {'yes' if row['collapsed'] else 'no'} |"
+        )
     return "\n".join(lines)
 
 

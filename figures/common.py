@@ -42,7 +42,7 @@ class Finished:
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """Of the selected network on the test images; older runs have no sap_classification, which is None."""
+        """Of the selected network on the test images; older runs have no sap_classification: None."""
         return {"sap_classification": None, **self.results["scores"], "rec_mean": self.results["rec_mean"]}
 
     @property
@@ -92,8 +92,9 @@ def read(folder: Path) -> list[Finished]:
             if not run.log:
                 raise ValueError("log.jsonl is empty")
         except (ValueError, OSError) as error:
-            raise ValueError(f"{file.parent}: damaged ({one_line(error)[:300]}); "
-                             "remove it and run it again") from None
+            raise ValueError(
+                f"{file.parent}: damaged ({one_line(error)[:300]}); remove it and run it again"
+            ) from None
         runs.append(run)
     return runs
 

@@ -39,9 +39,7 @@ def main() -> None:
         cell.set(title=title, xlabel="iterations", yscale="log")
     axes[0, 0].set_ylabel("term of the loss, training batches")
     made = list(pair.values())
-    figure.suptitle(
-        f"Paper's Fig. 1, {named(protocol)}\n{provenance(made)}", fontsize=7
-    )
+    figure.suptitle(f"Paper's Fig. 1, {named(protocol)}\n{provenance(made)}", fontsize=7)
     save(figure, "fig1.png")
 
 

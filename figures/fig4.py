@@ -40,8 +40,8 @@ def main() -> None:
         for number, image in enumerate(index[:IMAGES], 1):
             images = plots.traversal(vae, dataset.batch(torch.from_numpy(np.array([image]))), ranges)
             heading = (
-                f"Paper's Fig. 4, L-VAE{run.held}, {named(run.protocol)}: each row moves one latent of test image "
-                f"{number}\n{provenance([run])}"
+                f"Paper's Fig. 4, L-VAE{run.held}, {named(run.protocol)}: each row moves one latent of test "
+                f"image {number}\n{provenance([run])}"
             )
             figure = plots.traversal_figure(images, titles, heading, ranges)
             save(figure, f"fig4-{dataset.name}-{number}.png")

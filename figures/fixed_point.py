@@ -36,8 +36,9 @@ def reach_table() -> list[str]:
     rec = TABLE_2["dsprites", "lvae"][COLUMNS.index("rec_mean")]
     rises = {
         "a line, as here": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION),
-        "a cosine, PyTorch's default (`--warmup cosine`)": one_cycle(PAPER_ITERATIONS, SELECTED_ITERATION,
-                                                                     "cosine"),
+        "a cosine, PyTorch's default (`--warmup cosine`)": one_cycle(
+            PAPER_ITERATIONS, SELECTED_ITERATION, "cosine"
+        ),
         f"a line, in a schedule of {SELECTED_ITERATION:,}": one_cycle(SELECTED_ITERATION, SELECTED_ITERATION),
     }
     return [
@@ -45,7 +46,7 @@ def reach_table() -> list[str]:
         f"| s_0 at the fixed point, {rec}^(1/4) |",
         "|---|--:|--:|--:|",
         *(
-            f"| {name} | {rates.sum():.2f} | {1 + rates.sum():.2f} | {rec ** 0.25:.2f} |"
+            f"| {name} | {rates.sum():.2f} | {1 + rates.sum():.2f} | {rec**0.25:.2f} |"
             for name, rates in rises.items()
         ),
     ]

@@ -1,7 +1,7 @@
 """Numbers of the paper, as printed: Tables 2 and 3, beta_hat, the iteration of a row."""
 
-# Of our scores, those that stand beside the paper's: its rec is of z = mu and its SAP the classification form,
-# as its numbers show (docs/reproduction.md); it says neither.
+# Of our scores, those that stand beside the paper's: its rec is of z = mu and its SAP the classification
+# form, as its numbers show (docs/reproduction.md); it says neither.
 COLUMNS = ("rec_mean", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap_classification")
 METHODS = {
     "vae": "VAE",

@@ -19,7 +19,9 @@ from lvae_min import data, metrics, report
 from lvae_min.data import SCORED, Dataset, Split
 from lvae_min.train import OTHER_IMAGES, evaluate, own_images, same_content
 
-IN_BOTH = {name: heading for name, heading in TITLES.items() if name not in ("rec_mean", "sap_classification")}
+IN_BOTH = {
+    name: heading for name, heading in TITLES.items() if name not in ("rec_mean", "sap_classification")
+}
 
 
 def in_each_way(run: Finished, dataset: Dataset) -> dict:
@@ -54,8 +56,17 @@ def papers_sap(run: Finished) -> float | None:
 
 
 def table(rows: list[dict]) -> str:
-    heads = ["run", "method", "batch", "seed", "beta", *IN_BOTH.values(), "SAP by lines ↑", "by trees ↑",
-             "paper"]
+    heads = [
+        "run",
+        "method",
+        "batch",
+        "seed",
+        "beta",
+        *IN_BOTH.values(),
+        "SAP by lines ↑",
+        "by trees ↑",
+        "paper",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
     order = list(METHODS.values())
     for row in sorted(rows, key=lambda row: (row["run"], order.index(row["method"].split(",")[0]))):
@@ -69,8 +80,10 @@ def table(rows: list[dict]) -> str:
 
 def text(found: dict) -> str:
     """The table with what its cells are and where they come from."""
-    return (f"{table(found['rows'])}\n\nOf two numbers the first is with factors in 10 bins, the second with "
-            f"factors as they are. {found['provenance']}; scored at commit {found['commit'] or 'unknown'}.")
+    return (
+        f"{table(found['rows'])}\n\nOf two numbers the first is with factors in 10 bins, the second with "
+        f"factors as they are. {found['provenance']}; scored at commit {found['commit'] or 'unknown'}."
+    )
 
 
 def main() -> None:

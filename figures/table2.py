@@ -68,8 +68,11 @@ def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
     placed = {}
     for name in COLUMNS if len(methods) > 2 else ():
         sign = 1 if name == "rec_mean" else -1
-        values = {model: sign * round(mean(runs, name), 2) for model, runs in methods.items()
-                  if all(run.scores[name] is not None for run in runs)}
+        values = {
+            model: sign * round(mean(runs, name), 2)
+            for model, runs in methods.items()
+            if all(run.scores[name] is not None for run in runs)
+        }
         values = {model: value for model, value in values.items() if not math.isnan(value)}
         for model, value in values.items():
             place = 1 + sum(other < value for other in set(values.values()))
@@ -93,8 +96,9 @@ def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, st
     placed, lines = marks(methods), []
     for name, runs in methods.items():
         paper = None if runs[0].freeze is not None else TABLE_2.get((dataset, runs[0]["model"]))
-        values = {score: spread([run.scores[score] for run in runs])
-                  for score in ("beta", "kl", *COLUMNS, *MORE)}
+        values = {
+            score: spread([run.scores[score] for run in runs]) for score in ("beta", "kl", *COLUMNS, *MORE)
+        }
         cells = [name, str(len(runs)), chosen(runs), values["beta"], values["kl"]]
         for column, score in enumerate(COLUMNS):
             text = values[score]
@@ -165,12 +169,12 @@ def main() -> None:
         absent = [model for model, name in METHODS.items() if name not in methods]
         if absent:
             there = [run for runs in methods.values() for run in runs]
-            seeds, sizes = (" ".join(map(str, sorted({run[name] for run in there})))
-                            for name in ("seed", "batch_size"))
+            seeds, sizes = (
+                " ".join(map(str, sorted({run[name] for run in there}))) for name in ("seed", "batch_size")
+            )
             missing(
                 f"{named(protocol)}: {', '.join(absent)}",
-                f"--model {' '.join(absent)} {flags(protocol)} --seed {seeds} --batch-size {sizes} "
-                "--jobs 2",
+                f"--model {' '.join(absent)} {flags(protocol)} --seed {seeds} --batch-size {sizes} --jobs 2",
                 folder,
             )
     write("table2.md", markdown(found))

@@ -45,8 +45,13 @@ def rows(learned: Finished, given: Finished, best: str) -> list[list[str]]:
     papers = (TABLE_3, {dataset: TABLE_2.get((dataset, "lvae"))})
     lines = []
     for place, (run, title, paper) in enumerate(zip(pair, titles, papers, strict=True)):
-        cells = [named(run.protocol), str(run["seed"]), title, f"{run.results['selected']['iteration']:,}",
-                 f"{run.results['scores']['beta']:.2f}"]
+        cells = [
+            named(run.protocol),
+            str(run["seed"]),
+            title,
+            f"{run.results['selected']['iteration']:,}",
+            f"{run.results['scores']['beta']:.2f}",
+        ]
         for column, name in enumerate(COLUMNS):
             value = run.scores[name]
             text = "" if value is None else f"{value:.2f}"

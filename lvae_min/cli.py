@@ -1,5 +1,4 @@
-"""The command: train one run or a grid of runs, score and draw each (`python run.py`, `python -m lvae_min`)."""
-
+"""The command, `python run.py` or `python -m lvae_min`: train one run or a grid, score and draw each."""
 
 import argparse
 import dataclasses
@@ -45,14 +44,15 @@ A run is a folder under --out, named by the settings that differ from the defaul
 a run that was stopped, and skips one that is finished. It holds results.json, log.jsonl, best.pt (for
 lvae_min.load) and the pictures curves.png, reconstructions.png, traversal.png and traversal.gif.
 """
-MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)     # one line each
-MOST_RUNS = 10_000              # of a grid
-RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (                                   # as torchrun numbers its processes
-    int(os.environ.get(name, default)) for name, default in
-    (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
+MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)  # one line each
+MOST_RUNS = 10_000  # of a grid
+RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (  # as torchrun numbers its processes
+    int(os.environ.get(name, default))
+    for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+)
 
 
-LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ                  # by torchrun
+LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
 
 
 def named(called: str) -> str:
@@ -69,17 +69,30 @@ def parse(arguments: list[str], called: str = CALLED) -> tuple[list[Config], arg
         default = "" if field.default is None else f" (default: {field.default})"
         flag = f"--{field.name.replace('_', '-')}"
         if field.type is bool:
-            parser.add_argument(flag, action="store_const", const=[True], default=[False],
-                                help=field.metadata["help"])
+            parser.add_argument(
+                flag, action="store_const", const=[True], default=[False], help=field.metadata["help"]
+            )
             continue
         several = 1 if field.name in MOVABLE else "+"
-        parser.add_argument(flag, type=kind, nargs=several, default=[field.default],
-                            metavar=field.name.upper(), help=field.metadata["help"] + default)
+        parser.add_argument(
+            flag,
+            type=kind,
+            nargs=several,
+            default=[field.default],
+            metavar=field.name.upper(),
+            help=field.metadata["help"] + default,
+        )
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
-    parser.add_argument("--data", type=Path, default=Path("data"),
-                        help="folder of archives and prepared sets (default: data)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, in one process (default: 1); on a "
-                        "CPU as many as it has cores are fastest, on one thread each")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets (default: data)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs at once, in one process (default: 1); on a "
+        "CPU as many as it has cores are fastest, on one thread each",
+    )
     given = parser.parse_args(arguments)
     if not 1 <= given.jobs <= 1024:
         raise ValueError(f"--jobs {given.jobs}: expected 1 to 1024")
@@ -87,35 +100,47 @@ def parse(arguments: list[str], called: str = CALLED) -> tuple[list[Config], arg
     runs = math.prod(len(getattr(given, name)) for name in names)
     if runs > MOST_RUNS:
         raise ValueError(f"a grid of {runs:,} runs: expected at most {MOST_RUNS:,}; give fewer values a flag")
-    configs = [Config(**dict(zip(names, values, strict=True)))
-               for values in itertools.product(*(getattr(given, name) for name in names))]
+    configs = [
+        Config(**dict(zip(names, values, strict=True)))
+        for values in itertools.product(*(getattr(given, name) for name in names))
+    ]
     return list(dict.fromkeys(configs)), given
 
 
 def summary(results: dict) -> str:
     """What a finished run found, as a few lines."""
     selected, settled, last = results["selected"], results["equilibrium"], results.get("last")
-    names = {f"validation {name}": f"the best validation {title} score" for name, title in report.SCORES.items()}
+    names = {
+        f"validation {name}": f"the best validation {title} score" for name, title in report.SCORES.items()
+    }
     by = names.get(selected["by"], selected["by"])
     scored = {**results["scores"], "rec_mean": results["rec_mean"]}
     rows = {f"iteration {selected['iteration']:,}": scored}
     if last and last["iteration"] != selected["iteration"]:
         rows = {f"selected, {title}": row for title, row in rows.items()}
         rows[f"last, iteration {last['iteration']:,}"] = last
-    lines = [report.table(rows),
-             f"scores of {results['images']:,} test images, factors in {results['bins']} bins; network: {by}; "
-             f"{results['seconds'] / 60:.1f} min"]
+    lines = [
+        report.table(rows),
+        f"scores of {results['images']:,} test images, factors in {results['bins']} bins; network: {by}; "
+        f"{results['seconds'] / 60:.1f} min",
+    ]
     if last and (warning := unlearned(results["scores"]["kl"], last["kl"])):
         lines.append(warning)
     if settled:
-        residuals = ", ".join(f"{name}^4 / {term} - 1 = {value:+.3f}" for term, (name, value)
-                              in zip(("rec", "kl"), settled["residuals"].items(), strict=True))
-        lines.append(f"fixed point of Eq. 5: {residuals}"
-                     + (" (the schedule was cut short: a transient)" if settled["transient"] else ""))
+        residuals = ", ".join(
+            f"{name}^4 / {term} - 1 = {value:+.3f}"
+            for term, (name, value) in zip(("rec", "kl"), settled["residuals"].items(), strict=True)
+        )
+        lines.append(
+            f"fixed point of Eq. 5: {residuals}"
+            + (" (the schedule was cut short: a transient)" if settled["transient"] else "")
+        )
     if results["collapsed"]:
         rose = results["scores"]["kl"] >= COLLAPSED
-        lines.append(f"COLLAPSED: kl stayed below {COLLAPSED} nats for 1,000 iterations"
-                     f"{', and rose later' * rose}; {remedy(results['settings'], rose)}")
+        lines.append(
+            f"COLLAPSED: kl stayed below {COLLAPSED} nats for 1,000 iterations"
+            f"{', and rose later' * rose}; {remedy(results['settings'], rose)}"
+        )
     return "\n".join(lines)
 
 
@@ -125,8 +150,10 @@ def remedy(settings: dict, rose: bool) -> str:
     if method.has_scales and settings["sigma_freeze"] < 0.5:
         return "try --sigma-freeze 0.5, which holds sigma at 1 until kl has risen"
     if method is DynamicVAE:
-        cause = (f"its beta, {settings.get('beta_start') or method.controls['beta_start']:g} at the start, does "
-                 "that until it has come down")
+        cause = (
+            f"its beta, {settings.get('beta_start') or method.controls['beta_start']:g} at the start, does "
+            "that until it has come down"
+        )
         return cause if rose else f"{cause}: try more --iterations"
     return "try a lower --beta" if method.has_beta else "try another --seed"
 
@@ -134,36 +161,45 @@ def remedy(settings: dict, rose: bool) -> str:
 def told(error: Exception, folder: Path) -> str:
     """What went wrong with a run, in one line: what, where, what to do."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-        return (f"{folder}: not enough memory ({one_line(error)[:120]}); "
-                "try a smaller --batch-size or fewer --jobs")
+        return (
+            f"{folder}: not enough memory ({one_line(error)[:120]}); "
+            "try a smaller --batch-size or fewer --jobs"
+        )
     if not isinstance(error, MISTAKES):
         return f"{folder}: an error of the program itself, see above ({type(error).__name__})"
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)            # nor does Python try to write the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor does Python try to write the rest
         return f"{folder}: stopped, since nobody reads what it prints; the same command continues the run"
     if not isinstance(error, OSError) or error.errno is None:
         return one_line(error)
     if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
         return f"{folder}: was removed while the run worked in it; the same command starts it again"
-    return (f"{error.filename or folder}: {error.strerror}; nothing that was there is lost: mend that, and "
-            "the same command continues the run")
+    return (
+        f"{error.filename or folder}: {error.strerror}; nothing that was there is lost: mend that, and "
+        "the same command continues the run"
+    )
 
 
 class Runs:
     """The runs that this process carries out, in turn or some at once, on one copy of the data."""
 
-    def __init__(self, configs: list[Config], given: argparse.Namespace, stop: Event, program: str = "run.py"):
+    def __init__(
+        self, configs: list[Config], given: argparse.Namespace, stop: Event, program: str = "run.py"
+    ):
         self.configs, self.given, self.stop, self.program = configs, given, stop, program
         self.jobs = max(min(given.jobs, len(configs)), 1)
-        self.threads = max(cores() // (self.jobs * LOCAL_WORLD), 1)                # of each run
+        self.threads = max(cores() // (self.jobs * LOCAL_WORLD), 1)  # of each run
         self.grid = None
         if len(configs) > 1:
-            self.grid = Grid(len(configs), sum(config.iterations for config in configs),
-                             f"grid, rank {RANK}" if WORLD > 1 else "grid")
+            self.grid = Grid(
+                len(configs),
+                sum(config.iterations for config in configs),
+                f"grid, rank {RANK}" if WORLD > 1 else "grid",
+            )
         self.datasets, self.loading, self.failures = {}, Lock(), []
 
     def dataset(self, name: str, device: torch.device) -> data.Dataset:
-        with self.loading:                                      # once for all runs
+        with self.loading:  # once for all runs
             if name not in self.datasets:
                 self.datasets[name] = data.load(name, self.given.data)
             return self.datasets[name].to(device)
@@ -175,9 +211,11 @@ class Runs:
         run = Run(dataclasses.replace(config, device=str(device)), folder, dataset, self.threads)
         try:
             begins = "continued at" if run.iteration else "starts at"
-            report.say(f"{folder}: {begins} iteration {run.iteration} of {config.iterations}, "
-                       f"{len(dataset)} images ({dataset.source}), {run.step.description}, {run.device}, "
-                       f"{run.threads} threads" + self.about_bf16(run))
+            report.say(
+                f"{folder}: {begins} iteration {run.iteration} of {config.iterations}, "
+                f"{len(dataset)} images ({dataset.source}), {run.step.description}, {run.device}, "
+                f"{run.threads} threads" + self.about_bf16(run)
+            )
             for note in run.config.notes if not run.iteration else []:
                 report.say(f"{folder}: {note}")
             return run.finish() if run.train(self.stop, self.grid) else None
@@ -207,7 +245,7 @@ class Runs:
                 if results is None:
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
-        except Exception as error:                              # whatever it is, the other runs go on
+        except Exception as error:  # whatever it is, the other runs go on
             if not isinstance(error, MISTAKES) and "allocate memory" not in str(error):
                 traceback.print_exc()
             reason = told(error, folder)
@@ -244,7 +282,7 @@ def main(arguments: list[str], called: str) -> int:
 
     def on_signal(number, _):
         stop.set()
-        signal.signal(number, signal.SIG_DFL)       # a second one ends the process at once
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)

@@ -14,24 +14,26 @@ from lvae_min.io.atomic import whole, write_whole
 from lvae_min.model import VAE
 from lvae_min.train import load
 
-ROWS = 500              # images in memory at a time
+ROWS = 500  # images in memory at a time
 PARTS = ("encoder", "decoder")
 
 
 def encode(vae: VAE, dataset: Dataset, progress: Callable = iter) -> dict[str, np.ndarray]:
-    """mu and logvar (M, L) float32 of all images of a set; `codes` is mu again, and `factors` are there if the
-    set has some: the arrays that `python -m lvae_min.metrics` reads.
+    """mu and logvar (M, L) float32 of all images of a set; `codes` is mu again, and `factors` are there if
+    the set has some: the arrays that `python -m lvae_min.metrics` reads.
 
     progress  wraps the iterator over chunks, as tqdm does
     Raises ValueError if the images have another shape than the network's.
     """
     if tuple(dataset.shape) != tuple(vae.shape):
-        raise ValueError(f"images of shape {tuple(dataset.shape)}: the run's network takes {tuple(vae.shape)}")
+        raise ValueError(
+            f"images of shape {tuple(dataset.shape)}: the run's network takes {tuple(vae.shape)}"
+        )
     mu, logvar = np.empty((2, len(dataset), vae.latents), np.float32)
     for start in progress(range(0, len(dataset), ROWS)):
         index = torch.arange(start, min(start + ROWS, len(dataset)))
         rows = vae.encode(dataset.batch(index) * dataset.scale)
-        mu[start:start + ROWS], logvar[start:start + ROWS] = (part.numpy() for part in rows)
+        mu[start : start + ROWS], logvar[start : start + ROWS] = (part.numpy() for part in rows)
     found = {"codes": mu, "mu": mu, "logvar": logvar}
     if dataset.factor_names:
         found["factors"] = dataset.factors(np.arange(len(dataset)))
@@ -53,7 +55,7 @@ def decode(vae: VAE, codes: np.ndarray, file: Path, progress: Callable = iter) -
 
     def images():
         for start in progress(range(0, len(codes), ROWS)):
-            part = vae.decode(torch.from_numpy(codes[start:start + ROWS].astype(np.float32)))
+            part = vae.decode(torch.from_numpy(codes[start : start + ROWS].astype(np.float32)))
             pixels = (part * 255).round().byte().permute(0, 2, 3, 1)
             yield pixels.numpy().reshape(-1, *shape[1:])
 
@@ -99,7 +101,9 @@ def export(run: Path | str, file: Path | str, part: str = "decoder") -> Path:
         raise ValueError(f"{file}: expected a name that ends in .pt2")
     vae = load(run)
     module, example = (
-        (Decoder(vae), torch.zeros(2, vae.latents)) if part == "decoder" else (Encoder(vae), torch.zeros(2, *vae.shape))
+        (Decoder(vae), torch.zeros(2, vae.latents))
+        if part == "decoder"
+        else (Encoder(vae), torch.zeros(2, *vae.shape))
     )
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: rows},))

@@ -14,16 +14,22 @@ from lvae_min.io.text import one_line
 from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 from lvae_min.report import SCORES
 
-PAPER_RATE = 1e-4               # Sec. 6.3: the peak of the OneCycle of 300,000 iterations
-START, END = 10, 100            # the peak is divided by them: 1e-5 and 1e-6 in Sec. 6.3
-MAX_RATE = 2e-3                 # of a schedule that names no rate: higher ones brought nothing
+PAPER_RATE = 1e-4  # Sec. 6.3: the peak of the OneCycle of 300,000 iterations
+START, END = 10, 100  # the peak is divided by them: 1e-5 and 1e-6 in Sec. 6.3
+MAX_RATE = 2e-3  # of a schedule that names no rate: higher ones brought nothing
 MAX_SIGMA_RATE = 1e-2
-TOO_FAST = 1e-3                 # all runs with such a peak ended with low scores (figures/rate.py)
-LONGEST = 10_000_000            # iterations: their learning rates are kept, half a gigabyte while computed
-MOVABLE = ("device", "threads", "loss", "graph")        # where and how a run is done, not what it is
+TOO_FAST = 1e-3  # all runs with such a peak ended with low scores (figures/rate.py)
+LONGEST = 10_000_000  # iterations: their learning rates are kept, half a gigabyte while computed
+MOVABLE = ("device", "threads", "loss", "graph")  # where and how a run is done, not what it is
 # Settings that older runs did not write down, and what they were.
-OLD_DEFAULTS = {"precision": "float32", "select": "beta_vae", "warmup": "cosine", "paper": False,
-                "rate": PAPER_RATE, "rate_form": "onecycle"}
+OLD_DEFAULTS = {
+    "precision": "float32",
+    "select": "beta_vae",
+    "warmup": "cosine",
+    "paper": False,
+    "rate": PAPER_RATE,
+    "rate_form": "onecycle",
+}
 CONTROL = ("kl_target", "kl_start", "kl_rise", "kl_period", "kp", "ki", "beta_start")
 
 
@@ -33,8 +39,11 @@ def setting(default, text: str):
 
 def control_defaults(name: str) -> str:
     """What a setting of the controllers is by default, in words."""
-    return ", ".join(f"{OBJECTIVES[model].controls[name]:g} for {model}" for model in OBJECTIVES
-                     if OBJECTIVES[model].controls)
+    return ", ".join(
+        f"{OBJECTIVES[model].controls[name]:g} for {model}"
+        for model in OBJECTIVES
+        if OBJECTIVES[model].controls
+    )
 
 
 @dataclass(frozen=True)
@@ -49,54 +58,96 @@ class Config:
     Raises ValueError for an unknown name or an impossible value.
     """
 
-    dataset: str = setting("dsprites", f"data set: {', '.join(SPECS)}, or the path of your images: a folder, "
-                                         "an .npz or an .h5")
+    dataset: str = setting(
+        "dsprites", f"data set: {', '.join(SPECS)}, or the path of your images: a folder, an .npz or an .h5"
+    )
     model: str = setting("lvae", f"method: {', '.join(OBJECTIVES)}")
-    paper: bool = setting(False, "train as in Sec. 6.3: 300,000 iterations, peak rate 1e-4, the network of the "
-                                 "best validation score (celeba, Sec. 8: 1M iterations of batch 128 at a "
-                                 "constant rate of 1e-4, the last network); other flags take precedence")
-    iterations: int = setting(None, "training iterations (Sec. 6.3: up to 300,000; default: the "
-                                           "schedule if that is given, or else "
-                                           "10,000; 5,000 for celeba)")
-    schedule: int = setting(None, "length of the OneCycle learning-rate schedule in iterations; "
-                                         "fewer iterations than that truncate it (default: the iterations; "
-                                         "with --paper 300,000)")
-    rate: float = setting(None, "learning rate: the peak of the schedule, which starts at a tenth and "
-                                       "ends at a hundredth of it (default: 1e-4 sqrt(300,000 / schedule), at "
-                                       "most 2e-3; Sec. 6.3: 1e-4)")
+    paper: bool = setting(
+        False,
+        "train as in Sec. 6.3: 300,000 iterations, peak rate 1e-4, the network of the "
+        "best validation score (celeba, Sec. 8: 1M iterations of batch 128 at a "
+        "constant rate of 1e-4, the last network); other flags take precedence",
+    )
+    iterations: int = setting(
+        None,
+        "training iterations (Sec. 6.3: up to 300,000; default: the "
+        "schedule if that is given, or else "
+        "10,000; 5,000 for celeba)",
+    )
+    schedule: int = setting(
+        None,
+        "length of the OneCycle learning-rate schedule in iterations; "
+        "fewer iterations than that truncate it (default: the iterations; "
+        "with --paper 300,000)",
+    )
+    rate: float = setting(
+        None,
+        "learning rate: the peak of the schedule, which starts at a tenth and "
+        "ends at a hundredth of it (default: 1e-4 sqrt(300,000 / schedule), at "
+        "most 2e-3; Sec. 6.3: 1e-4)",
+    )
     rate_form: str = setting(None, "onecycle or constant (Sec. 8, for CelebA; default: onecycle)")
-    warmup: str = setting("linear", "rise of the learning rate in the first half of the schedule: linear, or "
-                                    "along a cosine (Sec. 6.3 does not say)")
+    warmup: str = setting(
+        "linear",
+        "rise of the learning rate in the first half of the schedule: linear, or "
+        "along a cosine (Sec. 6.3 does not say)",
+    )
     batch_size: int = setting(None, "images a batch (Sec. 6.3: 32, 64, 128 or 256; default: 64)")
     seed: int = setting(0, "seed of weights, batches and noise")
     beta: float = setting(2.0, "weight of the KL term, for beta-vae (Sec. 6.3: 2 or 4)")
-    kl_target: float | None = setting(None, "KL in nats that a controller steers to at the end of its ramp "
-                                            f"(Sec. 6.3: 18; default: {control_defaults('kl_target')})")
-    kl_start: float | None = setting(None, "KL in nats at which that ramp begins (default: "
-                                           f"{control_defaults('kl_start')})")
-    kl_rise: float | None = setting(None, "nats that the ramp rises in each period (default: "
-                                          f"{control_defaults('kl_rise')})")
-    kl_period: float | None = setting(None, "iterations of a period in a schedule of 300,000, stretched with "
-                                            f"others (default: {control_defaults('kl_period')})")
-    kp: float | None = setting(None, "proportional gain of a controller in a schedule of 300,000; as much "
-                                     "larger in a shorter one, up to 30 times (Sec. 6.3: 0.01; default: "
-                                     f"{control_defaults('kp')})")
-    ki: float | None = setting(None, "integral gain of a controller, which grows likewise (Sec. 6.3; default: "
-                                     f"{control_defaults('ki')})")
-    beta_start: float | None = setting(None, "beta before the first iteration of a controller, for "
-                                             "control-vae its integral alone (Sec. 6.3; default: "
-                                             f"{control_defaults('beta_start')})")
-    latents: int | None = setting(None, "dimensions of z (default: the number of factors, Sec. 6.3; "
-                                        "10 for celeba and without factors)")
-    sigma_freeze: float = setting(None, "fraction of the schedule in which learned scales stay at 1 "
-                                               "(default: 0.05; 0 with --paper and at a schedule of 300,000)")
-    select: str = setting(None, "network that is scored and drawn at the end: last, the last one, or "
-                                       "the best of a validation score (Sec. 6.5): "
-                                       f"{', '.join(SCORES)}, rec (the lowest); without factors rec or last "
-                                       "(default: last; with --paper beta_vae)")
-    precision: str = setting("float32", "of the network's products in training: float32, tf32 (on a GPU's "
-                                        "tensor cores, 11 bits), or bf16, which is faster and "
-                                        "rounds to 8 bits; scores are always float32's")
+    kl_target: float | None = setting(
+        None,
+        "KL in nats that a controller steers to at the end of its ramp "
+        f"(Sec. 6.3: 18; default: {control_defaults('kl_target')})",
+    )
+    kl_start: float | None = setting(
+        None, f"KL in nats at which that ramp begins (default: {control_defaults('kl_start')})"
+    )
+    kl_rise: float | None = setting(
+        None, f"nats that the ramp rises in each period (default: {control_defaults('kl_rise')})"
+    )
+    kl_period: float | None = setting(
+        None,
+        "iterations of a period in a schedule of 300,000, stretched with "
+        f"others (default: {control_defaults('kl_period')})",
+    )
+    kp: float | None = setting(
+        None,
+        "proportional gain of a controller in a schedule of 300,000; as much "
+        "larger in a shorter one, up to 30 times (Sec. 6.3: 0.01; default: "
+        f"{control_defaults('kp')})",
+    )
+    ki: float | None = setting(
+        None,
+        f"integral gain of a controller, which grows likewise (Sec. 6.3; default: {control_defaults('ki')})",
+    )
+    beta_start: float | None = setting(
+        None,
+        "beta before the first iteration of a controller, for "
+        "control-vae its integral alone (Sec. 6.3; default: "
+        f"{control_defaults('beta_start')})",
+    )
+    latents: int | None = setting(
+        None, "dimensions of z (default: the number of factors, Sec. 6.3; 10 for celeba and without factors)"
+    )
+    sigma_freeze: float = setting(
+        None,
+        "fraction of the schedule in which learned scales stay at 1 "
+        "(default: 0.05; 0 with --paper and at a schedule of 300,000)",
+    )
+    select: str = setting(
+        None,
+        "network that is scored and drawn at the end: last, the last one, or "
+        "the best of a validation score (Sec. 6.5): "
+        f"{', '.join(SCORES)}, rec (the lowest); without factors rec or last "
+        "(default: last; with --paper beta_vae)",
+    )
+    precision: str = setting(
+        "float32",
+        "of the network's products in training: float32, tf32 (on a GPU's "
+        "tensor cores, 11 bits), or bf16, which is faster and "
+        "rounds to 8 bits; scores are always float32's",
+    )
     loss: str = setting("auto", "where the loss is computed: fused (C++/CUDA), torch, or auto")
     device: str = setting("auto", "cpu, cuda, cuda:1, ..., or auto")
     graph: str = setting("auto", "an iteration as one CUDA graph: on, off, auto (if a GPU holds the images)")
@@ -110,8 +161,11 @@ class Config:
             named = " or ".join(part.__name__ for part in get_args(kind) or [kind] if part is not type(None))
             self.check(field.name, fits, f"{named}, not {type(value).__name__}")
         # They would be printed, and some make no file's name.
-        self.check("dataset", not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", self.dataset),
-                   "no control characters and no bytes that are not UTF-8; rename it")
+        self.check(
+            "dataset",
+            not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", self.dataset),
+            "no control characters and no bytes that are not UTF-8; rename it",
+        )
         self.check("dataset", self.dataset in SPECS or is_path(self.dataset), NAMES)
         self.check("model", self.model in OBJECTIVES, " or ".join(OBJECTIVES))
         self.check("schedule", self.schedule is None or 1 <= self.schedule <= 2**53, "at least 1")
@@ -137,8 +191,9 @@ class Config:
 
     def check(self, name: str, fine: bool, expected: str) -> None:
         if not fine:
-            raise ValueError(f"--{name.replace('_', '-')} {one_line(getattr(self, name))[:120]}: "
-                             f"expected {expected}")
+            raise ValueError(
+                f"--{name.replace('_', '-')} {one_line(getattr(self, name))[:120]}: expected {expected}"
+            )
 
     def fill(self, values: dict) -> None:
         """Give settings that are None these values."""
@@ -148,14 +203,17 @@ class Config:
 
     def defaults(self) -> dict:
         """Settings that follow from the data set and `paper` alone."""
-        celeba = self.paper and self.dataset == "celeba"                      # Sec. 8
+        celeba = self.paper and self.dataset == "celeba"  # Sec. 8
         if self.paper:
             iterations = 1_000_000 if celeba else self.schedule or PAPER_ITERATIONS
         else:
             iterations = self.schedule or spec_of(self.dataset).iterations
-        return {"iterations": iterations, "batch_size": 128 if celeba else 64,
-                "rate_form": "constant" if celeba else "onecycle",
-                "select": "beta_vae" if self.paper and not celeba else "last"}
+        return {
+            "iterations": iterations,
+            "batch_size": 128 if celeba else 64,
+            "rate_form": "constant" if celeba else "onecycle",
+            "select": "beta_vae" if self.paper and not celeba else "last",
+        }
 
     def usual_schedule(self) -> int:
         if not self.paper or self.rate_form == "constant":
@@ -192,28 +250,44 @@ class Config:
         """
         paper = Config(self.dataset, self.model, paper=True)
         learned = OBJECTIVES[self.model].has_scales
-        settings = {"iterations": ("{:,} iterations", paper.iterations), "schedule": (
-            "a schedule of {:,}", paper.schedule), "rate": ("a rate of {:.2g}", paper.rate),
-            "rate_form": ("a {} rate", paper.rate_form), "batch_size": ("batches of {}", paper.batch_size)}
-        others = [text.format(getattr(self, name)) + f" (paper: {value:,})" if isinstance(value, int)
-                  else text.format(getattr(self, name)) + f" (paper: {value})"
-                  for name, (text, value) in settings.items()
-                  if getattr(self, name) != value and not (name == "schedule" and self.schedule
-                                                           == self.iterations)]
+        settings = {
+            "iterations": ("{:,} iterations", paper.iterations),
+            "schedule": ("a schedule of {:,}", paper.schedule),
+            "rate": ("a rate of {:.2g}", paper.rate),
+            "rate_form": ("a {} rate", paper.rate_form),
+            "batch_size": ("batches of {}", paper.batch_size),
+        }
+        others = [
+            text.format(getattr(self, name)) + f" (paper: {value:,})"
+            if isinstance(value, int)
+            else text.format(getattr(self, name)) + f" (paper: {value})"
+            for name, (text, value) in settings.items()
+            if getattr(self, name) != value and not (name == "schedule" and self.schedule == self.iterations)
+        ]
         peak = sigma_peak(self)
         if learned and peak != self.rate:
             others.append(f"sigma at a rate of {peak:.2g} (paper: the network's)")
         if learned and self.sigma_freeze != paper.sigma_freeze:
             held = math.ceil(self.sigma_freeze * self.schedule)
             others.append(f"sigma held at its start for {held:,} iterations (paper: never)")
-        lines = [f"differs from the paper: {'; '.join(others)}"
-                 + ("" if self.paper else "; --paper trains as the paper did")] if others else []
+        lines = (
+            [
+                f"differs from the paper: {'; '.join(others)}"
+                + ("" if self.paper else "; --paper trains as the paper did")
+            ]
+            if others
+            else []
+        )
         if self.rate >= TOO_FAST:
-            lines.append(f"a rate of {self.rate:.2g} soon draws good images, but rates from {TOO_FAST:g} on gave "
-                         "low disentanglement scores in every run we made (figures/rate.py)")
+            lines.append(
+                f"a rate of {self.rate:.2g} soon draws good images, but rates from {TOO_FAST:g} on gave "
+                "low disentanglement scores in every run we made (figures/rate.py)"
+            )
         if self.schedule < OBJECTIVES[self.model].shortest:
-            lines.append(f"a schedule of {self.schedule:,} is too short for the controller of {self.model}, "
-                         f"which needs {OBJECTIVES[self.model].shortest:,}")
+            lines.append(
+                f"a schedule of {self.schedule:,} is too short for the controller of {self.model}, "
+                f"which needs {OBJECTIVES[self.model].shortest:,}"
+            )
         return lines
 
     @property
@@ -222,8 +296,9 @@ class Config:
 
         Where it is done is no part of it: a run may be stopped here and continued there.
         """
-        usual = dataclasses.asdict(Config(self.dataset, self.model, self.paper, self.iterations,
-                                          self.schedule))
+        usual = dataclasses.asdict(
+            Config(self.dataset, self.model, self.paper, self.iterations, self.schedule)
+        )
         alone = Config(self.dataset, self.model, self.paper)
         usual |= {"iterations": alone.iterations}
         usual |= {"schedule": Config(self.dataset, self.model, self.paper, self.iterations).schedule}
@@ -231,7 +306,7 @@ class Config:
         parts += ["paper"] * self.paper
         for setting_name, value in dataclasses.asdict(self).items():
             if value != usual[setting_name] and setting_name not in MOVABLE:
-                shown = str(value).removesuffix(".0")                # all digits: names differ
+                shown = str(value).removesuffix(".0")  # all digits: names differ
                 parts.append(setting_name.replace("_", "-") + shown)
         return "-".join(parts)
 
@@ -285,5 +360,7 @@ def learning_rates(config: Config) -> tuple[np.ndarray, np.ndarray]:
     if config.rate_form == "constant":
         network, sigma = (np.full(config.iterations, peak) for peak in peaks)
     else:
-        network, sigma = (one_cycle(config.schedule, config.iterations, config.warmup, peak) for peak in peaks)
+        network, sigma = (
+            one_cycle(config.schedule, config.iterations, config.warmup, peak) for peak in peaks
+        )
     return network, sigma * (np.arange(config.iterations) >= config.sigma_freeze * config.schedule)

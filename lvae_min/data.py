@@ -20,8 +20,8 @@ from lvae_min.datasets.prepared import open_set
 from lvae_min.datasets.specs import SPECS, Spec
 from lvae_min.datasets.stores import Bits, Painted, Pixels
 
-SCORED = 10_000         # images of a split that are scored, always the same ones
-TEST_SHARE = 0.075      # Sec. 6.1: around 85 % for training, the rest equally split
+SCORED = 10_000  # images of a split that are scored, always the same ones
+TEST_SHARE = 0.075  # Sec. 6.1: around 85 % for training, the rest equally split
 
 
 NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npz or an .h5"])
@@ -39,14 +39,23 @@ class Dataset:
     content         crc32 of the pixels of a prepared set and of its labels, None where there are none
     """
 
-    def __init__(self, name: str, source: str, spec: Spec, store: Bits | Pixels | Painted,
-                 labels: np.ndarray | None = None, content: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        spec: Spec,
+        store: Bits | Pixels | Painted,
+        labels: np.ndarray | None = None,
+        content: int | None = None,
+    ):
         self.name, self.source, self.shape, self.network = name, source, spec.shape, spec.network
         self.binary, self.scale = spec.binary, 1.0 if spec.binary else 1 / 255
         self.factor_names, self.factor_sizes = list(spec.factors), tuple(spec.factors.values())
         self.wanted_latents, self.store, self.labels = spec.latents, store, labels
-        self.content = {"pixels": content,
-                        "labels": None if labels is None else zlib.crc32(np.ascontiguousarray(labels).data)}
+        self.content = {
+            "pixels": content,
+            "labels": None if labels is None else zlib.crc32(np.ascontiguousarray(labels).data),
+        }
 
     def __len__(self) -> int:
         return len(self.store)
@@ -95,7 +104,7 @@ class Split:
         """85 / 7.5 / 7.5 per cent of `count` images, in an order drawn with seed 0."""
         order = np.random.default_rng(0).permutation(count)
         held = max(round(count * TEST_SHARE), 1)
-        return cls(order[2 * held:], order[:held], order[held:2 * held])
+        return cls(order[2 * held :], order[:held], order[held : 2 * held])
 
 
 class Batches:
@@ -109,7 +118,7 @@ class Batches:
         if batch_size > len(training):
             raise ValueError(f"--batch-size {batch_size}: the training set has {len(training)} images")
         self.training, self.batch_size, self.seed = training, batch_size, seed
-        self.count = len(training) // batch_size                              # of an epoch
+        self.count = len(training) // batch_size  # of an epoch
         self.epoch = -1
         self.order = torch.empty(self.count, batch_size, dtype=torch.int64, device=device)
 
@@ -119,7 +128,7 @@ class Batches:
         if epoch != self.epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.training)
             self.epoch = epoch
-            self.order.copy_(torch.from_numpy(order[:self.order.numel()]).view_as(self.order))
+            self.order.copy_(torch.from_numpy(order[: self.order.numel()]).view_as(self.order))
 
     def at(self, clock: Tensor) -> Tensor:
         """Indices (N,) int64 of the batch of iteration `clock` (1,), a number on the device."""
@@ -139,8 +148,9 @@ def load_dsprites(folder: Path) -> Dataset:
 def load_arm3d() -> Dataset:
     """The robot arm's scene, drawn (5 s); 160 MB."""
     sizes = tuple(arm3d.FACTORS.values())
-    store = Painted(torch.from_numpy(arm3d.views()), arm3d.palettes(), sizes,
-                    geometry=(1, 2, 3, 5, 6), colors=(0, 4))
+    store = Painted(
+        torch.from_numpy(arm3d.views()), arm3d.palettes(), sizes, geometry=(1, 2, 3, 5, 6), colors=(0, 4)
+    )
     return Dataset("arm3d", "drawn", SPECS["arm3d"], store)
 
 
@@ -148,17 +158,23 @@ def load_prepared(name: str, folder: Path) -> Dataset:
     """A set that `prepare` made of its archive, memory-mapped."""
     spec = SPECS[name]
     if not (folder / name).exists():
-        raise ValueError(f"{folder / name}: not there; make it of the published archive: "
-                         f"python -m lvae_min.datasets prepare {name} --data {folder}")
+        raise ValueError(
+            f"{folder / name}: not there; make it of the published archive: "
+            f"python -m lvae_min.datasets prepare {name} --data {folder}"
+        )
     images, labels, about = open_set(folder / name)
     channels, height, width = spec.shape
     if images.shape != (spec.count, height, width, channels):
-        raise ValueError(f"{folder / name}: images of shape {images.shape}, expected "
-                         f"{(spec.count, height, width, channels)}; remove it and prepare it again")
+        raise ValueError(
+            f"{folder / name}: images of shape {images.shape}, expected "
+            f"{(spec.count, height, width, channels)}; remove it and prepare it again"
+        )
     expected = len(spec.factors) if spec.images else None
     if expected != (None if labels is None else labels.shape[1]):
-        raise ValueError(f"{folder / name}: factors.npy is not of {expected or 'no'} factors; "
-                         "remove it and prepare it again")
+        raise ValueError(
+            f"{folder / name}: factors.npy is not of {expected or 'no'} factors; "
+            "remove it and prepare it again"
+        )
     return Dataset(name, about.get("source", ""), spec, Pixels(images), labels, about.get("content"))
 
 
@@ -167,8 +183,10 @@ def load_own(path: Path, folder: Path) -> Dataset:
     images, labels, about = own.prepared(path, folder)
     values = [] if labels is None else [len(np.unique(column)) for column in labels.T]
     if len(names := about.get("names", [])) != len(values):
-        raise ValueError(f"{path}: its prepared set names {len(names)} factors and has {len(values)}; "
-                         f"remove it from {folder / 'own'}")
+        raise ValueError(
+            f"{path}: its prepared set names {len(names)} factors and has {len(values)}; "
+            f"remove it from {folder / 'own'}"
+        )
     spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(names, values, strict=True)))
     source, content = about.get("source", str(path)), about.get("content")
     return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
@@ -178,7 +196,7 @@ def is_path(name: str) -> bool:
     """Whether a name that is given for a data set means files of the user's own."""
     try:
         means_files = os.sep in name or Path(name).suffix or Path(name).exists()
-    except OSError:                                             # too long for a name
+    except OSError:  # too long for a name
         return False
     return bool(name not in SPECS and name and means_files)
 

@@ -27,16 +27,17 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
-CSRC = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent / "csrc"      # installed; in the repository
-STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"                        # torch 2.10 and later
+CSRC = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent / "csrc"  # installed; in the repository
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10 and later
 # The two -fno- flags let the compiler turn a comparison into a blend; no result changes. Never -ffast-math.
 CXX_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", STABLE_ABI]
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", STABLE_ABI]
 _LOADING = threading.Lock()
 
 
-def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
-               scale: float | None = None) -> tuple[Tensor, Tensor]:
+def elbo_terms(
+    logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """`losses.elbo_terms` in one pass over the image: rec and kl, both differentiable.
 
     Raises ValueError for wrong shapes, dtypes or devices, RuntimeError if the op is not built for the device.
@@ -44,8 +45,9 @@ def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
     return _call(logits, x, mu, logvar, None, scale)[1:]
 
 
-def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tensor,
-              scale: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def lvae_loss(
+    logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tensor, scale: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """`losses.lvae_loss` in one pass over the image: loss; rec and kl for the log (they carry no gradient).
 
     Raises ValueError for wrong shapes, dtypes or devices, RuntimeError if the op is not built for the device.
@@ -74,14 +76,18 @@ def why_not(device: torch.device | str = "cpu") -> str:
 def check(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float) -> None:
     """Raise ValueError unless the arguments are as `losses.elbo_terms` describes them."""
     if logits.dim() < 1 or logits.shape != x.shape:
-        raise ValueError(f"logits and x must both be (N, ...), given {tuple(logits.shape)} and "
-                         f"{tuple(x.shape)}")
+        raise ValueError(
+            f"logits and x must both be (N, ...), given {tuple(logits.shape)} and {tuple(x.shape)}"
+        )
     if mu.dim() != 2 or mu.shape != logvar.shape:
-        raise ValueError(f"mu and logvar must both be (N, L), given {tuple(mu.shape)} and "
-                         f"{tuple(logvar.shape)}")
+        raise ValueError(
+            f"mu and logvar must both be (N, L), given {tuple(mu.shape)} and {tuple(logvar.shape)}"
+        )
     if logits.shape[0] != mu.shape[0] or not mu.shape[0]:
-        raise ValueError("logits (N, ...) and mu (N, L) need the same N > 0, given "
-                         f"{tuple(logits.shape)} and {tuple(mu.shape)}")
+        raise ValueError(
+            "logits (N, ...) and mu (N, L) need the same N > 0, given "
+            f"{tuple(logits.shape)} and {tuple(mu.shape)}"
+        )
     if not scale > 0:
         raise ValueError(f"scale must be above 0, given {scale}")
     _check_types(logits, x, mu, logvar)
@@ -118,8 +124,11 @@ def _call(logits, x, mu, logvar, sigma, scale):
     # logits.
     logits, mu, logvar = (t.float() if t.dtype == torch.float16 else t for t in (logits, mu, logvar))
     trained = torch.is_grad_enabled() and (
-        logits.requires_grad or mu.requires_grad or logvar.requires_grad
-        or (sigma is not None and sigma.requires_grad))
+        logits.requires_grad
+        or mu.requires_grad
+        or logvar.requires_grad
+        or (sigma is not None and sigma.requires_grad)
+    )
     if trained and not torch.compiler.is_compiling():
         return _Elbo.apply(logits, x, mu, logvar, sigma, scale)
     return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, trained)[:3]
@@ -145,7 +154,7 @@ class _Elbo(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, x, mu, logvar, sigma, scale):
-        with torch._C._AutoDispatchBelowAutograd():      # past what _register puts there: 5 us of 32
+        with torch._C._AutoDispatchBelowAutograd():  # past what _register puts there: 5 us of 32
             results = torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, True)
         loss, rec, kl, *ctx.gradients = results
         ctx.save_for_backward(logits, x, mu, logvar, sigma)
@@ -158,18 +167,24 @@ class _Elbo(torch.autograd.Function):
     def backward(ctx, g_loss, g_rec, g_kl):
         _refuse_second_derivative()
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:       # only now look at the inputs: x may be refilled before the first backward
+        if gradients is None:  # only now look at the inputs: x may be refilled before the first backward
             gradients = torch.ops.lvae.elbo.default(*ctx.saved_tensors, ctx.scale, True)[3:]
         if ctx.weighed:
             g_rec = g_kl = g_loss
         torch.ops.lvae.scale_.default(*gradients, g_rec, g_kl)
         d_logits, d_mu, d_logvar, d_sigma = gradients
-        return (d_logits if g_rec is not None else None, None, d_mu if g_kl is not None else None,
-                d_logvar if g_kl is not None else None, d_sigma if g_loss is not None else None, None)
+        return (
+            d_logits if g_rec is not None else None,
+            None,
+            d_mu if g_kl is not None else None,
+            d_logvar if g_kl is not None else None,
+            d_sigma if g_loss is not None else None,
+            None,
+        )
 
 
 def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled():            # create_graph=True: the result would be silently taken as constant
+    if torch.is_grad_enabled():  # create_graph=True: the result would be silently taken as constant
         raise RuntimeError("the fused loss has no second derivative; that of lvae_min.losses has")
 
 
@@ -219,7 +234,7 @@ def _register():
 
 def _load() -> tuple[str, str]:
     """Load the op, compile it if need be: why it is not there, why its CUDA part is not; empty if it is."""
-    with _LOADING:                              # runs in threads of one process ask at the same moment
+    with _LOADING:  # runs in threads of one process ask at the same moment
         return _load_once()
 
 
@@ -227,7 +242,7 @@ def _load() -> tuple[str, str]:
 def _load_once() -> tuple[str, str]:
     try:
         cuda_reason = _load_library()
-    except Exception as error:      # whatever is wrong with a compiler must not stop a training run
+    except Exception as error:  # whatever is wrong with a compiler must not stop a training run
         reason = _one_line(error)
         return reason, reason
     _register()
@@ -240,7 +255,7 @@ def _load_library() -> str:
         try:
             torch.ops.load_library(ahead_of_time)
             return "the library installed ahead of time has no CUDA part"
-        except OSError:                         # built for a torch that is too different: compile afresh
+        except OSError:  # built for a torch that is too different: compile afresh
             pass
     cuda_reason = _why_no_cuda()
     if not cuda_reason:
@@ -256,8 +271,12 @@ def _load_library() -> str:
 def _one_line(error: Exception) -> str:
     """The line of a compiler's, ninja's or Python's complaint that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [line for line in lines if not line.startswith("Error building extension")
-               and re.search(r"\berror\b|not found|cannot find|no space|denied", line.lower())]
+    telling = [
+        line
+        for line in lines
+        if not line.startswith("Error building extension")
+        and re.search(r"\berror\b|not found|cannot find|no space|denied", line.lower())
+    ]
     return (telling or lines)[0][:300]
 
 
@@ -283,7 +302,7 @@ def _toolkit() -> tuple[str, str]:
     if version is None or version[1] != torch.version.cuda.split(".")[0]:
         found = version[0][8:] if version else "unreadable"
         return "", f"nvcc is {found}, torch is for CUDA {torch.version.cuda}"
-    plan = _output(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull)         # in which it says where it lies
+    plan = _output(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull)  # in which it says where it lies
     folders = [Path(line[10:]) for line in plan.splitlines() if line.startswith("#$ _HERE_=")]
     folders += [Path(nvcc).parent, Path(nvcc).resolve().parent]
     for root in (folder.parent for folder in folders):
@@ -305,7 +324,7 @@ def toolkit():
     """Let torch's cpp_extension compile and link with the toolkit that `_toolkit` finds."""
     from torch.utils import cpp_extension
 
-    root, before = _toolkit()[0], cpp_extension.CUDA_HOME       # found once, when it is imported
+    root, before = _toolkit()[0], cpp_extension.CUDA_HOME  # found once, when it is imported
     if root:
         os.environ["CUDA_HOME"] = cpp_extension.CUDA_HOME = root
     try:
@@ -316,15 +335,17 @@ def toolkit():
 
 def _folder(sources: list[str]) -> Path:
     """Where this version of the sources is built, for this torch and machine."""
-    gpus = "lvae_cuda.cu" in sources and (        # nvcc compiles for the GPUs it finds; homes are shared
+    gpus = "lvae_cuda.cu" in sources and (  # nvcc compiles for the GPUs it finds; homes are shared
         os.environ.get("TORCH_CUDA_ARCH_LIST"),
-        [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())])
+        [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())],
+    )
     digest = hashlib.sha256(repr((sources, CXX_FLAGS, NVCC_FLAGS, gpus)).encode())
     for file in sorted(CSRC.iterdir()):
         if file.suffix in (".cpp", ".h", ".cu", ".cuh"):
             digest.update(file.read_bytes())
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_extensions")
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_extensions"
+    )
     return Path(root) / f"lvae-{digest.hexdigest()[:12]}-torch{torch.__version__}-{platform.machine()}"
 
 
@@ -336,11 +357,11 @@ def _name(sources: list[str]) -> str:
 def _build_and_load(sources: list[str]) -> None:
     folder = _folder(sources)
     library, done = folder / f"{_name(sources)}.so", folder / "done"
-    if done.exists():               # 3 ms instead of the 200 that torch's own look at the build takes
+    if done.exists():  # 3 ms instead of the 200 that torch's own look at the build takes
         torch.ops.load_library(library)
         return
     with _locked(folder):
-        if not done.exists():                   # else another process built it while this one waited
+        if not done.exists():  # else another process built it while this one waited
             _check_compilers()
             _refuse_what_failed(folder)
             # Torch's own lock: a killed build leaves it behind, and load() would wait for it for ever.
@@ -351,7 +372,7 @@ def _build_and_load(sources: list[str]) -> None:
                 _remember(error, folder)
                 raise
             done.touch()
-            return                              # compiling has loaded it
+            return  # compiling has loaded it
     torch.ops.load_library(library)
 
 
@@ -380,7 +401,7 @@ def _refuse_what_failed(folder: Path) -> None:
     try:
         failed = json.loads(file.read_text())
         reason = failed["reason"] if failed["compilers"] == _compilers() else None
-    except (OSError, ValueError, TypeError, KeyError):          # none, or no such file: try
+    except (OSError, ValueError, TypeError, KeyError):  # none, or no such file: try
         return
     if reason:
         raise RuntimeError(f"{str(reason)[:120]} (failed before; to try again remove {file})")
@@ -420,17 +441,22 @@ def _compile(sources: list[str], folder: Path) -> None:
     level = log.level
     os.environ["PATH"] = _path()
     try:
-        if not torch.cuda.is_available():       # torch asks the GPU otherwise, and fails without one
+        if not torch.cuda.is_available():  # torch asks the GPU otherwise, and fails without one
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            log.setLevel(logging.ERROR)         # that there is no GPU is no news
+            log.setLevel(logging.ERROR)  # that there is no GPU is no news
             from torch.utils import cpp_extension
 
             with toolkit():
-                cpp_extension.load(_name(sources), [str(CSRC / name) for name in sources],
-                                   build_directory=str(folder), extra_cflags=CXX_FLAGS,
-                                   extra_cuda_cflags=NVCC_FLAGS, is_python_module=False)
+                cpp_extension.load(
+                    _name(sources),
+                    [str(CSRC / name) for name in sources],
+                    build_directory=str(folder),
+                    extra_cflags=CXX_FLAGS,
+                    extra_cuda_cflags=NVCC_FLAGS,
+                    is_python_module=False,
+                )
     finally:
         log.setLevel(level)
         os.environ.clear()

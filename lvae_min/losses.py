@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from lvae_min import fused
 
-PAPER_ITERATIONS = 300_000      # Sec. 6.3: the longest run, and the length of its learning-rate schedule
-MIN_SIGMA_SQ = 0.01             # weights are 1 / max(sigma^2, 0.01): never reached in a healthy run
+PAPER_ITERATIONS = 300_000  # Sec. 6.3: the longest run, and the length of its learning-rate schedule
+MIN_SIGMA_SQ = 0.01  # weights are 1 / max(sigma^2, 0.01): never reached in a healthy run
 
 
-def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
-               scale: float | None = None) -> tuple[Tensor, Tensor]:
+def elbo_terms(
+    logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Reconstruction and KL terms of Eq. 3: two scalars, each a mean over the batch.
 
     logits      (N, ...)  decoder output before the sigmoid
@@ -35,9 +36,9 @@ def elbo_terms(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor,
     if scale is None:
         scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
     fused.check(logits, x, mu, logvar, scale)
-    wide = torch.promote_types(logits.dtype, torch.float32)                 # sums never run in half precision
+    wide = torch.promote_types(logits.dtype, torch.float32)  # sums never run in half precision
     logits, x, mu, logvar = logits.to(wide), x.to(wide), mu.to(wide), logvar.to(wide)
-    rec = (logits.sigmoid() - scale * x).square().flatten(1).sum(1)                  # (N,)
+    rec = (logits.sigmoid() - scale * x).square().flatten(1).sum(1)  # (N,)
     return rec.mean(), kl_term(mu, logvar)
 
 
@@ -47,8 +48,9 @@ def kl_term(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0).sum(1).mean()
 
 
-def lvae_loss(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tensor,
-              scale: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def lvae_loss(
+    logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, sigma: Tensor, scale: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of Eq. 5 and its two terms: L = rec / s0^2 + kl / s1^2 + s0^2 + s1^2, three scalars.
 
     sigma  (2,)  s0 and s1; the other arguments and the terms are those of `elbo_terms`.
@@ -79,7 +81,7 @@ class LearnedWeights(nn.Module):
 
     def __init__(self, terms: int):
         super().__init__()
-        self.sigma = nn.Parameter(torch.ones(terms))            # Sec. 6.3: "initialized with one"
+        self.sigma = nn.Parameter(torch.ones(terms))  # Sec. 6.3: "initialized with one"
 
     def forward(self, *terms: Tensor) -> Tensor:
         """The loss, a scalar, of as many terms, scalars that are not negative.
@@ -99,9 +101,11 @@ def refuse_negative(terms: Sequence[Tensor]) -> None:
         return
     for place, term in enumerate(terms):
         if term.device.type == "cpu" and term.detach().item() < 0:
-            raise ValueError(f"term {place} is {term.item():g}: the weight of a negative term has no optimum; leave "
-                             "the constant of a Gaussian's or another density's logarithm out, or take a squared "
-                             "error or a cross-entropy")
+            raise ValueError(
+                f"term {place} is {term.item():g}: the weight of a negative term has no optimum; leave "
+                "the constant of a Gaussian's or another density's logarithm out, or take a squared "
+                "error or a cross-entropy"
+            )
 
 
 class Objective(nn.Module):
@@ -114,13 +118,19 @@ class Objective(nn.Module):
     control   settings of a controller: those of `controls` that are to be others
     """
 
-    has_beta = False        # whether `beta` is a setting of the method
-    has_scales = False      # whether it learns scales, which `--sigma-freeze` may hold
-    controls: dict[str, float] = {}     # settings of its controller, if it has one
-    shortest = 1            # schedule that it needs, in iterations
+    has_beta = False  # whether `beta` is a setting of the method
+    has_scales = False  # whether it learns scales, which `--sigma-freeze` may hold
+    controls: dict[str, float] = {}  # settings of its controller, if it has one
+    shortest = 1  # schedule that it needs, in iterations
 
-    def __init__(self, beta: float = 2.0, schedule: int = PAPER_ITERATIONS, scale: float | None = None,
-                 terms=None, **control: float):
+    def __init__(
+        self,
+        beta: float = 2.0,
+        schedule: int = PAPER_ITERATIONS,
+        scale: float | None = None,
+        terms=None,
+        **control: float,
+    ):
         super().__init__()
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.terms = terms or sys.modules[__name__]
@@ -188,7 +198,7 @@ class Controlled(Objective):
     beta is as far at the same fraction of it.
     """
 
-    MOST_GAIN = 30                  # times the gains, at a schedule of 10,000: none shorter was tried
+    MOST_GAIN = 30  # times the gains, at a schedule of 10,000: none shorter was tried
     shortest = PAPER_ITERATIONS // MOST_GAIN
 
     def __init__(self, **settings):
@@ -218,8 +228,15 @@ class ControlVAE(Controlled):
     # Differs from the paper: it names no ramp. With C = 18 from the start, I falls below -Kp in the first
     # step, stands still for ever, and beta is 1 throughout. On this ramp C is 9.5 nats after 300,000
     # iterations.
-    controls = {"kl_target": 18.0, "kl_start": 0.5, "kl_rise": 0.15, "kl_period": 5000.0, "kp": 0.01,
-                "ki": -0.001, "beta_start": 0.0}
+    controls = {
+        "kl_target": 18.0,
+        "kl_start": 0.5,
+        "kl_rise": 0.15,
+        "kl_period": 5000.0,
+        "kp": 0.01,
+        "ki": -0.001,
+        "beta_start": 0.0,
+    }
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -256,21 +273,30 @@ class DynamicVAE(Controlled):
 
     # Differs from the paper: it names no ramp, no mean of 5 and no floor, which are of the authors' code; on
     # this ramp C is 7.85 nats after 300,000 iterations. One of their scripts starts at beta 50.
-    controls = {"kl_target": 18.0, "kl_start": 0.5, "kl_rise": 0.15, "kl_period": 6000.0, "kp": 0.01,
-                "ki": -0.005, "beta_start": 150.0}
-    RISING, FLOOR = 6, 0.1          # C rises in one part of so many of a period
+    controls = {
+        "kl_target": 18.0,
+        "kl_start": 0.5,
+        "kl_rise": 0.15,
+        "kl_period": 6000.0,
+        "kp": 0.01,
+        "ki": -0.005,
+        "beta_start": 150.0,
+    }
+    RISING, FLOOR = 6, 0.1  # C rises in one part of so many of a period
 
     def __init__(self, **settings):
         super().__init__(**settings)
         for name, value in (("step", 0), ("output", self.control_settings.beta_start), ("last_error", 0)):
             self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
-        self.register_buffer("recent", torch.zeros(5, dtype=torch.float64))        # starts at zero, as theirs
+        self.register_buffer("recent", torch.zeros(5, dtype=torch.float64))  # starts at zero, as theirs
 
     def set_point(self) -> Tensor:
         """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
         given, window = self.control_settings, (self.step / self.period).floor()
         risen = ((self.step - window * self.period + 1) / (self.period / self.RISING)).clamp(max=1)
-        return (given.kl_start + given.kl_rise * (window - 1 + risen) * (window > 0)).clamp(max=given.kl_target)
+        return (given.kl_start + given.kl_rise * (window - 1 + risen) * (window > 0)).clamp(
+            max=given.kl_target
+        )
 
     @torch.no_grad()
     def control(self, kl: Tensor) -> None:
@@ -306,7 +332,9 @@ class SigmaVAE(Objective):
 
     def combine(self, rec, kl, pixels):
         if pixels is None:
-            raise ValueError("sigma-VAE needs the number of pixels that rec is a sum over: weigh(rec, kl, pixels)")
+            raise ValueError(
+                "sigma-VAE needs the number of pixels that rec is a sum over: weigh(rec, kl, pixels)"
+            )
         log_s = self.log_scale()
         return rec / (2 * (2 * log_s).exp()) + pixels * (log_s + math.log(2 * math.pi) / 2) + kl
 
@@ -340,7 +368,7 @@ class LVAE(Objective):
         return weighed((rec, kl), self.sigma)
 
     def beta(self):
-        sigma_sq = self.sigma.detach().square().clamp(min=MIN_SIGMA_SQ)         # as the loss weighs
+        sigma_sq = self.sigma.detach().square().clamp(min=MIN_SIGMA_SQ)  # as the loss weighs
         return sigma_sq[0] / sigma_sq[1]
 
     def sigmas(self):
@@ -352,8 +380,12 @@ class LVAE(Objective):
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "vae": PlainVAE, "beta-vae": BetaVAE, "control-vae": ControlVAE,
-    "dynamic-vae": DynamicVAE, "sigma-vae": SigmaVAE, "lvae": LVAE,
+    "vae": PlainVAE,
+    "beta-vae": BetaVAE,
+    "control-vae": ControlVAE,
+    "dynamic-vae": DynamicVAE,
+    "sigma-vae": SigmaVAE,
+    "lvae": LVAE,
 }
 
 
@@ -374,5 +406,6 @@ def implementation(choice: str, device: torch.device | str = "cpu"):
         why = f" (extension not built: {reason})" if reason else ""
         return SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss, description=f"elbo: PyTorch{why}")
     name = "CUDA kernel" if kind == "cuda" else "C++ op"
-    return SimpleNamespace(elbo_terms=fused.elbo_terms, lvae_loss=fused.lvae_loss,
-                           description=f"elbo: fused {name}")
+    return SimpleNamespace(
+        elbo_terms=fused.elbo_terms, lvae_loss=fused.lvae_loss, description=f"elbo: fused {name}"
+    )

@@ -31,14 +31,15 @@ from lvae_min.io.text import Parser, one_line
 # Made once, by the thread that imports this: looking for libraries while another thread loads one, matplotlib
 # for a picture, can block both for ever.
 BLAS = ThreadpoolController()
-CONSTANT = 10 * np.finfo(float).eps     # a column of a smaller range is constant
-LARGEST = 1e30                          # squares and fourth powers of codes stay finite
-CLOSE = 1e-6                            # Newton's last slope (losses are near M); one more step squares it
-FOLDS, DEPTHS = 10, 9                   # of the classification form of SAP
-CLOSEST = np.float32(1e-7)              # codes no further apart are never split
+CONSTANT = 10 * np.finfo(float).eps  # a column of a smaller range is constant
+LARGEST = 1e30  # squares and fourth powers of codes stay finite
+CLOSE = 1e-6  # Newton's last slope (losses are near M); one more step squares it
+FOLDS, DEPTHS = 10, 9  # of the classification form of SAP
+CLOSEST = np.float32(1e-7)  # codes no further apart are never split
 
 
 # Factors and codes -----------------------------------------------------------------------------------------
+
 
 def _numbers(table, name: str) -> np.ndarray:
     """The table as finite float64 or integers, (M, columns); ValueError with the place of what is wrong."""
@@ -48,10 +49,12 @@ def _numbers(table, name: str) -> np.ndarray:
     if table.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be real numbers, got {table.dtype}")
     table = table.astype(np.int64 if np.can_cast(table.dtype, np.int64) else np.float64, order="F")
-    if not np.abs(table).max() < LARGEST:                       # true for NaN
+    if not np.abs(table).max() < LARGEST:  # true for NaN
         row, column = np.argwhere(~(np.abs(table) < LARGEST))[0]
-        raise ValueError(f"{name} must be finite and below {LARGEST:g}, "
-                         f"got {table[row, column]} in column {column}, row {row}")
+        raise ValueError(
+            f"{name} must be finite and below {LARGEST:g}, "
+            f"got {table[row, column]} in column {column}, row {row}"
+        )
     return table
 
 
@@ -75,7 +78,7 @@ def _scaled(table: np.ndarray) -> np.ndarray:
     """Columns moved to [0, 1]; a constant one to 0."""
     low, span = table.min(0), table.max(0).astype(float) - table.min(0)
     scale = 1 / np.where(span < CONSTANT, 1, span)
-    return table * scale + (0 - low * scale)    # (x - low) / span rounds some grid values into the bin below
+    return table * scale + (0 - low * scale)  # (x - low) / span rounds some grid values into the bin below
 
 
 def _binned(table: np.ndarray, bins: int) -> np.ndarray:
@@ -95,7 +98,7 @@ def _categories(factors: np.ndarray, discrete: bool, bins: int) -> list[np.ndarr
 
 def _numbered(column: np.ndarray) -> np.ndarray:
     low, high = column.min(), column.max()
-    if column.dtype.kind == "i" and int(high) - int(low) < 4 * len(column) + 1024:    # counting beats sorting
+    if column.dtype.kind == "i" and int(high) - int(low) < 4 * len(column) + 1024:  # counting beats sorting
         present = np.bincount(column - low) > 0
         return (np.cumsum(present) - 1)[column - low]
     return np.unique(column, return_inverse=True)[1]
@@ -103,7 +106,7 @@ def _numbered(column: np.ndarray) -> np.ndarray:
 
 def _groups(label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows sorted by category, (M,), and where each category starts and how many it has, both (V,)."""
-    small = label.astype(np.int16) if label.max() < 2**15 else label                    # 16 bits: radix sort
+    small = label.astype(np.int16) if label.max() < 2**15 else label  # 16 bits: radix sort
     count = np.bincount(label)
     return np.argsort(small, kind="stable"), np.cumsum(count) - count, count
 
@@ -112,14 +115,16 @@ def _pairable(label: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray, n
     """`_groups` without the categories of a single sample."""
     order, start, count = _groups(label)
     if count.max() < 2:
-        raise ValueError(f"no two of {len(label)} samples share a value of factor {factor} (without the "
-                         "constant ones): give more samples, fewer bins, or discrete=False")
+        raise ValueError(
+            f"no two of {len(label)} samples share a value of factor {factor} (without the "
+            "constant ones): give more samples, fewer bins, or discrete=False"
+        )
     return order, start[count > 1], count[count > 1]
 
 
 def _gap(matrix: np.ndarray) -> float:
     """Largest minus second largest of each row of (K, L), mean over rows; of one latent, its value."""
-    top = np.sort(np.pad(matrix, ((0, 0), (1, 0))), 1)          # the padding is the runner-up of one latent
+    top = np.sort(np.pad(matrix, ((0, 0), (1, 0))), 1)  # the padding is the runner-up of one latent
     return float((top[:, -1] - top[:, -2]).mean())
 
 
@@ -129,6 +134,7 @@ def _above_chance(accuracy: float, classes: int) -> float:
 
 
 # Compactness: MIG and SAP ----------------------------------------------------------------------------------
+
 
 def _entropy(count: np.ndarray) -> float:
     p = count[count > 0] / count.sum()
@@ -144,15 +150,15 @@ def mutual_information(factors, codes, discrete: bool = False, bins: int = 10) -
     (the reference's choice; Chen et al. divide by H(f)). A constant factor or code has 0.
     """
     factors, codes = _numbers(factors, "factors"), _tables(factors, codes)[1]
-    binned = _binned(codes, bins)                                                        # (M, L)
+    binned = _binned(codes, bins)  # (M, L)
     information = np.zeros((factors.shape[1], codes.shape[1]))
     for i, label in enumerate(_categories(factors, discrete, bins)):
         for j in np.flatnonzero(_varies(codes)):
             joint = np.bincount(label * bins + binned[:, j], minlength=(label.max() + 1) * bins)
-            joint = joint.reshape(-1, bins)                                              # (V, bins)
+            joint = joint.reshape(-1, bins)  # (V, bins)
             of_code = _entropy(joint.sum(0))
             information[i, j] = (_entropy(joint.sum(1)) + of_code - _entropy(joint)) / of_code
-    return information.clip(0, 1)               # rounding leaves -1e-16 where nothing is shared
+    return information.clip(0, 1)  # rounding leaves -1e-16 where nothing is shared
 
 
 def mig(factors, codes, discrete: bool = False, bins: int = 10) -> float:
@@ -192,7 +198,7 @@ def sap(factors, codes, discrete: bool = False, bins: int = 10, trees: bool | No
 def _unit(table: np.ndarray) -> np.ndarray:
     """Centred columns of length 1; a constant one is 0."""
     centred = np.where(_varies(table), table - table.mean(0), 0)
-    length = np.sqrt((centred ** 2).sum(0))
+    length = np.sqrt((centred**2).sum(0))
     return centred / np.where(length > 0, length, 1)
 
 
@@ -205,7 +211,7 @@ def _tree_accuracy(labels: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
     ValueError if no value has two.
     """
     accuracy = np.empty((len(labels), codes.shape[1]))
-    codes, every = codes.astype(np.float32), slice(None)        # as scikit-learn's trees compare them
+    codes, every = codes.astype(np.float32), slice(None)  # as scikit-learn's trees compare them
     for i, label in enumerate(labels):
         most = np.bincount(label).max()
         if most < 2:
@@ -226,7 +232,7 @@ def _stratified(label: np.ndarray, folds: int) -> np.ndarray:
     folds are then put in order.
     """
     order, start, _ = _groups(label)
-    seen = np.argsort(np.argsort(order[start]))[label]          # 0 is the category that appears first
+    seen = np.argsort(np.argsort(order[start]))[label]  # 0 is the category that appears first
     order, turn = np.argsort(seen, kind="stable"), np.arange(len(label)) % folds
     fold = np.empty(len(label), np.int64)
     fold[order] = turn[np.lexsort((turn, seen[order]))]
@@ -241,10 +247,10 @@ def _depth_accuracies(x: np.ndarray, label: np.ndarray, train, test) -> list[flo
     rows: a level of the tree is the array of its nodes' edges, 0 to M.
     """
     known, wanted, grown = x[train].astype(float), label[test], label[train]
-    row = np.searchsorted((known[1:] + known[:-1]) / 2, x[test])        # shares its node, at every depth
+    row = np.searchsorted((known[1:] + known[:-1]) / 2, x[test])  # shares its node, at every depth
     stuck = np.append(np.where(x[train][1:] > x[train][:-1] + CLOSEST, 0, np.inf), np.inf)
     order, first, count = _groups(grown)
-    odd = np.empty(len(grown))                                          # 2 (rank in its category) + 1
+    odd = np.empty(len(grown))  # 2 (rank in its category) + 1
     odd[order] = 2 * (np.arange(len(grown)) - np.repeat(first, count)) + 1
     edge, accuracies = np.array([0, len(grown)]), []
     cell, count = _counts(grown, edge, len(count))
@@ -274,8 +280,9 @@ def _gini(steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.subtract(1, steps, out=steps)
 
 
-def _cuts(odd: np.ndarray, stuck: np.ndarray, edge: np.ndarray, cell: np.ndarray,
-          count: np.ndarray) -> np.ndarray:
+def _cuts(
+    odd: np.ndarray, stuck: np.ndarray, edge: np.ndarray, cell: np.ndarray, count: np.ndarray
+) -> np.ndarray:
     """Where nodes are split: the first row of every right half. Of equal splits the first is taken.
 
     A split after row m costs M_l G_l + M_r G_r, with M_l rows before it in the node and Gini impurity
@@ -290,24 +297,25 @@ def _cuts(odd: np.ndarray, stuck: np.ndarray, edge: np.ndarray, cell: np.ndarray
     size, squares, twice = end - start, (count * count).sum(1), 2.0 * count
     step_left = odd - (np.cumsum(twice, 0) - twice).ravel()[cell]
     step_right = step_left - twice.ravel()[cell]
-    step_left[start[1:]] -= squares[:-1]                        # a node begins with 0 on its left
-    step_right[start] += squares                                # and with all on its right
+    step_left[start[1:]] -= squares[:-1]  # a node begins with 0 on its left
+    step_right[start] += squares  # and with all on its right
     left = np.arange(1.0, len(cell) + 1)
     right = np.repeat(end, size) - left
     left -= np.repeat(start, size)
-    right[end - 1] = 1                                          # it is 0, and the split is impossible
+    right[end - 1] = 1  # it is 0, and the split is impossible
     cost = left * _gini(step_left, left)
     cost += right * _gini(step_right, right)
     cost += stuck
     least = np.minimum.reduceat(cost, start)
     found = np.flatnonzero(cost == np.repeat(least, size))
     best = found[np.searchsorted(found, start)]
-    split = best[(least < np.inf) & (squares < size * size)]          # of one category: not split
+    split = best[(least < np.inf) & (squares < size * size)]  # of one category: not split
     stuck[split] = np.inf
     return split + 1
 
 
 # Modularity and explicitness at once: IRS ------------------------------------------------------------------
+
 
 def irs(factors, codes, discrete: bool = False, bins: int = 10) -> float:
     """Interventional Robustness Score (Suter et al. 2019; reference `irs`): is a latent moved by one factor?
@@ -321,21 +329,22 @@ def irs(factors, codes, discrete: bool = False, bins: int = 10) -> float:
     few samples a value, or a factor of distinct values, inflate the score (to 1).
     """
     factors, codes = _tables(factors, codes)
-    z = np.ascontiguousarray(codes[:, _varies(codes)].T)                                 # (L, M)
+    z = np.ascontiguousarray(codes[:, _varies(codes)].T)  # (L, M)
     if not len(z):
         return 0.0
-    largest = abs(z - z.mean(1, keepdims=True)).max(1)                                   # (L,)
+    largest = abs(z - z.mean(1, keepdims=True)).max(1)  # (L,)
     robust = np.zeros(len(z))
     for label in _categories(factors, discrete, bins):
         order, start, count = _groups(label)
         held = np.take(z, order, 1)
-        mean = np.add.reduceat(held, start, 1) / count                                   # (L, V)
+        mean = np.add.reduceat(held, start, 1) / count  # (L, V)
         above, below = np.maximum.reduceat(held, start, 1) - mean, mean - np.minimum.reduceat(held, start, 1)
         robust = np.maximum(robust, 1 - np.maximum(above, below).mean(1) / largest)
     return float(np.average(robust, weights=largest))
 
 
 # Explicitness ----------------------------------------------------------------------------------------------
+
 
 def _newton(derivatives, problems: int, size: int) -> np.ndarray:
     """Minimise convex functions of `size` weights by Newton's method, `problems` at once: (problems, size).
@@ -348,7 +357,7 @@ def _newton(derivatives, problems: int, size: int) -> np.ndarray:
     slope = np.zeros(problems)
     for _ in range(500):
         gradient, hessian = derivatives(weights)
-        scale = 1 / np.sqrt(np.diagonal(hessian, 0, 1, 2))              # the solver's pivots see equal units
+        scale = 1 / np.sqrt(np.diagonal(hessian, 0, 1, 2))  # the solver's pivots see equal units
         scaled = hessian * scale[:, :, None] * scale[:, None, :]
         newton = -scale * np.linalg.solve(scaled, (scale * gradient)[..., None])[..., 0]
         too_far = (gradient * step).sum(1) > np.maximum(slope, CLOSE)
@@ -373,13 +382,13 @@ def explicitness(factors, codes, discrete: bool = False, bins: int = 10) -> floa
     factors, codes = _tables(factors, codes)
     if not _varies(codes).any():
         return 0.0
-    z = np.hstack([_scaled(codes), np.ones((len(codes), 1))])                   # (M, L + 1)
+    z = np.hstack([_scaled(codes), np.ones((len(codes), 1))])  # (M, L + 1)
     upper = np.triu_indices(z.shape[1])
-    products = z[:, upper[0]] * z[:, upper[1]]                                  # (M, (L + 1)(L + 2) / 2)
+    products = z[:, upper[0]] * z[:, upper[1]]  # (M, (L + 1)(L + 2) / 2)
     areas = []
-    with BLAS.limit(limits=1, user_api="blas"):     # waiting for small products slows a busy machine 50-fold
+    with BLAS.limit(limits=1, user_api="blas"):  # waiting for small products slows a busy machine 50-fold
         for label in _categories(factors, discrete, bins):
-            p = _sigmoid(_one_against_rest(z, products, label) @ z.T)           # (V, M)
+            p = _sigmoid(_one_against_rest(z, products, label) @ z.T)  # (V, M)
             p /= p.sum(0)
             areas.append(_mean_area(p, label))
     return float(2 * np.mean(areas) - 1)
@@ -387,7 +396,7 @@ def explicitness(factors, codes, discrete: bool = False, bins: int = 10) -> floa
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + e^-x), written over x."""
-    with np.errstate(over="ignore"):            # e^-x = inf is p = 0
+    with np.errstate(over="ignore"):  # e^-x = inf is p = 0
         np.exp(np.negative(x, out=x), out=x)
     x += 1
     return np.reciprocal(x, out=x)
@@ -403,26 +412,26 @@ def _one_against_rest(z: np.ndarray, products: np.ndarray, label: np.ndarray) ->
     order, start, count = _groups(label)
     samples, values = len(label), len(count)
     inside, outside = samples / (2 * count), samples / (2 * (samples - count))
-    target = np.add.reduceat(z[order], start) * inside[:, None]                 # sum of s z in v
+    target = np.add.reduceat(z[order], start) * inside[:, None]  # sum of s z in v
     ratio = (inside / outside)[label]
-    ridge = np.append(np.ones(z.shape[1] - 1), 0)                               # no penalty on the bias
+    ridge = np.append(np.ones(z.shape[1] - 1), 0)  # no penalty on the bias
     upper = np.triu_indices(z.shape[1])
-    rows = max(64, 2**15 // values)                                             # (V, rows) stays in cache
+    rows = max(64, 2**15 // values)  # (V, rows) stays in cache
 
     def derivatives(w):
         gradient, curvature = np.zeros(w.shape), np.zeros((values, products.shape[1]))
         for block in (slice(i, i + rows) for i in range(0, samples, rows)):
-            p = _sigmoid(w @ z[block].T)                                        # (V, rows)
+            p = _sigmoid(w @ z[block].T)  # (V, rows)
             s = p * p
-            np.subtract(p, s, out=s)                                            # p (1 - p)
-            own = label[block] * p.shape[1] + np.arange(p.shape[1])             # one index is faster than two
+            np.subtract(p, s, out=s)  # p (1 - p)
+            own = label[block] * p.shape[1] + np.arange(p.shape[1])  # one index is faster than two
             p.ravel()[own] *= ratio[block]
             s.ravel()[own] *= ratio[block]
             gradient += p @ z[block]
             curvature += s @ products[block]
         hessian = np.empty((values, *2 * w.shape[1:]))
         hessian[:, upper[0], upper[1]] = hessian[:, upper[1], upper[0]] = curvature * outside[:, None]
-        hessian += np.diag(ridge + 1e-9)                                        # 1e-9: all p may be 0 or 1
+        hessian += np.diag(ridge + 1e-9)  # 1e-9: all p may be 0 or 1
         return gradient * outside[:, None] - target + ridge * w, hessian
 
     return _newton(derivatives, values, z.shape[1])
@@ -436,7 +445,7 @@ def _mean_area(score: np.ndarray, label: np.ndarray) -> float:
     order, start, count = _groups(label)
     areas = []
     for v, (first, inside) in enumerate(zip(start, count, strict=True)):
-        ranked, own = np.sort(score[v]), np.sort(score[v, order[first:first + inside]])
+        ranked, own = np.sort(score[v]), np.sort(score[v, order[first : first + inside]])
         rank = (np.searchsorted(ranked, own, "left") + np.searchsorted(ranked, own, "right") + 1) / 2
         areas.append((rank.sum() - inside * (inside + 1) / 2) / (inside * (len(label) - inside)))
     return float(np.mean(areas))
@@ -444,8 +453,17 @@ def _mean_area(score: np.ndarray, label: np.ndarray) -> float:
 
 # Modularity: beta-VAE and FactorVAE metrics ----------------------------------------------------------------
 
-def beta_vae(factors, codes, discrete: bool = False, seed=0, bins: int = 10, batch: int = 200,
-             train: int = 10_000, test: int = 5_000) -> float:
+
+def beta_vae(
+    factors,
+    codes,
+    discrete: bool = False,
+    seed=0,
+    bins: int = 10,
+    batch: int = 200,
+    train: int = 10_000,
+    test: int = 5_000,
+) -> float:
     """beta-VAE metric (Higgins et al. 2017; reference `z_diff`): do differences tell which factor is shared?
 
         example  = mean over `batch` pairs of |z - z'|, where both of a pair share their value of factor f
@@ -464,7 +482,7 @@ def beta_vae(factors, codes, discrete: bool = False, seed=0, bins: int = 10, bat
     groups = [_pairable(label, f) for f, label in enumerate(labels)]
     if len(groups) == 1 or not _varies(codes).any():
         return 0.0
-    z = (codes - codes.mean(0)).astype(np.float32)              # centred: differences survive 24 bits
+    z = (codes - codes.mean(0)).astype(np.float32)  # centred: differences survive 24 bits
     shared = generator.integers(len(groups), size=train + test)
     example = np.empty((train + test, z.shape[1]))
     for f, group in enumerate(groups):
@@ -474,23 +492,30 @@ def beta_vae(factors, codes, discrete: bool = False, seed=0, bins: int = 10, bat
     return _above_chance(right.mean(), len(groups))
 
 
-def _mean_differences(z: np.ndarray, order: np.ndarray, start: np.ndarray, count: np.ndarray,
-                      examples: int, batch: int, generator: np.random.Generator) -> np.ndarray:
+def _mean_differences(
+    z: np.ndarray,
+    order: np.ndarray,
+    start: np.ndarray,
+    count: np.ndarray,
+    examples: int,
+    batch: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
     """Means of |z - z'| over `batch` pairs of one category each (`_groups`): (examples, L)."""
     latents = z.shape[1]
-    width = max(latents, 8 if latents > 4 else 4)               # numpy copies 16 and 32 bytes fastest
+    width = max(latents, 8 if latents > 4 else 4)  # numpy copies 16 and 32 bytes fastest
     rows = np.pad(z, ((0, 0), (0, width - latents)))[order]
-    below = 1 - 1e-12                                           # a product with it never rounds up
+    below = 1 - 1e-12  # a product with it never rounds up
     values, firsts, seconds = len(count) * below, count * below, (count - 1) * below
     average = np.full(batch, 1 / batch, np.float32)
     means = np.empty((examples, width))
-    for i in range(0, examples, 32):                            # 32 examples at once stay in cache
-        now = means[i:i + 32]
-        u = generator.random(len(now) * batch)                  # its digits are the value, z and z'
+    for i in range(0, examples, 32):  # 32 examples at once stay in cache
+        now = means[i : i + 32]
+        u = generator.random(len(now) * batch)  # its digits are the value, z and z'
         value, u = _digit(u, values)
         first, u = _digit(u, firsts[value])
         second, u = _digit(u, seconds[value])
-        second += second >= first                               # another sample than the first
+        second += second >= first  # another sample than the first
         at = start[value]
         difference = np.take(rows, at + first, 0)
         difference -= np.take(rows, at + second, 0)
@@ -517,34 +542,43 @@ def _multinomial(x: np.ndarray, label: np.ndarray, new: np.ndarray) -> np.ndarra
     mean, s = x.mean(0), np.maximum(x.std(0), 1e-10)
     x, new = (np.hstack([(table - mean) / s, np.ones((len(table), 1))]) for table in (x, new))
     classes, size = label.max() + 1, x.shape[1]
-    ridge = np.tile(np.append(np.maximum(s ** -2, 1e-6), 0), classes)   # 1e-6: a minimum in reach for any s
+    ridge = np.tile(np.append(np.maximum(s**-2, 1e-6), 0), classes)  # 1e-6: a minimum in reach for any s
     upper, (one, other) = np.triu_indices(size), np.triu_indices(classes, 1)
-    products = x[:, upper[0]] * x[:, upper[1]]                  # x_i x_j, i <= j
-    of = np.empty((size, size), np.int64)                       # the column of products that is x_i x_j
+    products = x[:, upper[0]] * x[:, upper[1]]  # x_i x_j, i <= j
+    of = np.empty((size, size), np.int64)  # the column of products that is x_i x_j
     of[upper] = of[upper[::-1]] = np.arange(products.shape[1])
 
     def derivatives(flat):
         gradient, shared = np.zeros((classes, size)), np.zeros((len(one), products.shape[1]))
-        for block in (slice(i, i + 2048) for i in range(0, len(x), 2048)):      # stays in cache
+        for block in (slice(i, i + 2048) for i in range(0, len(x), 2048)):  # stays in cache
             p = flat.reshape(classes, size) @ x[block].T
             p = np.exp(p - p.max(0))
-            p /= p.sum(0)                                       # (C, rows)
-            shared += (p[one] * p[other]) @ products[block]     # sum of p_c p_d x x^T, c < d
+            p /= p.sum(0)  # (C, rows)
+            shared += (p[one] * p[other]) @ products[block]  # sum of p_c p_d x x^T, c < d
             p[label[block], np.arange(p.shape[1])] -= 1
             gradient += p @ x[block]
         hessian = np.zeros((classes, classes, products.shape[1]))
         hessian[one, other] = hessian[other, one] = -shared
-        hessian[np.diag_indices(classes)] = -hessian.sum(1)     # p_c (1 - p_c) is the sum of p_c p_d
-        hessian = hessian[:, :, of].swapaxes(1, 2).reshape(2 * (classes * size,))       # (C (L + 1), ...)
-        hessian += np.diag(ridge + 1e-6)                        # 1e-6: shifting all biases is free
+        hessian[np.diag_indices(classes)] = -hessian.sum(1)  # p_c (1 - p_c) is the sum of p_c p_d
+        hessian = hessian[:, :, of].swapaxes(1, 2).reshape(2 * (classes * size,))  # (C (L + 1), ...)
+        hessian += np.diag(ridge + 1e-6)  # 1e-6: shifting all biases is free
         return gradient.reshape(1, -1) + ridge * flat, hessian[None]
 
     weights = _newton(derivatives, 1, classes * size).reshape(classes, size)
     return (weights @ new.T).argmax(0)
 
 
-def factor_vae(factors, codes, discrete: bool = False, seed=0, std_threshold: float = 0.05, bins: int = 10,
-               batch: int = 200, train: int = 800, test: int = 800) -> float:
+def factor_vae(
+    factors,
+    codes,
+    discrete: bool = False,
+    seed=0,
+    std_threshold: float = 0.05,
+    bins: int = 10,
+    batch: int = 200,
+    train: int = 800,
+    test: int = 800,
+) -> float:
     """FactorVAE metric (Kim & Mnih 2018; reference `z_min_var`): which latent is still when f is held?
 
         vote       = argmin_j var_batch(z_j) / var(z_j)     of `batch` samples that share a value of factor f
@@ -566,16 +600,16 @@ def factor_vae(factors, codes, discrete: bool = False, seed=0, std_threshold: fl
     active = (deviation >= std_threshold) & _varies(codes)
     if len(groups) == 1 or not active.any():
         return 0.0
-    z = np.ascontiguousarray(((codes - codes.mean(0))[:, active] / deviation[active]).T)    # (L, M)
-    votes = np.zeros((2, len(z), len(groups)))                                              # train, test
+    z = np.ascontiguousarray(((codes - codes.mean(0))[:, active] / deviation[active]).T)  # (L, M)
+    votes = np.zeros((2, len(z), len(groups)))  # train, test
     held = [_tally(len(groups), n, generator) for n in (train, test)]
     for f, (order, start, count) in enumerate(groups):
         learn, check = (_tally(len(count), n[f], generator) for n in held)
         for v in np.flatnonzero(learn + check):
-            samples = order[start[v]:start[v] + count[v]]
+            samples = order[start[v] : start[v] + count[v]]
             still = _stillest(z, samples, learn[v] + check[v], batch, generator)
-            votes[0, :, f] += np.bincount(still[:learn[v]], minlength=len(z))
-            votes[1, :, f] += np.bincount(still[learn[v]:], minlength=len(z))
+            votes[0, :, f] += np.bincount(still[: learn[v]], minlength=len(z))
+            votes[1, :, f] += np.bincount(still[learn[v] :], minlength=len(z))
     right = votes[1][np.arange(len(z)), votes[0].argmax(1)].sum()
     return _above_chance(right / test, len(groups))
 
@@ -588,13 +622,14 @@ def _tally(choices: int, draws: int, generator: np.random.Generator) -> np.ndarr
 def _stillest(z: np.ndarray, samples: np.ndarray, batches: int, batch: int, generator) -> np.ndarray:
     """Latent of least variance within each batch of `samples`, (batches,); z (L, M) has unit variances."""
     rounds = -(-batches * batch // len(samples))
-    shuffled = generator.permuted(np.tile(samples, (rounds, 1)), axis=1).ravel()[:batches * batch]
+    shuffled = generator.permuted(np.tile(samples, (rounds, 1)), axis=1).ravel()[: batches * batch]
     drawn = np.take(z, shuffled, 1).reshape(len(z), batches, batch)
     squares = np.einsum("lbn,lbn->lb", drawn, drawn) - drawn.sum(2) ** 2 / batch
     return squares.argmin(0)
 
 
 # All six ---------------------------------------------------------------------------------------------------
+
 
 def score(factors, codes, discrete: bool = False, seed=0, quick: bool = False) -> dict[str, float]:
     """The scores of Table 2, in its order, with the reference's defaults: six, and SAP's other form.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HIDDEN = 1200                                   # units of both hidden layers of the MLP, Table 1
+HIDDEN = 1200  # units of both hidden layers of the MLP, Table 1
 
 
 class PixelLinear(nn.Module):
@@ -21,14 +21,14 @@ class PixelLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_features, out_features))    # the transpose of nn.Linear's
+        self.weight = nn.Parameter(torch.empty(in_features, out_features))  # the transpose of nn.Linear's
         self.bias = nn.Parameter(torch.empty(out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.uint8 or not x.is_cpu:
             return torch.addmm(self.bias, x.to(self.weight.dtype), self.weight)
         rows, pixels = x.nonzero(as_tuple=True)
-        first = torch.searchsorted(rows, torch.arange(len(x)))               # where each image's pixels begin
+        first = torch.searchsorted(rows, torch.arange(len(x)))  # where each image's pixels begin
         return F.embedding_bag(pixels, self.weight, first, mode="sum") + self.bias
 
 
@@ -36,10 +36,17 @@ def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Mod
     """Encoder and decoder of Table 1, upper half; 12,737,306 weights for dSprites with five latents."""
     pixels = math.prod(shape)
     first = PixelLinear(pixels, HIDDEN) if binary else nn.Linear(pixels, HIDDEN)
-    encoder = nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
-                            nn.Linear(HIDDEN, 2 * latents))
-    decoder = nn.Sequential(nn.Linear(latents, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
-                            nn.Linear(HIDDEN, pixels), nn.Unflatten(1, shape))
+    encoder = nn.Sequential(
+        nn.Flatten(), first, nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * latents)
+    )
+    decoder = nn.Sequential(
+        nn.Linear(latents, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, pixels),
+        nn.Unflatten(1, shape),
+    )
     return encoder, decoder
 
 
@@ -51,27 +58,34 @@ def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Module, nn.Module
     the public beta-VAE and ControlVAE code) and 16 x 4 x 4 for 128 x 128.
     """
     channels, height, _ = shape
-    side = 1 if height == 64 else height // 32                                # of the decoder's first map
+    side = 1 if height == 64 else height // 32  # of the decoder's first map
     widths = [256 // side**2, 64, 64, 32, 32, channels]
     encoder, decoder = [], [nn.Linear(latents, 256), nn.ReLU(), nn.Unflatten(1, (widths[0], side, side))]
     for wide_in, wide_out in zip((channels, 32, 32, 64), (32, 32, 64, 64), strict=True):
         encoder += [nn.Conv2d(wide_in, wide_out, 4, 2, 1), nn.ReLU()]
-    encoder += [nn.Conv2d(64, 32, 4, 1, 0), nn.ReLU(), nn.Flatten(),
-                nn.Linear(32 * (height // 16 - 3) ** 2, 2 * latents)]
+    encoder += [
+        nn.Conv2d(64, 32, 4, 1, 0),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * (height // 16 - 3) ** 2, 2 * latents),
+    ]
     for layer, (wide_in, wide_out) in enumerate(zip(widths, widths[1:], strict=False)):
         padding = 0 if side == 1 and layer == 0 else 1
         decoder += [nn.ConvTranspose2d(wide_in, wide_out, 4, 2, padding), nn.ReLU()]
-    return nn.Sequential(*encoder), nn.Sequential(*decoder[:-1])              # no ReLU on the logits
+    return nn.Sequential(*encoder), nn.Sequential(*decoder[:-1])  # no ReLU on the logits
 
 
-def layers(shape: tuple[int, int, int], latents: int, network: str = "cnn",
-           binary: bool = False) -> tuple[nn.Module, nn.Module]:
+def layers(
+    shape: tuple[int, int, int], latents: int, network: str = "cnn", binary: bool = False
+) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of a `VAE`, of which the shapes alone are there: nothing is allocated."""
     if network not in ("mlp", "cnn"):
         raise ValueError(f"network {network!r}: expected mlp or cnn")
     if len(shape) != 3 or shape[1] != shape[2] or (network == "cnn" and shape[1] not in (64, 128)):
-        raise ValueError(f"image shape {tuple(shape)}: the {network} takes (C, H, W) with H = W"
-                         + (", 64 or 128" if network == "cnn" else ""))
+        raise ValueError(
+            f"image shape {tuple(shape)}: the {network} takes (C, H, W) with H = W"
+            + (", 64 or 128" if network == "cnn" else "")
+        )
     if latents < 1 or min(shape) < 1:
         raise ValueError(f"latents {latents}, image shape {tuple(shape)}: at least 1")
     with torch.device("meta"):
@@ -101,7 +115,7 @@ class VAE(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], latents: int, network: str = "cnn", binary: bool = False):
         super().__init__()
-        self.encoder, self.decoder = layers(shape, latents, network, binary)     # no random numbers yet
+        self.encoder, self.decoder = layers(shape, latents, network, binary)  # no random numbers yet
         self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
         self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
         self.to_empty(device="cpu")

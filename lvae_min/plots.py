@@ -22,8 +22,8 @@ from lvae_min.io.records import read_log
 from lvae_min.model import VAE
 from lvae_min.report import SCORES
 
-GAP = 4                     # pixels between images
-SPAN, STEPS = 2.5, 11       # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
+GAP = 4  # pixels between images
+SPAN, STEPS = 2.5, 11  # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **grid):
@@ -46,8 +46,8 @@ def show_images(axes, images: Tensor, rows: list[str], columns: list[str] = ()) 
     As one picture: axes for each of 55 images would take 2 s to lay out instead of 0.1.
     """
     height, width = images.shape[-2] + GAP, images.shape[-1] + GAP
-    framed = nn.functional.pad(images, (0, GAP, 0, GAP), value=1.0)                 # white between them
-    canvas = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)              # (R * H, S * W, C)
+    framed = nn.functional.pad(images, (0, GAP, 0, GAP), value=1.0)  # white between them
+    canvas = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (R * H, S * W, C)
     axes.imshow(canvas.squeeze(-1).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set_yticks((np.arange(len(rows)) + 0.5) * height, rows, parse_math=False)
     axes.set_xticks((np.arange(len(columns)) + 0.5) * width, columns)
@@ -56,13 +56,16 @@ def show_images(axes, images: Tensor, rows: list[str], columns: list[str] = ()) 
 
 
 def curves(folder: Path) -> None:
-    """curves.png: terms, beta, validation scores and learned scales, if any, over iterations (Fig. 1 and 3)."""
+    """curves.png: terms, beta, validation scores and learned scales over iterations (Fig. 1 and 3)."""
     lines = read_log(folder / "log.jsonl")
     steps = [line["step"] for line in lines]
     evaluations = [line for line in lines if "validation" in line]
     at = [line["step"] for line in evaluations]
-    learned = {name: title for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)"))
-               if lines and lines[0][name] is not None}
+    learned = {
+        name: title
+        for name, title in (("sigma_0", "sigma_0 (rec)"), ("sigma_1", "sigma_1 (kl)"))
+        if lines and lines[0][name] is not None
+    }
     scored = bool(evaluations) and "beta_vae" in evaluations[0]["validation"]
     panels = 2 + scored + bool(learned)
     columns = 2 if panels == 4 else panels
@@ -112,10 +115,12 @@ def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarr
     kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0)
     titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]
     if dataset.factor_names:
-        shared = metrics.mutual_information(dataset.factors(index), codes)               # (K, L)
-        known = (shared.max(0) > 0.01) & (kl.cpu().numpy() > 0.05)        # a latent without KL tells nothing
-        names = [dataset.factor_names[factor] if knows else "-"
-                 for factor, knows in zip(shared.argmax(0), known, strict=True)]
+        shared = metrics.mutual_information(dataset.factors(index), codes)  # (K, L)
+        known = (shared.max(0) > 0.01) & (kl.cpu().numpy() > 0.05)  # a latent without KL tells nothing
+        names = [
+            dataset.factor_names[factor] if knows else "-"
+            for factor, knows in zip(shared.argmax(0), known, strict=True)
+        ]
         titles = [f"{title}\n{name}" for title, name in zip(titles, names, strict=True)]
     return titles
 
@@ -126,7 +131,7 @@ def traversal(vae: VAE, image: Tensor, ranges: np.ndarray | None = None) -> Tens
     ranges  (L, 2)  from where to where each latent moves; None: from -SPAN to SPAN
     """
     mu, _ = vae.encode(image)
-    z = mu.expand(vae.latents, STEPS, -1).clone()                                        # (L, STEPS, L)
+    z = mu.expand(vae.latents, STEPS, -1).clone()  # (L, STEPS, L)
     for latent in range(vae.latents):
         low, high = (-SPAN, SPAN) if ranges is None else ranges[latent]
         z[latent, :, latent] = torch.linspace(float(low), float(high), STEPS)
@@ -140,7 +145,9 @@ def traversal_figure(images: Tensor, titles: list[str], heading: str, ranges: np
         columns = [f"{value:+.1f}" for value in np.linspace(-SPAN, SPAN, STEPS)]
     else:
         columns = ["lowest", *[""] * (STEPS - 2), "highest"]
-        titles = [f"{title}\n[{low:.1f}, {high:.1f}]" for title, (low, high) in zip(titles, ranges, strict=True)]
+        titles = [
+            f"{title}\n[{low:.1f}, {high:.1f}]" for title, (low, high) in zip(titles, ranges, strict=True)
+        ]
     show_images(axes, images, titles, columns)
     figure.suptitle(heading, fontsize=8, parse_math=False)
     return figure
@@ -151,18 +158,20 @@ def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str], heading
     images = traversal(vae, image)
     figure = traversal_figure(images, titles, heading)
     keep(figure, folder / "traversal.png")
-    frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()   # (STEPS, H, L * W, C)
+    frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()  # (STEPS, H, L * W, C)
     larger = frames.repeat_interleave(2, 2).repeat_interleave(2, 1)
     frames = [Image.fromarray(frame.squeeze(-1).numpy()) for frame in larger]
     content = io.BytesIO()
-    frames[0].save(content, format="GIF", save_all=True, append_images=frames[1:] + frames[-2:0:-1],
-                   duration=120, loop=0)
+    frames[0].save(
+        content, format="GIF", save_all=True, append_images=frames[1:] + frames[-2:0:-1], duration=120, loop=0
+    )
     write_whole(folder / "traversal.gif", content.getbuffer())
 
 
-def draw(folder: Path, vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray,
-         note: str = "") -> None:
-    """All pictures of a run so far; codes (M, L) are those of images `index`, `note` a warning below titles."""
+def draw(
+    folder: Path, vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray, note: str = ""
+) -> None:
+    """All pictures of a run so far; codes (M, L) are of images `index`, `note` a warning below titles."""
     curves(folder)
     below = f"\n{note}" * bool(note)
     some = dataset.batch(torch.from_numpy(index[:10]).to(dataset.device))

@@ -12,15 +12,27 @@ from threading import Lock
 import torch
 from tqdm import tqdm
 
-SCORES = {"beta_vae": "beta-VAE", "factor_vae": "FactorVAE", "explicitness": "Explicitness",
-          "irs": "IRS", "mig": "MIG", "sap": "SAP"}                        # as Table 2 heads them
+SCORES = {
+    "beta_vae": "beta-VAE",
+    "factor_vae": "FactorVAE",
+    "explicitness": "Explicitness",
+    "irs": "IRS",
+    "mig": "MIG",
+    "sap": "SAP",
+}  # as Table 2 heads them
 TERMS = {"rec": "rec", "kl": "kl", "beta": "beta"}
 # The columns of a finished run: as the paper's Table 2 first, rec of z = mu and SAP by classification.
-COLUMNS = {"rec_mean": "rec (z = mu)", "rec": "rec (sampled z)", "kl": "kl", "beta": "beta",
-           **{name: title for name, title in SCORES.items() if name != "sap"},
-           "sap_classification": "SAP", "sap": "SAP (regression)"}
-PRINT_EVERY = 1000      # iterations between lines where there is no terminal
-GRID_SECONDS = 60       # between lines of a grid
+COLUMNS = {
+    "rec_mean": "rec (z = mu)",
+    "rec": "rec (sampled z)",
+    "kl": "kl",
+    "beta": "beta",
+    **{name: title for name, title in SCORES.items() if name != "sap"},
+    "sap_classification": "SAP",
+    "sap": "SAP (regression)",
+}
+PRINT_EVERY = 1000  # iterations between lines where there is no terminal
+GRID_SECONDS = 60  # between lines of a grid
 
 
 def numbers(values: dict[str, float], names: dict[str, str]) -> str:
@@ -37,14 +49,22 @@ def say(text: str) -> None:
     if sys.stdout.isatty():
         tqdm.write(text)
     else:
-        sys.stdout.write(text + "\n")          # print() writes the end of the line by itself
+        sys.stdout.write(text + "\n")  # print() writes the end of the line by itself
         sys.stdout.flush()
 
 
 def new_bar(name: str, total: int, done: int = 0, **place) -> tqdm | None:
     if sys.stdout.isatty():
-        return tqdm(total=total, initial=done, desc=name, unit="it", file=sys.stdout, dynamic_ncols=True,
-                    mininterval=0.5, **place)
+        return tqdm(
+            total=total,
+            initial=done,
+            desc=name,
+            unit="it",
+            file=sys.stdout,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            **place,
+        )
     return None
 
 
@@ -54,7 +74,7 @@ class Grid:
     def __init__(self, runs: int, iterations: int, name: str = "grid"):
         self.name, self.runs, self.iterations, self.began = name, runs, iterations, time.monotonic()
         self.ended, self.failed, self.trained, self.said = 0, 0, 0, time.monotonic()
-        self.reached, self.places, self.lock = Counter(), [], Lock()            # reached: iterations of a run
+        self.reached, self.places, self.lock = Counter(), [], Lock()  # reached: iterations of a run
         self.bar = new_bar(name, iterations, position=0)
 
     def place(self) -> int:
@@ -99,8 +119,10 @@ class Grid:
         elif self.trained:
             rate = self.trained / max(time.monotonic() - self.began, 1e-3)
             done = self.reached.total()
-            say(f"{self.name}: {text}, {done / self.iterations:.0%} of all iterations, "
-                f"{duration((self.iterations - done) / rate)} left")
+            say(
+                f"{self.name}: {text}, {done / self.iterations:.0%} of all iterations, "
+                f"{duration((self.iterations - done) / rate)} left"
+            )
         else:
             say(f"{self.name}: {text}")
 
@@ -129,8 +151,10 @@ class Progress:
             self.bar.update(step - self.bar.n)
         elif not self.quiet and (step % PRINT_EVERY == 0 or step == self.total):
             rate = (step - self.start) / max(time.monotonic() - self.began, 1e-3)
-            say(f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
-                f"{rate:.1f} it/s  {duration((self.total - step) / rate)} left{collapsed}")
+            say(
+                f"{self.name}  step {step}  loss {record['loss']:.4g}  {numbers(record, TERMS)}  "
+                f"{rate:.1f} it/s  {duration((self.total - step) / rate)} left{collapsed}"
+            )
         if self.grid is not None:
             self.grid.advance(self.name, step - self.step)
         self.step = step
@@ -151,11 +175,22 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     names = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
     cells = [["", *(COLUMNS[name] for name in names)]]
     for title, scores in rows.items():
-        cells.append([title, *(f"{scores[name]:.{2 if name in ('rec', 'rec_mean', 'kl') else 3}f}"
-                               if name in scores else "" for name in names)])
+        cells.append(
+            [
+                title,
+                *(
+                    f"{scores[name]:.{2 if name in ('rec', 'rec_mean', 'kl') else 3}f}"
+                    if name in scores
+                    else ""
+                    for name in names
+                ),
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-                     for row in cells)
+    return "\n".join(
+        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
 
 
 def commit() -> str | None:

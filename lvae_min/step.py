@@ -24,10 +24,14 @@ from lvae_min.io.atomic import check_tensors
 from lvae_min.model import VAE
 
 CAPTURING = Lock()  # waiting for a GPU spoils what another thread records on it
-WARM_UP = 3         # eager iterations before a graph is recorded: libraries allocate in their first calls
-MOST_STREAMS = 32   # that torch has on a GPU. It hands them out in turn, and the 33rd is the first again.
-SWITCHES = ((torch.backends.cuda.matmul, "fp32_precision"), (torch.backends.cudnn.conv, "fp32_precision"),
-            (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark"))
+WARM_UP = 3  # eager iterations before a graph is recorded: libraries allocate in their first calls
+MOST_STREAMS = 32  # that torch has on a GPU. It hands them out in turn, and the 33rd is the first again.
+SWITCHES = (
+    (torch.backends.cuda.matmul, "fp32_precision"),
+    (torch.backends.cudnn.conv, "fp32_precision"),
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "benchmark"),
+)
 
 
 class Switches:
@@ -46,7 +50,7 @@ class Switches:
     @contextmanager
     def set(self, tf32: bool):
         """Not to be entered by a thread that is inside."""
-        with self.turn, self.left:          # who waits lets nobody pass, so that its wait has an end
+        with self.turn, self.left:  # who waits lets nobody pass, so that its wait has an end
             self.left.wait_for(lambda: not self.inside or self.tf32 == tf32)
             if not self.inside:
                 self.before, self.tf32 = [getattr(*switch) for switch in SWITCHES], tf32
@@ -77,6 +81,7 @@ def products(device: torch.device, precision: str = "float32"):
 
 def in_float32(function):
     """Let a function of a network, a data set, ... compute products in float32, whatever a run does."""
+
     @functools.wraps(function)
     def wrapped(vae, dataset, *given, **named):
         with products(dataset.device):
@@ -89,7 +94,7 @@ class Streams:
     """A stream of its own for each thread that trains on a GPU: a graph must record no other run's work."""
 
     def __init__(self):
-        self.lock, self.taken = Lock(), {}                      # of each GPU: [thread, stream] pairs
+        self.lock, self.taken = Lock(), {}  # of each GPU: [thread, stream] pairs
 
     def mine(self, device: torch.device) -> torch.cuda.Stream:
         """The stream of this thread. A thread that has ended leaves its stream to another.
@@ -102,8 +107,10 @@ class Streams:
             pair = pair or next((pair for pair in taken if not pair[0].is_alive()), None)
             if pair is None:
                 if len(taken) == MOST_STREAMS:
-                    raise ValueError(f"more than {MOST_STREAMS} runs at once on {device}: "
-                                     f"expected --jobs {MOST_STREAMS} at most")
+                    raise ValueError(
+                        f"more than {MOST_STREAMS} runs at once on {device}: "
+                        f"expected --jobs {MOST_STREAMS} at most"
+                    )
                 taken.append(pair := [thread, torch.cuda.Stream(device)])
             pair[0] = thread
             return pair[1]
@@ -116,12 +123,13 @@ def keep_freed_memory() -> None:
     """Let glibc keep the 20 MB gradients that each iteration frees: 2,500 page faults less an iteration."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):   # mmap, trim threshold; top pad
+        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):  # mmap, trim threshold; top pad
             libc.mallopt(option, value)
 
 
 def bf16_speed() -> float:
     """How many times as fast a product of matrices in bfloat16 is as one in float32, on this CPU."""
+
     def seconds(matrix):
         began = time.perf_counter()
         matrix @ matrix
@@ -141,10 +149,10 @@ def prepare_thread(threads: int, device: torch.device) -> None:
     torch.set_flush_denormal(True)
     if device.type == "cuda":
         with CAPTURING:
-            torch.cuda.synchronize(device)          # the images arrived on another stream
+            torch.cuda.synchronize(device)  # the images arrived on another stream
         torch.cuda.set_device(device)
         if torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
-            torch.cuda.set_stream(STREAMS.mine(device))         # a graph cannot be recorded on the first one
+            torch.cuda.set_stream(STREAMS.mine(device))  # a graph cannot be recorded on the first one
 
 
 def same_device(one: torch.device, other: torch.device) -> bool:
@@ -158,7 +166,7 @@ def thread_settings_kept():
     stream. (Memory that was freed stays with the process.)
     """
     threads = torch.get_num_threads()
-    flushed = (torch.full((1,), 1e-38) / 1e3).item() == 0               # torch does not say
+    flushed = (torch.full((1,), 1e-38) / 1e3).item() == 0  # torch does not say
     with ExitStack() as stack:
         if torch.cuda.is_available():
             stack.enter_context(torch.cuda.device(torch.cuda.current_device()))
@@ -179,11 +187,14 @@ class Step:
     Call it in the thread that made it. Raises ValueError for settings that data set or device do not allow.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, training: np.ndarray, device: torch.device,
-                 threads: int):
+    def __init__(
+        self, config: Config, dataset: Dataset, training: np.ndarray, device: torch.device, threads: int
+    ):
         if not same_device(dataset.device, device):
-            raise ValueError(f"{dataset.name}: its images are on {dataset.device}, the run is on {device}; "
-                             f'move them with dataset.to("{device}"), or name the device of the run')
+            raise ValueError(
+                f"{dataset.name}: its images are on {dataset.device}, the run is on {device}; "
+                f'move them with dataset.to("{device}"), or name the device of the run'
+            )
         prepare_thread(threads, device)
         self.config, self.dataset, self.device = config, dataset, device
         self.graphed, self.graph, self.warm = self.wants_graph(), None, 0
@@ -191,19 +202,25 @@ class Step:
         terms = losses.implementation(config.loss, device)
         self.description = terms.description + ", CUDA graph" * self.graphed
         self.description += {"float32": "", "bf16": ", bf16"}.get(
-            config.precision, ", tf32" if device.type == "cuda" else ", float32 (a CPU has no tf32)")
+            config.precision, ", tf32" if device.type == "cuda" else ", float32 (a CPU has no tf32)"
+        )
         self.vae = VAE(dataset.shape, config.latents or dataset.latents, dataset.network, dataset.binary)
         self.vae.reset(torch.Generator().manual_seed(config.seed))
         self.vae.lay_out(device, config.precision)
         control = {name: getattr(config, name) for name in CONTROL if getattr(config, name) is not None}
         self.objective = losses.OBJECTIVES[config.model](
-            beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms, **control).to(device)
+            beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms, **control
+        ).to(device)
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         self.rates = torch.tensor(np.stack(learning_rates(config), 1), dtype=torch.float32, device=device)
-        self.lr = torch.zeros(1, self.rates.shape[1], device=device)       # those of this iteration
-        self.optimizer = torch.optim.Adam(                                    # Sec. 6.3: betas and eps
+        self.lr = torch.zeros(1, self.rates.shape[1], device=device)  # those of this iteration
+        self.optimizer = torch.optim.Adam(  # Sec. 6.3: betas and eps
             [{"params": group, "lr": lr} for group, lr in zip(groups, self.lr[0], strict=True) if group],
-            betas=(0.9, 0.999), eps=1e-8, fused=True, capturable=device.type == "cuda")
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
         self.noise = torch.Generator(device).manual_seed(config.seed + 1)
         self.iteration, self.clock = 0, torch.zeros(1, dtype=torch.int64, device=device)
         self.sums, self.counted = torch.zeros(3, dtype=torch.float64, device=device), 0
@@ -233,9 +250,10 @@ class Step:
         """Record `work` without doing it. Its tensors keep their places: nothing may replace them later."""
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.noise)
-        self.optimizer.zero_grad()                                  # gradients get their places in the graph
-        recording = torch.cuda.graph(self.graph, stream=torch.cuda.current_stream(),
-                                     capture_error_mode="thread_local")
+        self.optimizer.zero_grad()  # gradients get their places in the graph
+        recording = torch.cuda.graph(
+            self.graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+        )
         with products(self.device, self.config.precision), CAPTURING, recording:
             self.work()
 
@@ -243,7 +261,7 @@ class Step:
         """One iteration, of which the device alone knows the number."""
         x = self.dataset.batch(self.batches.at(self.clock))
         logits, mu, logvar = self.forward(x)
-        terms = self.objective(logits, x, mu, logvar)                         # loss, rec, kl
+        terms = self.objective(logits, x, mu, logvar)  # loss, rec, kl
         self.optimizer.zero_grad()
         terms[0].backward()
         self.update()
@@ -253,8 +271,9 @@ class Step:
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """logits, mu and logvar of a batch; the products in bfloat16 if that was asked for."""
         noise = torch.randn(len(x), self.vae.latents, generator=self.noise, device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16",
-                            cache_enabled=False):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, self.config.precision == "bf16", cache_enabled=False
+        ):
             return self.vae(x, noise)
 
     def update(self) -> None:
@@ -264,17 +283,30 @@ class Step:
 
     def state(self) -> dict:
         """All that the next iterations depend on: plain tensors, numbers and dicts."""
-        return {"iteration": self.iteration, "vae": self.vae.state_dict(),
-                "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "noise": self.noise.get_state(), "device": self.device.type, "sums": self.sums,
-                "counted": self.counted}
+        return {
+            "iteration": self.iteration,
+            "vae": self.vae.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.get_state(),
+            "device": self.device.type,
+            "sums": self.sums,
+            "counted": self.counted,
+        }
 
     def restore(self, state: dict) -> None:
         """Go on from a `state`. Raises KeyError, ValueError or RuntimeError if it is of other settings."""
         own, optimizer = self.state(), self.optimizer.state_dict()
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        moments = dict(enumerate({"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight}
-                                 for weight in weights)) if state["iteration"] else {}
+        moments = (
+            dict(
+                enumerate(
+                    {"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight} for weight in weights
+                )
+            )
+            if state["iteration"]
+            else {}
+        )
         for name in ("vae", "objective"):
             check_tensors(state[name], own[name])
         moved = state.get("device", self.device.type) != self.device.type
@@ -285,17 +317,20 @@ class Step:
         for number, expected in moments.items():
             check_tensors(state["optimizer"]["state"][number], expected)
         moments = state["optimizer"]["state"]
-        for number, moment in moments.items():          # each laid out as its weight is: Adam needs it
-            moments[number] = {name: torch.empty_like(weights[number], device="cpu").copy_(value)
-                               if name != "step" and value.stride() != weights[number].stride() else value
-                               for name, value in moment.items()}
+        for number, moment in moments.items():  # each laid out as its weight is: Adam needs it
+            moments[number] = {
+                name: torch.empty_like(weights[number], device="cpu").copy_(value)
+                if name != "step" and value.stride() != weights[number].stride()
+                else value
+                for name, value in moment.items()
+            }
         self.graph, self.warm = None, 0
         self.vae.load_state_dict(state["vae"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict({**optimizer, "state": moments})
         for group, old in zip(self.optimizer.param_groups, optimizer["param_groups"], strict=True):
-            group["lr"] = old["lr"]                     # a part of self.lr; it has become a copy
-        if moved:                               # a GPU draws other numbers: go on with some that are new
+            group["lr"] = old["lr"]  # a part of self.lr; it has become a copy
+        if moved:  # a GPU draws other numbers: go on with some that are new
             self.noise.manual_seed(self.config.seed + 1 + state["iteration"])
         else:
             self.noise.set_state(state["noise"])

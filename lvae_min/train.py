@@ -29,20 +29,28 @@ from lvae_min.model import VAE, layers
 from lvae_min.report import Grid, Progress, machine
 from lvae_min.step import Step, in_float32, thread_settings_kept
 
-LOG_EVERY = 100                 # iterations a line of log.jsonl speaks for
-SAVE_SECONDS = 300              # a killed run loses at most this
-EVALUATED_SECONDS = 30          # an evaluation is followed by a checkpoint if none was written for so long
-RECONSTRUCTED = 2_000           # of the validation images: rec takes longer than the codes and all scores
-DRAW_SECONDS = 60               # pictures of a running run are not drawn more often
-SCORING = Lock()                # scores limit the threads of BLAS, which is one for the whole process
-DRAWING = Lock()                # matplotlib is not made for threads: the parser of its labels is one as well
-CHOICE = {"iteration": records.whole, "score": records.number}       # older ones have no kl
+LOG_EVERY = 100  # iterations a line of log.jsonl speaks for
+SAVE_SECONDS = 300  # a killed run loses at most this
+EVALUATED_SECONDS = 30  # an evaluation is followed by a checkpoint if none was written for so long
+RECONSTRUCTED = 2_000  # of the validation images: rec takes longer than the codes and all scores
+DRAW_SECONDS = 60  # pictures of a running run are not drawn more often
+SCORING = Lock()  # scores limit the threads of BLAS, which is one for the whole process
+DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one as well
+CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
-STATE = {"iteration": records.count, "counted": records.count, "log_bytes": records.count,
-         "faint": records.count, "seconds": records.finite, "best": CHOICE, "vae": {}, "objective": {},
-         "optimizer": {"state": {}}}
+STATE = {
+    "iteration": records.count,
+    "counted": records.count,
+    "log_bytes": records.count,
+    "faint": records.count,
+    "seconds": records.finite,
+    "best": CHOICE,
+    "vae": {},
+    "objective": {},
+    "optimizer": {"state": {}},
+}
 OTHER_IMAGES = "images that have changed since, or others"
-COLLAPSED = 0.1                 # nats: a KL below it for 1,000 iterations is a collapse
+COLLAPSED = 0.1  # nats: a KL below it for 1,000 iterations is a collapse
 
 
 def cores() -> int:
@@ -53,10 +61,14 @@ def cores() -> int:
 def differences(config: Config, stored: dict) -> list[str]:
     """What a run's stored settings have otherwise, in words. Raises KeyError if one is missing."""
     stored = with_defaults(stored)
-    return [f"{key} {one_line(stored[key])[:120]}, not {value}"
-            for key, value in dataclasses.asdict(config).items()
-            if key not in MOVABLE and stored[key] != value and value is not None
-            and not (key == "dataset" and own_images(value) and own_images(stored[key]))]
+    return [
+        f"{key} {one_line(stored[key])[:120]}, not {value}"
+        for key, value in dataclasses.asdict(config).items()
+        if key not in MOVABLE
+        and stored[key] != value
+        and value is not None
+        and not (key == "dataset" and own_images(value) and own_images(stored[key]))
+    ]
 
 
 def own_images(name) -> bool:
@@ -67,7 +79,7 @@ def own_images(name) -> bool:
 def same_content(stored, dataset: Dataset) -> bool:
     """Whether a data set may be the one whose content a run stored; one that was not stored may be any."""
     if not isinstance(stored, dict):
-        stored = {"pixels": stored}                             # of an older run
+        stored = {"pixels": stored}  # of an older run
     return all(stored.get(name) in (None, crc) for name, crc in dataset.content.items())
 
 
@@ -87,8 +99,9 @@ def finished(config: Config, folder: Path) -> dict | None:
         records.check(results, {"rec_mean": records.number, "collapsed": records.truth}, "it")
         other = differences(config, results["settings"])
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{file}: damaged; remove it, and the same command scores the run again "
-                         f"({brief(error)})") from None
+        raise ValueError(
+            f"{file}: damaged; remove it, and the same command scores the run again ({brief(error)})"
+        ) from None
     refuse(folder, other)
     return results
 
@@ -98,7 +111,7 @@ def compare_images(config: Config, folder: Path, results: dict, data: Path | str
     if not own_images(config.dataset):
         return
     file, stored = folder / "config.json", results.get("content")
-    if stored is None and file.exists():                        # an older run has it there alone
+    if stored is None and file.exists():  # an older run has it there alone
         found = records.parse(file.read_bytes())
         stored = found.get("content") if isinstance(found, dict) else None
     if stored is None and config.dataset != results["settings"]["dataset"]:
@@ -112,8 +125,10 @@ def unlearned(selected: float, last: float) -> str:
     """A warning if the KL of the selected network is below half of the last one's; empty if it is not."""
     if not selected < last / 2:
         return ""
-    return (f"the selected network is an early one: its kl is {selected:.2f} nats, {last:.2f} at the end; "
-            "--select last takes the last one")
+    return (
+        f"the selected network is an early one: its kl is {selected:.2f} nats, {last:.2f} at the end; "
+        "--select last takes the last one"
+    )
 
 
 def pick_device(name: str, turn: int = 0) -> torch.device:
@@ -128,29 +143,30 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", turn % max(torch.cuda.device_count(), 1))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:      # torch asserts that it was compiled with CUDA
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         raise ValueError(f"--device {name}: {brief(error)}; expected cpu, cuda or auto") from None
     return device
 
 
 @torch.no_grad()
 @in_float32
-def evaluate(vae: VAE, dataset: Dataset, index: np.ndarray, reconstructed: int | None = None,
-             quick: bool = False) -> tuple[dict[str, float], np.ndarray]:
+def evaluate(
+    vae: VAE, dataset: Dataset, index: np.ndarray, reconstructed: int | None = None, quick: bool = False
+) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a network on images `index`, and their codes (M, L).
 
-    rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all); the
-    scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification.
+    rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all);
+    the scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification.
     """
     noise, codes, sums, count = torch.Generator().manual_seed(0), [], np.zeros(2), len(index)
     decoded, kl_sum = min(reconstructed or count, count), 0.0
     for start in range(0, count, 1000):
-        part = torch.from_numpy(index[start:start + 1000])
+        part = torch.from_numpy(index[start : start + 1000])
         x = dataset.batch(part.to(dataset.device))
         mu, logvar = vae.posterior(x)
         codes.append(mu.double().cpu().numpy())
         kl_sum += len(x) * losses.kl_term(mu, logvar).item()
-        x, mu, logvar = (tensor[:max(decoded - start, 0)] for tensor in (x, mu, logvar))
+        x, mu, logvar = (tensor[: max(decoded - start, 0)] for tensor in (x, mu, logvar))
         if len(x):
             z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
             recs = [losses.elbo_terms(vae.decoder(code), x, mu, logvar, dataset.scale)[0] for code in (z, mu)]
@@ -186,8 +202,8 @@ class Run:
         self.check_factors()
         self.step = Step(self.config, dataset, split.training, self.device, self.threads)
         self.seconds, self.log_bytes, self.faint = 0.0, 0, 0
-        self.kept = 0                                            # the iteration of last.pt
-        self.began_at = None                                     # the commit of the code that began the run
+        self.kept = 0  # the iteration of last.pt
+        self.began_at = None  # the commit of the code that began the run
         self.best, self.unwritten = {"iteration": 0, "score": -math.inf}, None
         self.check_folder()
         self.claim = Claim(self.folder)
@@ -203,34 +219,44 @@ class Run:
 
     def check_factors(self) -> None:
         """Refuse a set without the score to select by, or with too few images for it, before the training."""
-        asked, began = self.config.select, (self.folder / "config.json").exists()   # older runs began without
+        asked, began = self.config.select, (self.folder / "config.json").exists()  # older runs began without
         if not (began or self.dataset.factor_names or asked in (self.usual, self.select)):
-            raise ValueError(f"--select {asked}: {self.config.dataset} has no factors, so no scores; "
-                             "expected rec or last")
+            raise ValueError(
+                f"--select {asked}: {self.config.dataset} has no factors, so no scores; expected rec or last"
+            )
         if self.dataset.labels is None:
-            return                                               # a published grid of factors
+            return  # a published grid of factors
         for part, index in (("validation", self.validation), ("test", self.test)):
             codes = np.random.default_rng(0).standard_normal((len(index), 2))
             try:
                 metrics.score(self.dataset.factors(index), codes, quick=True)
             except ValueError as error:
-                raise ValueError(f"{self.dataset.name}: its {len(index)} {part} images cannot be scored "
-                                 f"({brief(error)}); add images, or leave the factors out") from None
+                raise ValueError(
+                    f"{self.dataset.name}: its {len(index)} {part} images cannot be scored "
+                    f"({brief(error)}); add images, or leave the factors out"
+                ) from None
 
     def check_folder(self) -> None:
         """Refuse a folder that holds something else than a run."""
         names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         strange = sorted(names - {"lock", "config.json.part"})
         if strange and "config.json" not in names:
-            raise ValueError(f"{self.folder}: holds {strange[0]} and no config.json, so it is not a run; "
-                             "name another folder with --out")
+            raise ValueError(
+                f"{self.folder}: holds {strange[0]} and no config.json, so it is not a run; "
+                "name another folder with --out"
+            )
 
     def check_settings(self) -> None:
         """Write the settings down in a new run, compare them in one that is there."""
         file = self.folder / "config.json"
         if not file.exists():
-            content = {"settings": dataclasses.asdict(self.config), "elbo": self.step.description,
-                       "content": self.dataset.content, "threads": self.threads, **machine(self.device)}
+            content = {
+                "settings": dataclasses.asdict(self.config),
+                "elbo": self.step.description,
+                "content": self.dataset.content,
+                "threads": self.threads,
+                **machine(self.device),
+            }
             self.began_at = content["commit"]
             return write_whole(file, json.dumps(content, indent=1).encode())
         try:
@@ -241,12 +267,13 @@ class Run:
             other = differences(self.config, stored["settings"])
             if not same_content(stored.get("content"), self.dataset):
                 other.append(OTHER_IMAGES)
-            self.threads = self.config.threads or stored["threads"]           # as many: the same bits
+            self.threads = self.config.threads or stored["threads"]  # as many: the same bits
             if not 1 <= self.threads <= 1024:
                 raise ValueError(f"{self.threads} threads")
         except (ValueError, KeyError) as error:
-            raise ValueError(f"{file}: damaged ({brief(error)}); "
-                             f"remove the folder {self.folder} to start again") from None
+            raise ValueError(
+                f"{file}: damaged ({brief(error)}); remove the folder {self.folder} to start again"
+            ) from None
         refuse(self.folder, other)
 
     def close(self) -> None:
@@ -259,8 +286,13 @@ class Run:
 
     def state(self) -> dict:
         """All that the rest of the run depends on: plain tensors, numbers and dicts."""
-        return {**self.step.state(), "best": self.best, "log_bytes": self.log_bytes, "faint": self.faint,
-                "seconds": self.seconds}
+        return {
+            **self.step.state(),
+            "best": self.best,
+            "log_bytes": self.log_bytes,
+            "faint": self.faint,
+            "seconds": self.seconds,
+        }
 
     def checkpoint(self) -> None:
         """Write best.pt if another network was selected, and last.pt; the log it counts on is on the disk
@@ -294,8 +326,9 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if is_machines(error):
                 raise
-            raise ValueError(f"{self.folder / 'last.pt'}: not a checkpoint of this run "
-                             f"({brief(error)})") from None
+            raise ValueError(
+                f"{self.folder / 'last.pt'}: not a checkpoint of this run ({brief(error)})"
+            ) from None
         for name in ("best", "log_bytes", "faint", "seconds"):
             setattr(self, name, state[name])
         found = file.stat().st_size if file.exists() else 0
@@ -314,8 +347,10 @@ class Run:
 
     def due(self) -> bool:
         """Whether this iteration is evaluated: at each interval, at the end, and for a first look."""
-        return self.iteration % self.interval == 0 or self.iteration in (min(1000, self.interval),
-                                                                         self.config.iterations)
+        return self.iteration % self.interval == 0 or self.iteration in (
+            min(1000, self.interval),
+            self.config.iterations,
+        )
 
     def train(self, stop: Event | None = None, grid: Grid | None = None, quiet: bool = False) -> bool:
         """Train to the end, or until `stop` is set; whether the end was reached.
@@ -326,7 +361,9 @@ class Run:
         """
         self.truncate_log()
         began, saved, drawn = time.monotonic() - self.seconds, -math.inf, -math.inf
-        with closing(Progress(self.folder.name, self.config.iterations, self.iteration, grid, quiet)) as progress:
+        with closing(
+            Progress(self.folder.name, self.config.iterations, self.iteration, grid, quiet)
+        ) as progress:
             while self.iteration < self.config.iterations and not (stop and stop.is_set()):
                 self.step()
                 due = self.due()
@@ -342,13 +379,16 @@ class Run:
                         self.draw(self.validation, codes)
                         drawn = time.monotonic()
                 waited = time.monotonic() - saved
-                if due and (waited > EVALUATED_SECONDS or self.iteration == self.config.iterations) or (
-                        self.step.counted == 0 and waited > SAVE_SECONDS):
+                if (
+                    due
+                    and (waited > EVALUATED_SECONDS or self.iteration == self.config.iterations)
+                    or (self.step.counted == 0 and waited > SAVE_SECONDS)
+                ):
                     self.checkpoint()
                     saved = time.monotonic()
         self.seconds = time.monotonic() - began
         if self.iteration < self.config.iterations:
-            self.means()                                  # a network that is not finite is not kept
+            self.means()  # a network that is not finite is not kept
             self.checkpoint()
         return self.iteration == self.config.iterations
 
@@ -356,13 +396,17 @@ class Run:
         """loss, rec and kl since the log's last line. Raises FloatingPointError if the loss is not finite."""
         loss, rec, kl = (self.step.sums / max(self.step.counted, 1)).tolist()
         if not math.isfinite(loss):
-            good = (f"the last good checkpoint, last.pt, is of iteration {self.kept}" if self.kept
-                    else "there is no checkpoint yet")
+            good = (
+                f"the last good checkpoint, last.pt, is of iteration {self.kept}"
+                if self.kept
+                else "there is no checkpoint yet"
+            )
             raise FloatingPointError(
                 f"{self.folder}: the loss is not finite between iterations "
                 f"{self.iteration - self.step.counted + 1} and {self.iteration} (rec {rec:g}, kl {kl:g}, "
                 f"beta {self.step.objective.beta().item():g}); {good}; "
-                "try another --seed or a longer --schedule")
+                "try another --seed or a longer --schedule"
+            )
         return [loss, rec, kl]
 
     def record(self) -> dict:
@@ -372,13 +416,21 @@ class Run:
         sigmas = [*self.step.objective.sigmas().tolist(), None, None]
         self.step.sums.zero_()
         self.step.counted = 0
-        return {"step": self.iteration, "loss": loss, "rec": rec, "kl": kl,
-                "beta": self.step.objective.beta().item(), "sigma_0": sigmas[0], "sigma_1": sigmas[1],
-                "lr": self.step.optimizer.param_groups[0]["lr"].item(), "collapsed": self.faint >= 1000}
+        return {
+            "step": self.iteration,
+            "loss": loss,
+            "rec": rec,
+            "kl": kl,
+            "beta": self.step.objective.beta().item(),
+            "sigma_0": sigmas[0],
+            "sigma_1": sigmas[1],
+            "lr": self.step.optimizer.param_groups[0]["lr"].item(),
+            "collapsed": self.faint >= 1000,
+        }
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""
-        quick = self.interval < 10_000                     # a longer run has the time for all
+        quick = self.interval < 10_000  # a longer run has the time for all
         scores, codes = evaluate(self.step.vae, self.dataset, self.validation, RECONSTRUCTED, quick)
         by = self.select
         score = self.iteration if by == "last" else -scores["rec"] if by == "rec" else scores[by]
@@ -389,8 +441,12 @@ class Run:
             self.best = {"iteration": self.iteration, "score": score, "kl": scores["kl"]}
             vae = self.step.vae
             weights = {name: weight.cpu().clone() for name, weight in vae.state_dict().items()}
-            self.unwritten = {"network": vae.settings, "vae": weights,
-                              "beta": self.step.objective.beta().item(), **self.best}
+            self.unwritten = {
+                "network": vae.settings,
+                "vae": weights,
+                "beta": self.step.objective.beta().item(),
+                **self.best,
+            }
         return scores, codes
 
     def better(self, score: float, kl: float) -> bool:
@@ -415,6 +471,7 @@ class Run:
 
     def draw(self, index: np.ndarray, codes: np.ndarray, note: str = "") -> None:
         from lvae_min import plots  # matplotlib takes half a second to import
+
         with DRAWING:
             plots.draw(self.folder, self.step.vae, self.dataset, index, codes, note)
 
@@ -449,14 +506,24 @@ class Run:
         lines = records.read_log(self.folder / "log.jsonl")
         results = {
             "scores": {"rec": scores.pop("rec"), "kl": scores.pop("kl"), "beta": best["beta"], **scores},
-            "rec_mean": rec_mean, "bins": 10, "images": len(self.test),
-            "selected": {"iteration": best["iteration"], "score": best["score"],
-                         "by": "last iteration" if self.select == "last" else f"validation {self.select}"},
+            "rec_mean": rec_mean,
+            "bins": 10,
+            "images": len(self.test),
+            "selected": {
+                "iteration": best["iteration"],
+                "score": best["score"],
+                "by": "last iteration" if self.select == "last" else f"validation {self.select}",
+            },
             "last": last,
-            "equilibrium": self.equilibrium(lines), "collapsed": any(line.get("collapsed") for line in lines),
-            "settings": dataclasses.asdict(self.config), "elbo": self.step.description,
-            "dataset": self.dataset.source, "content": self.dataset.content, "seconds": self.seconds,
-            "threads": self.threads, **machine(self.device),
+            "equilibrium": self.equilibrium(lines),
+            "collapsed": any(line.get("collapsed") for line in lines),
+            "settings": dataclasses.asdict(self.config),
+            "elbo": self.step.description,
+            "dataset": self.dataset.source,
+            "content": self.dataset.content,
+            "seconds": self.seconds,
+            "threads": self.threads,
+            **machine(self.device),
         }
         if self.began_at != results["commit"]:
             results["began_at_commit"] = self.began_at
@@ -467,15 +534,29 @@ class Run:
         """Residuals s_i^4 / L_i - 1 at the end of training, L_i the mean over the last 1,000 iterations."""
         steps = np.array([line["step"] for line in lines])
         weights = np.diff(steps, prepend=0) * (steps > self.config.iterations - 1000)
-        rec, kl = (float(np.average([line[term] for line in lines], weights=weights))
-                   for term in ("rec", "kl"))
+        rec, kl = (
+            float(np.average([line[term] for line in lines], weights=weights)) for term in ("rec", "kl")
+        )
         residuals = self.step.objective.equilibrium(rec, kl)
-        return {"rec": rec, "kl": kl, "residuals": residuals,
-                "transient": self.config.iterations < self.config.schedule} if residuals else {}
+        return (
+            {
+                "rec": rec,
+                "kl": kl,
+                "residuals": residuals,
+                "transient": self.config.iterations < self.config.schedule,
+            }
+            if residuals
+            else {}
+        )
 
 
-def fit(config: Config | None = None, out: Path | str = "runs", data: Path | str = "data",
-        progress: bool = True, **settings) -> dict:
+def fit(
+    config: Config | None = None,
+    out: Path | str = "runs",
+    data: Path | str = "data",
+    progress: bool = True,
+    **settings,
+) -> dict:
     """Carry out a run as `python run.py` does: train it, score it, draw it. The content of its results.json.
 
     config    the settings, or give them as keywords: `fit(model="vae", seed=1)`
@@ -518,7 +599,7 @@ def load(run: Path | str) -> VAE:
     best = load_checkpoint(file)
     try:
         records.check(best, {"network": {"shape": records.sizes, "latents": records.count}, "vae": {}}, "it")
-        networks = layers(**best["network"])                # a file's size bounds what is allocated
+        networks = layers(**best["network"])  # a file's size bounds what is allocated
         expected = nn.ModuleDict(zip(("encoder", "decoder"), networks, strict=True))
         check_tensors(best["vae"], expected.state_dict())
     except (TypeError, ValueError, RuntimeError) as error:

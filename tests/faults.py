@@ -23,13 +23,13 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["faults"])
 ARGUMENTS = ["--batch-size", "8", "--iterations", "60", "--device", "cpu"]
 NAME = "dsprites-lvae-iterations60-batch-size8"
-small_run.small_images()                                        # drawn once, by the server
+small_run.small_images()  # drawn once, by the server
 
 
 def start(out, said, fault=None, *given):
     """A process that trains in `out`, writes what it says to `said`, and meets with `fault`."""
     process = CONTEXT.Process(target=child, args=(out, said, fault, *given))
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):      # for the server
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # for the server
         process.start()
     return process
 
@@ -94,7 +94,7 @@ class Half:
         self.stream.close()
 
     def write(self, content):
-        self.stream.write(bytes(content)[:len(content) // 2])
+        self.stream.write(bytes(content)[: len(content) // 2])
         self.stream.flush()
         die()
 
@@ -121,6 +121,7 @@ def half_a_line(file, *_):
 
 
 # ------------------------------------------------------------------------- where a run is killed, by name
+
 
 def before_settings(folder):
     at_write("config.json")
@@ -174,13 +175,25 @@ def while_results_are_written(folder):
     at_write("results.json")
 
 
-MOMENTS = [before_settings, in_the_first_step, in_a_step, in_an_evaluation, in_a_picture,
-           while_a_picture_is_written, in_a_log_line, between_log_and_checkpoint,
-           while_the_selected_network_is_written, while_a_checkpoint_is_written,
-           before_a_checkpoint_has_its_name, in_the_last_evaluation, while_results_are_written]
+MOMENTS = [
+    before_settings,
+    in_the_first_step,
+    in_a_step,
+    in_an_evaluation,
+    in_a_picture,
+    while_a_picture_is_written,
+    in_a_log_line,
+    between_log_and_checkpoint,
+    while_the_selected_network_is_written,
+    while_a_checkpoint_is_written,
+    before_a_checkpoint_has_its_name,
+    in_the_last_evaluation,
+    while_results_are_written,
+]
 
 
 # ------------------------------------------------------------------------------------ what a run lacks
+
 
 def fill(folder):
     """Take all that is left of the disk."""

@@ -44,7 +44,9 @@ def test_decode_is_the_way_back(run, tmp_path):
     table = np.random.default_rng(0).standard_normal((codes.ROWS + 3, 5))
     np.savez(tmp_path / "codes.npz", codes=table)
     file = tmp_path / "images.npz"
-    assert decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(file)], decode.main, "decode") == 0
+    assert (
+        decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(file)], decode.main, "decode") == 0
+    )
     images = np.load(file)["images"]
     expected = lvae_min.load(run).decode(torch.from_numpy(table).float())[:, 0] * 255
     assert images.shape == (len(table), 64, 64) and images.dtype == np.uint8
@@ -61,17 +63,22 @@ def test_images_in_color_have_their_channels_last(tmp_path):
     assert np.abs(found - wanted.numpy()).max() <= 0.51
 
 
-@pytest.mark.parametrize("table, message", [
-    (np.zeros((3, 4)), "expected numbers (M, 5)"),
-    (np.zeros(5), "expected numbers (M, 5)"),
-    (np.full((3, 5), np.nan), "not all finite"),
-])
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        (np.zeros((3, 4)), "expected numbers (M, 5)"),
+        (np.zeros(5), "expected numbers (M, 5)"),
+        (np.full((3, 5), np.nan), "not all finite"),
+    ],
+)
 def test_codes_that_do_not_fit_are_refused_in_one_line(run, tmp_path, capsys, table, message):
     np.savez(tmp_path / "codes.npz", codes=table)
     out = tmp_path / "images.npz"
     assert decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(out)], decode.main, "decode") == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"decode: {tmp_path / 'codes.npz'}: ") and message in said and said.count("\n") == 1
+    assert (
+        said.startswith(f"decode: {tmp_path / 'codes.npz'}: ") and message in said and said.count("\n") == 1
+    )
     assert not out.exists()
 
 
@@ -91,7 +98,9 @@ def test_what_is_no_run_or_no_archive_is_refused_in_one_line(run, tmp_path, caps
 
 def test_images_of_another_shape_than_the_networks_are_refused(run, small):
     small.shape = (1, 32, 32)
-    with pytest.raises(ValueError, match=r"images of shape \(1, 32, 32\): the run's network takes \(1, 64, 64\)"):
+    with pytest.raises(
+        ValueError, match=r"images of shape \(1, 32, 32\): the run's network takes \(1, 64, 64\)"
+    ):
         codes.encode(lvae_min.load(run), small)
 
 
@@ -111,8 +120,9 @@ def test_an_exported_half_runs_without_this_package_and_equals_it(run, small, tm
     subprocess.run([sys.executable, "-c", program, *map(str, files)], check=True, cwd=tmp_path)
     found = torch.load(tmp_path / "found.pt")
     wanted = vae.decode(given) if part == "decoder" else vae.encode(given)
-    for one, other in zip([found] if part == "decoder" else found, [wanted] if part == "decoder" else wanted,
-                          strict=True):
+    for one, other in zip(
+        [found] if part == "decoder" else found, [wanted] if part == "decoder" else wanted, strict=True
+    ):
         assert one.shape == other.shape and (one - other).abs().max() < 1e-5
 
 

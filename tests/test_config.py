@@ -95,13 +95,23 @@ def test_sigma_travels_as_far_in_the_default_schedule_as_in_the_papers():
 
 def test_the_default_is_short_and_takes_the_last_network():
     config = Config()
-    assert (config.iterations, config.schedule, config.select, config.batch_size) == (10_000, 10_000, "last", 64)
+    assert (config.iterations, config.schedule, config.select, config.batch_size) == (
+        10_000,
+        10_000,
+        "last",
+        64,
+    )
     assert (config.warmup, config.rate_form, config.sigma_freeze) == ("linear", "onecycle", 0.05)
 
 
 def test_paper_is_section_6_3_and_other_flags_take_precedence():
     config = Config(paper=True)
-    assert (config.iterations, config.schedule, config.rate, config.batch_size) == (300_000, 300_000, 1e-4, 64)
+    assert (config.iterations, config.schedule, config.rate, config.batch_size) == (
+        300_000,
+        300_000,
+        1e-4,
+        64,
+    )
     assert (config.select, config.sigma_freeze, config.warmup) == ("beta_vae", 0.0, "linear")
     assert learning_rates(config)[0].tolist() == one_cycle(300_000, 300_000, "linear").tolist()
     first = Config(paper=True, iterations=50_000, batch_size=256)
@@ -111,8 +121,12 @@ def test_paper_is_section_6_3_and_other_flags_take_precedence():
 
 def test_paper_is_section_8_for_celeba():
     config = Config("celeba", paper=True)
-    assert (config.iterations, config.batch_size, config.rate, config.rate_form) == (1_000_000, 128, 1e-4,
-                                                                                     "constant")
+    assert (config.iterations, config.batch_size, config.rate, config.rate_form) == (
+        1_000_000,
+        128,
+        1e-4,
+        "constant",
+    )
     assert config.select == "last" and (learning_rates(config)[0] == 1e-4).all()
     assert Config("celeba", paper=True, iterations=10).schedule == 10
 
@@ -126,19 +140,25 @@ def test_settings_of_the_controllers_are_their_authors_and_no_others():
 
 def test_a_run_says_how_its_settings_differ_from_the_papers():
     assert Config(paper=True).notes == []
-    assert Config(model="vae").notes == ["differs from the paper: 10,000 iterations (paper: 300,000); a rate of "
-                                         "0.00055 (paper: 0.0001); --paper trains as the paper did"]
+    assert Config(model="vae").notes == [
+        "differs from the paper: 10,000 iterations (paper: 300,000); a rate of "
+        "0.00055 (paper: 0.0001); --paper trains as the paper did"
+    ]
     line = Config().notes[0]
     assert "sigma at a rate of 0.003 (paper: the network's)" in line
     assert "sigma held at its start for 500 iterations (paper: never)" in line
-    assert Config(paper=True, iterations=50_000).notes == ["differs from the paper: 50,000 iterations (paper: "
-                                                           "300,000)"]
+    assert Config(paper=True, iterations=50_000).notes == [
+        "differs from the paper: 50,000 iterations (paper: 300,000)"
+    ]
 
 
 def test_a_run_that_is_too_fast_or_too_short_says_so():
     assert "low disentanglement scores" in Config(iterations=1000).notes[1]
     assert len(Config(iterations=5000).notes) == len(Config(model="dynamic-vae").notes) == 1
-    assert "too short for the controller of dynamic-vae" in Config(model="dynamic-vae", iterations=5000).notes[-1]
+    assert (
+        "too short for the controller of dynamic-vae"
+        in Config(model="dynamic-vae", iterations=5000).notes[-1]
+    )
 
 
 @pytest.mark.parametrize("model", OBJECTIVES)

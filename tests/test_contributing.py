@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its worked example of a method runs as it stands, and its table of floors is the tested one."""
+"""CONTRIBUTING.md: its worked example of a method runs, and its table of floors is the tested one."""
 
 import re
 from pathlib import Path

@@ -16,8 +16,18 @@ import torch
 from lvae_min.io.atomic import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py"), *faults.ARGUMENTS, "--threads", "1"]
-WHOLE = {"config.json", "log.jsonl", "last.pt", "best.pt", "results.json", "lock", "curves.png",
-         "reconstructions.png", "traversal.png", "traversal.gif"}
+WHOLE = {
+    "config.json",
+    "log.jsonl",
+    "last.pt",
+    "best.pt",
+    "results.json",
+    "lock",
+    "curves.png",
+    "reconstructions.png",
+    "traversal.png",
+    "traversal.gif",
+}
 
 
 def carry_out(out, *fault):
@@ -46,8 +56,8 @@ def assert_equal(folder, whole):
     assert (folder / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
     ours, theirs = (json.loads((each / "results.json").read_text()) for each in (folder, whole))
     for results in (ours, theirs):
-        results["settings"].pop("threads")                      # given or not, as many were used
-        results.pop("seconds"), results.pop("commit")       # which has a + while the code is edited
+        results["settings"].pop("threads")  # given or not, as many were used
+        results.pop("seconds"), results.pop("commit")  # which has a + while the code is edited
     assert ours == theirs
     for name in ("last.pt", "best.pt"):
         ours, theirs = (load_checkpoint(each / name)["vae"] for each in (folder, whole))
@@ -93,8 +103,12 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
-    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder],
-                                   capture_output=True).returncode:
+    if (
+        not mount
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("may not mount a file system here")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
@@ -108,7 +122,7 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_is_lost(whole, small_disk, 
     assert code == 2 and "Traceback" not in said
     assert error.startswith(f"run.py: {out / faults.NAME}/") and "No space left on device; nothing" in error
     assert not list((out / faults.NAME).glob("*.part"))
-    if moment != "draw":                                        # there the first checkpoint is still to come
+    if moment != "draw":  # there the first checkpoint is still to come
         assert load_checkpoint(out / faults.NAME / "last.pt")["iteration"] >= 12
     (out / "filler").unlink()
     assert carry_out(out)[0] == 0
@@ -127,31 +141,35 @@ def test_a_folder_that_is_removed_while_a_run_works_in_it_is_told_and_not_half_m
     out = tmp_path / "runs"
     code, said = carry_out(out, faults.removed_at, number)
     assert code == 2 and "Traceback" not in said
-    assert said.splitlines()[-1] == (f"run.py: {out / faults.NAME}: was removed while the run worked in it; "
-                                     "the same command starts it again")
+    assert said.splitlines()[-1] == (
+        f"run.py: {out / faults.NAME}: was removed while the run worked in it; "
+        "the same command starts it again"
+    )
     assert list(out.iterdir()) == []
 
 
 def test_a_machine_with_one_core_gives_the_same_numbers(whole, tmp_path):
     code, said = carry_out(tmp_path / "runs", faults.one_core)
-    assert code == 0 and "cpu, 1 threads" in said               # one that nobody asked for
+    assert code == 0 and "cpu, 1 threads" in said  # one that nobody asked for
     assert_equal(tmp_path / "runs" / faults.NAME, whole)
 
 
 @pytest.mark.parametrize("home", [{}, {"HOME": "/dev/null/home"}], ids=["none", "impossible"])
 def test_without_a_home_folder_a_run_is_whole(tmp_path, home):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **home}
-    done = subprocess.run([*SMALL, "--out", tmp_path / "runs"], capture_output=True, text=True,
-                          env=environment)
+    done = subprocess.run(
+        [*SMALL, "--out", tmp_path / "runs"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert {path.name for path in (tmp_path / "runs" / faults.NAME).iterdir()} == WHOLE
 
 
 def test_a_run_whose_words_nobody_reads_stops_in_one_line_and_goes_on(whole, tmp_path):
-    with subprocess.Popen([*SMALL, "--out", tmp_path / "runs"], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*SMALL, "--out", tmp_path / "runs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         process.stdout.readline()
-        process.stdout.close()                          # its next line, of the first evaluation, fails
+        process.stdout.close()  # its next line, of the first evaluation, fails
         error = process.stderr.read()
     assert process.returncode == 2 and error.count("\n") == 1 and "nobody reads what it prints" in error
     assert carry_out(tmp_path / "runs")[0] == 0
@@ -165,7 +183,7 @@ def test_a_clock_that_jumps_moves_no_number(small, tmp_path, monkeypatch):
     logs = []
     for name, moments in (("steady", [0.0] * 4), ("jumping", [0.0, 1e6, 5.0, 1e9])):
         turns = iter(moments * 10_000)
-        monkeypatch.setattr(time, "time", lambda turns=turns: 1e9 - next(turns))       # backwards
+        monkeypatch.setattr(time, "time", lambda turns=turns: 1e9 - next(turns))  # backwards
         monkeypatch.setattr(time, "monotonic", lambda turns=turns: next(turns))
         config = train.Config(iterations=30, batch_size=8, threads=1, device="cpu")
         run = train.Run(config, tmp_path / name, small)
@@ -173,5 +191,5 @@ def test_a_clock_that_jumps_moves_no_number(small, tmp_path, monkeypatch):
         run.finish()
         run.close()
         logs.append((tmp_path / name / "log.jsonl").read_bytes())
-        assert run.kept == 30 and run.seconds >= 0              # it wrote its checkpoints all the same
+        assert run.kept == 30 and run.seconds >= 0  # it wrote its checkpoints all the same
     assert logs[0] == logs[1]

@@ -328,7 +328,7 @@ def test_the_papers_row_is_beyond_a_rate_that_rises_along_a_cosine_and_not_along
     curve = 0.5 + 4.5e-5 * (50_000 - 150_000 / math.pi * math.sin(math.pi / 3))
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in fixed_point.reach_table()[2:]]
     assert [row[0][:6] for row in rows] == ["a line", "a cosi", "a line"]
-    own = 25_000 * 5.5e-5 + 25_000 * 5.05e-5          # a schedule of 50,000: the means of its halves
+    own = 25_000 * 5.5e-5 + 25_000 * 5.05e-5  # a schedule of 50,000: the means of its halves
     for (_, total, most, _), wanted in zip(rows, (0.5 + 0.75, curve, own), strict=True):
         assert (total, most) == (f"{wanted:.2f}", f"{1 + wanted:.2f}")
     assert float(rows[1][2]) < float(rows[1][3]) == 2.14 < float(rows[0][2])

@@ -80,7 +80,9 @@ def test_fit_gives_the_process_its_settings_back(tmp_path, flushed):
 
 def test_all_public_names_are_there():
     assert {name for name in lvae_min.__all__ if getattr(lvae_min, name, None) is None} == set()
-    assert {"VAE", "load", "fit", "Config", "LVAE", "OBJECTIVES", "elbo_terms", "score"} <= set(lvae_min.__all__)
+    assert {"VAE", "load", "fit", "Config", "LVAE", "OBJECTIVES", "elbo_terms", "score"} <= set(
+        lvae_min.__all__
+    )
     assert set(lvae_min.__all__) <= set(dir(lvae_min))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lvae_min.nothing  # noqa: B018

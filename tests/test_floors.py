@@ -53,6 +53,7 @@ def test_a_file_imports_from_lower_floors_only(name):
 def test_imports_are_found_in_all_their_forms(tmp_path):
     file = tmp_path / "a.py"
     file.write_text(
-        "import lvae_min.train\nfrom lvae_min import data, VAE\ndef f():\n    from lvae_min.io.text import brief\n"
+        "import lvae_min.train\nfrom lvae_min import data, VAE\n"
+        "def f():\n    from lvae_min.io.text import brief\n"
     )
     assert imported(file) == {"train", "data", "io.text"}

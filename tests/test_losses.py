@@ -169,8 +169,10 @@ def test_a_controller_takes_its_settings_and_no_others(cls):
 
 
 def test_gains_of_a_controller_are_what_was_given():
-    for cls, change in ((ControlVAE, -0.2 * 0.4 + 3 / (1 + math.exp(0.4))),
-                        (DynamicVAE, -0.2 * 0.48 + 3 * (1 / (1 + math.exp(0.48)) - 0.5))):
+    for cls, change in (
+        (ControlVAE, -0.2 * 0.4 + 3 / (1 + math.exp(0.4))),
+        (DynamicVAE, -0.2 * 0.48 + 3 * (1 / (1 + math.exp(0.48)) - 0.5)),
+    ):
         objective = cls(kp=3.0, ki=-0.2)
         before = objective.output.item()
         objective.control(torch.tensor(0.1))

@@ -86,7 +86,7 @@ def test_factors_make_a_scored_set_with_their_names(tmp_path, suffix):
     dataset, _ = loaded(
         write(tmp_path / f"mine{suffix}", images=colors(4), factors=values, factor_names=names), tmp_path
     )
-    assert dataset.factors([0, 1, 2, 3]).tolist() == values.tolist()          # numbers, not ranks
+    assert dataset.factors([0, 1, 2, 3]).tolist() == values.tolist()  # numbers, not ranks
     assert (
         dataset.factor_names == ["weight", "age"] and dataset.factor_sizes == (3, 3) and dataset.latents == 2
     )
@@ -137,7 +137,7 @@ def test_a_photo_is_turned_upright_and_white_where_it_is_transparent(tmp_path):
     (tmp_path / "cats").mkdir()
     turned = Image.fromarray(np.repeat(np.arange(64, dtype=np.uint8)[:, None, None], 64, 1).repeat(3, 2) * 4)
     exif = turned.getexif()
-    exif[0x0112] = 3                                                            # upside down
+    exif[0x0112] = 3  # upside down
     turned.save(tmp_path / "cats" / "a.png", exif=exif)
     Image.new("RGBA", (64, 64), (90, 20, 20, 0)).save(tmp_path / "cats" / "b.png")
     _, shown = loaded(tmp_path / "cats", tmp_path / "data")
@@ -146,16 +146,24 @@ def test_a_photo_is_turned_upright_and_white_where_it_is_transparent(tmp_path):
 
 def test_processes_that_meet_images_that_change_all_have_them(tmp_path):
     """Each round the images are others, and four processes want them at once."""
-    code = ("import sys; from lvae_min import data; import numpy as np\n"
-            "for line in sys.stdin:\n"
-            "    print(data.load(sys.argv[1], sys.argv[2]).batch(data.torch.arange(2))[0, 0, 0, 0].item(), "
-            "flush=True)")
+    code = (
+        "import sys; from lvae_min import data; import numpy as np\n"
+        "for line in sys.stdin:\n"
+        "    print(data.load(sys.argv[1], sys.argv[2]).batch(data.torch.arange(2))[0, 0, 0, 0].item(), "
+        "flush=True)"
+    )
     file = tmp_path / "mine.npz"
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(subprocess.Popen(
-                [sys.executable, "-c", code, file, tmp_path], text=True, cwd=ROOT,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code, file, tmp_path],
+                    text=True,
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
             for _ in range(4)
         ]
         for color in range(2, 10):
@@ -166,7 +174,7 @@ def test_processes_that_meet_images_that_change_all_have_them(tmp_path):
             assert [process.stdout.readline() for process in processes] == [f"{color}\n"] * 4
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")              # the package ignores it, and pytest does not
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # the package ignores it, and pytest does not
 def test_a_photo_whose_camera_noted_nonsense_is_taken_as_it_is(tmp_path):
     (tmp_path / "cats").mkdir()
     picture = Image.fromarray(np.full((64, 64, 3), 9, np.uint8))
@@ -179,12 +187,12 @@ def test_a_photo_whose_camera_noted_nonsense_is_taken_as_it_is(tmp_path):
 
 
 def test_arrays_that_are_not_needed_may_be_anything_and_factors_in_any_order(tmp_path):
-    factors = np.stack([np.arange(4), np.arange(4) % 2]).T                      # in Fortran order
+    factors = np.stack([np.arange(4), np.arange(4) % 2]).T  # in Fortran order
     np.savez(tmp_path / "mine.npz", images=colors(4), factors=factors, notes=np.array([{}], object))
     assert loaded(tmp_path / "mine.npz", tmp_path)[0].factors(range(4)).tolist() == factors.tolist()
     with h5py.File(tmp_path / "mine.h5", "w") as stream:
         stream["images"] = colors(4)
-        stream.create_dataset("factors", (4, 1), "i8")                          # all 0, never written
+        stream.create_dataset("factors", (4, 1), "i8")  # all 0, never written
         stream.create_dataset("notes", (10**9, 10**4), "f8", chunks=(1, 10))
     assert loaded(tmp_path / "mine.h5", tmp_path)[0].factors(range(4)).tolist() == [[0]] * 4
 

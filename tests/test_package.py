@@ -23,9 +23,11 @@ def called(*words, **settings):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A folder with the sdist and the wheel, built of what git tracks; no other environment is made for it."""
+    """A folder with the sdist and the wheel, built of what git tracks, in this environment."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    files = called("git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    files = called("git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split(
+        "\0"
+    )
     for name in filter(None, files):
         if (ROOT / name).exists() and not name.startswith("figures/"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -36,13 +38,21 @@ def built(tmp_path_factory):
 
 def test_sdist_and_wheel_pass_twine(built):
     files = sorted(built.iterdir())
-    assert [file.suffix for file in files] == [".whl", ".gz"] or [file.suffix for file in files] == [".gz", ".whl"]
+    assert [file.suffix for file in files] == [".whl", ".gz"] or [file.suffix for file in files] == [
+        ".gz",
+        ".whl",
+    ]
     assert called(sys.executable, "-m", "twine", "check", "--strict", *files).count("PASSED") == 2
 
 
 def test_the_wheel_holds_the_package_and_the_source_of_the_op(built):
     names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
-    assert {"lvae_min/cli.py", "lvae_min/py.typed", "lvae_min/csrc/lvae.cpp", "lvae_min/datasets/own.py"} <= set(names)
+    assert {
+        "lvae_min/cli.py",
+        "lvae_min/py.typed",
+        "lvae_min/csrc/lvae.cpp",
+        "lvae_min/datasets/own.py",
+    } <= set(names)
     assert not [name for name in names if name.startswith(("tests", "figures"))]
 
 

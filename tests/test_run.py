@@ -189,10 +189,12 @@ def test_torchrun_shares_a_grid_and_survives_the_loss_of_workers(finished, tmp_p
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         + ["--max-restarts", "3", *SMALL[1:], "--iterations", "60", "--model", "lvae", "vae", "--seed", "0"]
         + ["1", "--out", str(tmp_path)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     names = [f"dsprites-{model}-iterations60-batch-size8" for model in ("lvae", "vae")]
-    for name, step in zip(names, (12, 24), strict=True):       # rank 0 and then, in its second life, a worker
+    for name, step in zip(names, (12, 24), strict=True):  # rank 0 and then, in its second life, a worker
         wait_for_step(launcher, tmp_path / name, step)
         os.kill(workers_of(launcher)[0], signal.SIGKILL)
     said, _ = launcher.communicate(timeout=600)
@@ -213,7 +215,7 @@ def test_a_finished_run_on_images_that_have_changed_is_not_shown_as_theirs(tmp_p
     said = capsys.readouterr()
     assert "finished before" in said.out and "was made with images that have changed since" in said.err
     folder = next(tmp_path.glob("mine-*"))
-    for name in ("results.json", "config.json"):                # as an older run had it: nowhere
+    for name in ("results.json", "config.json"):  # as an older run had it: nowhere
         stored = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**stored, "content": None}))
     (tmp_path / "b").mkdir()
@@ -229,17 +231,29 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *SMALL[1:]]
         + ["--iterations", "20", "--model", "lvae", "vae", "--out", str(tmp_path)],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0 and "run.py: " in done.stderr and "holds thesis.tex" in done.stderr
     assert (tmp_path / "dsprites-lvae-iterations20-batch-size8" / "results.json").exists()
 
 
-@pytest.mark.parametrize("kl, model, words", [
-    (0.01, "lvae", "1,000 iterations; try --sigma-freeze 0.5"), (9.0, "lvae", ", and rose later; try --s"),
-    (1.6, "dynamic-vae", ", and rose later; its beta, 150 at the start, does that until it has come down"),
-    (0.01, "dynamic-vae", "does that until it has come down: try more --iterations"),
-    (0.01, "beta-vae", "1,000 iterations; try a lower --beta"), (0.01, "vae", "try another --seed")])
+@pytest.mark.parametrize(
+    "kl, model, words",
+    [
+        (0.01, "lvae", "1,000 iterations; try --sigma-freeze 0.5"),
+        (9.0, "lvae", ", and rose later; try --s"),
+        (
+            1.6,
+            "dynamic-vae",
+            ", and rose later; its beta, 150 at the start, does that until it has come down",
+        ),
+        (0.01, "dynamic-vae", "does that until it has come down: try more --iterations"),
+        (0.01, "beta-vae", "1,000 iterations; try a lower --beta"),
+        (0.01, "vae", "try another --seed"),
+    ],
+)
 def test_a_collapse_is_told_with_what_to_try(finished, kl, model, words):
     results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
     assert "COLLAPSED" not in cli.summary({**results, "collapsed": False})

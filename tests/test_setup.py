@@ -24,15 +24,27 @@ def test_every_requirement_has_a_lower_bound_and_it_is_the_oldest_that_is_tested
     bounds = {(r.name, Version(str(r.specifier).removeprefix(">="))) for r in requirements}
     lines = (line.split("#")[0] for line in (ROOT / "tests" / "oldest.txt").read_text().splitlines())
     oldest = {(name, Version(version)) for name, version in (line.split("==") for line in lines if line)}
-    theirs = "scipy", "pyparsing"                               # requirements of ours, which name no oldest
+    theirs = "scipy", "pyparsing"  # requirements of ours, which name no oldest
     assert bounds == {one for one in oldest if one[0] not in theirs}
 
 
-@pytest.mark.parametrize("words, category, fails", [
-    ("`torch.jit.script_method` is deprecated. Please switch to `torch.compile`.", DeprecationWarning, False),
-    ("`torch.jit.script_method` is not supported in Python 3.14+ and may break. ", DeprecationWarning, False),
-    ("Benchmarks are automatically disabled because xdist plugin is active.", UserWarning, False),
-    ("lvae_min.datasets.own is deprecated", DeprecationWarning, True)])
+@pytest.mark.parametrize(
+    "words, category, fails",
+    [
+        (
+            "`torch.jit.script_method` is deprecated. Please switch to `torch.compile`.",
+            DeprecationWarning,
+            False,
+        ),
+        (
+            "`torch.jit.script_method` is not supported in Python 3.14+ and may break. ",
+            DeprecationWarning,
+            False,
+        ),
+        ("Benchmarks are automatically disabled because xdist plugin is active.", UserWarning, False),
+        ("lvae_min.datasets.own is deprecated", DeprecationWarning, True),
+    ],
+)
 def test_a_warning_of_another_package_is_no_failure_and_one_of_ours_is(words, category, fails):
     with pytest.raises(category) if fails else nullcontext():
         warnings.warn(words, category, stacklevel=1)
@@ -41,6 +53,10 @@ def test_a_warning_of_another_package_is_no_failure_and_one_of_ours_is(words, ca
 def test_pytest_starts_beside_plugins_that_warn():
     for plugin in ("xdist", "pytest_benchmark"):
         pytest.importorskip(plugin)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-n", "1", "-q", "tests/test_npy.py"], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "1", "-q", "tests/test_npy.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -154,7 +154,15 @@ def test_the_papers_numbers_are_those_that_were_compared_with_its_text():
     numbers = [*TABLE_2.values(), *TABLE_3.values(), PAPER_BETA.values(), BETA_HAT.values()]
     printed = " ".join(f"{number:.2f}" for row in numbers for number in row)
     assert zlib.crc32(printed.encode()) == 919533270
-    assert COLUMNS == ("rec_mean", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap_classification")
+    assert COLUMNS == (
+        "rec_mean",
+        "beta_vae",
+        "factor_vae",
+        "explicitness",
+        "irs",
+        "mig",
+        "sap_classification",
+    )
     assert SELECTED_ITERATION == 50_000
 
 

@@ -22,12 +22,23 @@ from lvae_min.train import Run
 
 METHODS = list(OBJECTIVES)
 DRAW = Run.draw
-SCORES = ["rec", "kl", "beta", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap", "sap_classification"]
+SCORES = [
+    "rec",
+    "kl",
+    "beta",
+    "beta_vae",
+    "factor_vae",
+    "explicitness",
+    "irs",
+    "mig",
+    "sap",
+    "sap_classification",
+]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """No pictures and, where a test does not look at them, no real scores; a checkpoint at each evaluation."""
+    """No pictures and, where a test does not need them, no real scores; a checkpoint at each evaluation."""
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     monkeypatch.setattr(train, "EVALUATED_SECONDS", -1)
     monkeypatch.setattr(metrics, "score", lambda factors, codes, **_: {"beta_vae": float(codes.std())})
@@ -55,8 +66,17 @@ def same(one, other):
 
 
 def config(model="lvae", **settings):
-    return Config(**{"model": model, "iterations": 230, "batch_size": 8, "threads": 1, "select": "beta_vae",
-                     "device": "cpu", **settings})
+    return Config(
+        **{
+            "model": model,
+            "iterations": 230,
+            "batch_size": 8,
+            "threads": 1,
+            "select": "beta_vae",
+            "device": "cpu",
+            **settings,
+        }
+    )
 
 
 @pytest.mark.parametrize("model", METHODS)
@@ -262,7 +282,9 @@ def test_a_run_that_other_code_began_says_so(small, tmp_path, monkeypatch):
 def test_another_score_can_select(small, tmp_path, monkeypatch, select, selected):
     looks = [{"rec": 5.0, "mig": 0.1}, {"rec": 3.0, "mig": 0.2}, {"rec": 4.0, "mig": 0.5}]
     given = iter([*looks, {"rec": 9.0, "mig": math.nan}])
-    monkeypatch.setattr(train, "evaluate", lambda *_, **__: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None))
+    monkeypatch.setattr(
+        train, "evaluate", lambda *_, **__: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None)
+    )
     run = Run(config(iterations=10, select=select), tmp_path, small)
     run.train(StopAt(run, 4))
     assert run.best["iteration"] == selected
@@ -305,7 +327,9 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
         rel=1e-5,
     )
     assert {"commit", "versions", "device", "seconds", "settings", "elbo"} <= set(stored)
-    assert stored["last"] == pytest.approx({**last, "iteration": 30, "beta": run.step.objective.beta().item()})
+    assert stored["last"] == pytest.approx(
+        {**last, "iteration": 30, "beta": run.step.objective.beta().item()}
+    )
     assert stored["selected"]["iteration"] == 12 and stored["last"]["rec"] != stored["scores"]["rec"]
 
 
@@ -340,7 +364,9 @@ def test_rec_of_the_validation_images_is_of_the_first_of_them_and_all_else_of_al
     some, codes = train.evaluate(run.step.vae, small, index, reconstructed=30)
     whole, all_codes = train.evaluate(run.step.vae, small, index)
     few, _ = train.evaluate(run.step.vae, small, index[:30])
-    assert (some["rec"], some["rec_mean"]) == (few["rec"], few["rec_mean"]) != (whole["rec"], whole["rec_mean"])
+    assert (
+        (some["rec"], some["rec_mean"]) == (few["rec"], few["rec_mean"]) != (whole["rec"], whole["rec_mean"])
+    )
     assert some["kl"] == whole["kl"] and (codes == all_codes).all() and len(codes) == len(index)
 
 
@@ -359,7 +385,7 @@ def test_a_checkpoint_follows_an_evaluation_after_half_a_minute_and_the_end(smal
 
     monkeypatch.setattr(run.step.__class__, "__call__", tick)
     run.train()
-    assert saved == [10, 50, 90, 100]                       # the first, then after more than 30 of 10 a piece
+    assert saved == [10, 50, 90, 100]  # the first, then after more than 30 of 10 a piece
     assert load_checkpoint(tmp_path / "best.pt")["iteration"] == 100
 
 
@@ -368,7 +394,7 @@ def test_of_equal_scores_the_later_wins_if_the_earlier_network_knew_less_than_ha
     run.best = {"iteration": 1, "score": 0.0, "kl": 1.0}
     assert run.better(0.1, 0.0) and not run.better(-0.1, 9.0)
     assert run.better(0.0, 2.1) and not run.better(0.0, 2.0)
-    run.best = {"iteration": 1, "score": 0.0}               # of an older checkpoint
+    run.best = {"iteration": 1, "score": 0.0}  # of an older checkpoint
     assert not run.better(0.0, 9.0)
 
 
@@ -553,7 +579,7 @@ def test_a_machine_that_fails_is_not_told_as_a_damaged_checkpoint(small, tmp_pat
         patch.setattr(where, fail)
         Run(config(), tmp_path, small)
     assert raised.value is error
-    Run(config(), tmp_path, small).close()                      # it has let go of the folder
+    Run(config(), tmp_path, small).close()  # it has let go of the folder
 
 
 @pytest.mark.parametrize("key", ["scores", "selected", "equilibrium", "rec_mean", "seconds", "collapsed"])
@@ -700,8 +726,9 @@ def test_a_graph_replays_an_iteration_and_gives_the_same_numbers(small, tmp_path
 @pytest.mark.parametrize("model", METHODS)
 def test_on_a_gpu_a_graph_equals_the_eager_path_and_can_be_continued(model, small, tmp_path):
     small.to("cuda")
-    runs = [Run(config(model, graph=graph, device="cuda"), tmp_path / graph, small)
-            for graph in ("on", "off")]
+    runs = [
+        Run(config(model, graph=graph, device="cuda"), tmp_path / graph, small) for graph in ("on", "off")
+    ]
     assert all(run.train() for run in runs) and runs[0].step.graph and not runs[1].step.graph
     part = Run(config(model, graph="on", device="cuda"), tmp_path / "part", small)
     part.train(StopAt(part, 37))
@@ -748,7 +775,7 @@ def test_a_run_that_moves_between_cpu_and_gpu_goes_on_with_other_noise(small, tm
     run.train(StopAt(run, 30))
     run.close()
     state = load_checkpoint(tmp_path / "last.pt")
-    state |= {"device": "cuda", "noise": torch.zeros(16, dtype=torch.uint8)}       # a GPU's generator has 16
+    state |= {"device": "cuda", "noise": torch.zeros(16, dtype=torch.uint8)}  # a GPU's generator has 16
     torch.save(state, tmp_path / "last.pt")
     run = Run(config(), tmp_path, small)
     assert run.iteration == 30 and run.train()
@@ -768,7 +795,7 @@ def test_a_network_selected_after_the_last_checkpoint_does_not_outlive_it(small,
     checkpoint = (tmp_path / "last.pt").read_bytes()
     run.train(StopAt(run, 4))
     run.close()
-    (tmp_path / "last.pt").write_bytes(checkpoint)              # best.pt is of iteration 4, its score 0.9
+    (tmp_path / "last.pt").write_bytes(checkpoint)  # best.pt is of iteration 4, its score 0.9
     run = Run(config(iterations=20), tmp_path, small)
     assert run.train()
     best = load_checkpoint(tmp_path / "best.pt")
@@ -782,7 +809,7 @@ def test_a_flipped_bit_among_the_weights_of_a_checkpoint_is_damage(small, tmp_pa
     run.train(StopAt(run, 3))
     run.close()
     content = (tmp_path / name).read_bytes()
-    weights = load_checkpoint(tmp_path / name)["vae"]["encoder.1.weight"].numpy().tobytes()     # 0.5 MB
+    weights = load_checkpoint(tmp_path / name)["vae"]["encoder.1.weight"].numpy().tobytes()  # 0.5 MB
     start = content.index(weights)
     for at in (start, start + len(weights) // 2, start + len(weights) - 1):
         flipped = bytearray(content)
@@ -804,7 +831,7 @@ def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
         # Bit 16 makes a folder of a member, of which torch would return whatever is in memory.
         (tmp_path / "last.pt").write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
         try:
-            assert same(load_checkpoint(tmp_path / "last.pt"), state)       # a date, say, or what fills gaps
+            assert same(load_checkpoint(tmp_path / "last.pt"), state)  # a date, say, or what fills gaps
         except ValueError as error:
             assert str(error).startswith(f"{tmp_path / 'last.pt'}: damaged, or not a checkpoint (")
             refused.append(at)

@@ -1,4 +1,4 @@
-"""The package where the system has neither fcntl nor os.preadv, as on Windows: imports, trains, reads files."""
+"""The package without fcntl and os.preadv, as on Windows: it imports, trains and reads files."""
 
 import os
 import subprocess

@@ -15,25 +15,32 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-FACTORS = {"object color": 4, "object shape": 4, "object size": 2, "camera height": 3, "background color": 3,
-           "horizontal axis": 40, "vertical axis": 40}                    # slowest first, as in MPI3D-complex
+FACTORS = {
+    "object color": 4,
+    "object shape": 4,
+    "object size": 2,
+    "camera height": 3,
+    "background color": 3,
+    "horizontal axis": 40,
+    "vertical axis": 40,
+}  # slowest first, as in MPI3D-complex
 SIDE = 64
-VIEWS = (4, 2, 3, 40, 40)               # shape (sphere, cube, cylinder, cone), size, camera, both axes
+VIEWS = (4, 2, 3, 40, 40)  # shape (sphere, cube, cylinder, cone), size, camera, both axes
 
-HORIZONTAL = np.radians(np.linspace(-75, 75, 40))                             # of the arm, about the pedestal
-VERTICAL = np.radians(np.linspace(-5, 80, 40))                                # above the floor's plane
+HORIZONTAL = np.radians(np.linspace(-75, 75, 40))  # of the arm, about the pedestal
+VERTICAL = np.radians(np.linspace(-5, 80, 40))  # above the floor's plane
 RADII = (0.2, 0.32)
-CAMERAS = ((0.0, -3.3, 2.4), (0.0, -3.6, 1.3), (0.0, -3.6, 0.45))             # top, middle, low
-TARGET, FIELD = (0.0, 0.0, 0.62), 0.52          # what they look at; tangent of half the angle of view
-PIVOT, ARM, ARM_RADIUS, GRIP = (0.0, 0.0, 0.45), 1.0, 0.06, 0.12      # GRIP: from the arm's end to the object
-LIGHT = (-0.45, -0.6, 0.66)                     # direction towards it
-FLOOR = 2.2                                     # radius of the lit disc the pedestal stands on
+CAMERAS = ((0.0, -3.3, 2.4), (0.0, -3.6, 1.3), (0.0, -3.6, 0.45))  # top, middle, low
+TARGET, FIELD = (0.0, 0.0, 0.62), 0.52  # what they look at; tangent of half the angle of view
+PIVOT, ARM, ARM_RADIUS, GRIP = (0.0, 0.0, 0.45), 1.0, 0.06, 0.12  # GRIP: from the arm's end to the object
+LIGHT = (-0.45, -0.6, 0.66)  # direction towards it
+FLOOR = 2.2  # radius of the lit disc the pedestal stands on
 
-OBJECT, METAL, SCENE = (0, 96), (96, 64), (160, 96)    # first byte of a material, and its steps of brightness
-OBJECT_COLORS = ((235, 205, 60), (60, 170, 80), (140, 130, 60), (210, 55, 55))     # yellow, green, olive, red
-BACKGROUND_COLORS = ((125, 70, 150), (60, 150, 130), (235, 140, 115))              # purple, sea green, salmon
+OBJECT, METAL, SCENE = (0, 96), (96, 64), (160, 96)  # first byte of a material, and its steps of brightness
+OBJECT_COLORS = ((235, 205, 60), (60, 170, 80), (140, 130, 60), (210, 55, 55))  # yellow, green, olive, red
+BACKGROUND_COLORS = ((125, 70, 150), (60, 150, 130), (235, 140, 115))  # purple, sea green, salmon
 METAL_COLOR = (190, 190, 190)
-MISS = np.float32(1e9)                          # distance of what a ray does not meet
+MISS = np.float32(1e9)  # distance of what a ray does not meet
 
 
 def dot(a: tuple, b: tuple):
@@ -72,7 +79,7 @@ def camera_rays(eye: tuple) -> tuple:
     forward = unit(minus(TARGET, eye))
     right = unit(cross(forward, (0.0, 0.0, 1.0)))
     up = cross(right, forward)
-    across = (((np.arange(SIDE) + 0.5) / (SIDE / 2) - 1) * FIELD)
+    across = ((np.arange(SIDE) + 0.5) / (SIDE / 2) - 1) * FIELD
     x, y = np.tile(across, SIDE), -np.repeat(across, SIDE)
     ray = unit(tuple(forward[i] + x * right[i] + y * up[i] for i in range(3)))
     return tuple(part.astype(np.float32) for part in ray)
@@ -94,6 +101,7 @@ def slab(origin, ray, half) -> tuple:
 # The four objects: the distance t at which a ray from `origin` meets the object, MISS if it does not, and the
 # brightness there, the cosine between the surface's normal and the light. The object's centre is (0, 0, 0).
 
+
 def sphere(radius: float, origin: tuple, ray: tuple, light: tuple) -> tuple:
     t, _ = roots(1.0, dot(origin, ray), dot(origin, origin) - radius * radius)
     return t, (dot(origin, light) + t * dot(ray, light)) / radius
@@ -104,8 +112,10 @@ def cube(radius: float, origin: tuple, ray: tuple, light: tuple) -> tuple:
     t = np.maximum(np.maximum(sides[0][0], sides[1][0]), sides[2][0])
     out = np.minimum(np.minimum(sides[0][1], sides[1][1]), sides[2][1])
     lit = [-np.sign(ray[i]) * light[i] for i in range(3)]
-    return (np.where(t < out, t, MISS),
-            np.where(t == sides[0][0], lit[0], np.where(t == sides[1][0], lit[1], lit[2])))
+    return (
+        np.where(t < out, t, MISS),
+        np.where(t == sides[0][0], lit[0], np.where(t == sides[1][0], lit[1], lit[2])),
+    )
 
 
 def cylinder(radius: float, origin: tuple, ray: tuple, light: tuple) -> tuple:
@@ -114,15 +124,17 @@ def cylinder(radius: float, origin: tuple, ray: tuple, light: tuple) -> tuple:
     bottom, top = slab(oz, dz, 0.8 * radius)
     t = np.maximum(near, bottom)
     mantle = ((ox + t * dx) * lx + (oy + t * dy) * ly) / wide
-    return (np.where(t < np.minimum(far, top), t, MISS),
-            np.where(near > bottom, mantle, -np.sign(dz) * lz))
+    return (np.where(t < np.minimum(far, top), t, MISS), np.where(near > bottom, mantle, -np.sign(dz) * lz))
 
 
 def cone(radius: float, origin: tuple, ray: tuple, light: tuple) -> tuple:
     (ox, oy, oz), (dx, dy, dz), lz = origin, ray, light[2]
-    below, slope = oz - radius, 0.55 ** 2           # the apex is at height `radius`, the base at -0.8 of it
-    crossings = roots(dx * dx + dy * dy - slope * dz * dz, ox * dx + oy * dy - slope * below * dz,
-                      ox * ox + oy * oy - slope * below * below)
+    below, slope = oz - radius, 0.55**2  # the apex is at height `radius`, the base at -0.8 of it
+    crossings = roots(
+        dx * dx + dy * dy - slope * dz * dz,
+        ox * dx + oy * dy - slope * below * dz,
+        ox * ox + oy * oy - slope * below * below,
+    )
     best, lit = np.full(np.shape(crossings[0]), MISS), np.zeros(np.shape(crossings[0]), np.float32)
     for t in crossings:
         z = oz + t * dz
@@ -141,8 +153,11 @@ OBJECTS = (sphere, cube, cylinder, cone)
 def rod(end: tuple, origin: tuple, ray: tuple) -> tuple:
     """Distance and brightness, as of an object, of the arm from (0, 0, 0) along the unit vector `end`."""
     along, start = dot(end, ray), dot(end, origin)
-    t, _ = roots(1 - along * along, dot(origin, ray) - start * along,
-                 dot(origin, origin) - start * start - ARM_RADIUS ** 2)
+    t, _ = roots(
+        1 - along * along,
+        dot(origin, ray) - start * along,
+        dot(origin, origin) - start * start - ARM_RADIUS**2,
+    )
     where = start + t * along
     lit = (dot(origin, LIGHT) + t * dot(ray, LIGHT) - where * dot(end, LIGHT)) / ARM_RADIUS
     return np.where((where > 0) & (where < ARM), t, MISS), lit
@@ -174,13 +189,15 @@ def draw_views(views: np.ndarray, camera: int, horizontal: int) -> None:
     eye = CAMERAS[camera]
     ray = camera_rays(eye)
     x, y, disc, bright = background(eye, ray)
-    still = nearer(cylinder(0.22, minus(eye, (0.0, 0.0, PIVOT[2] / 2)), ray, LIGHT),      # pedestal and joint
-                   sphere(0.09, minus(eye, PIVOT), ray, LIGHT))
+    still = nearer(
+        cylinder(0.22, minus(eye, (0.0, 0.0, PIVOT[2] / 2)), ray, LIGHT),  # pedestal and joint
+        sphere(0.09, minus(eye, PIVOT), ray, LIGHT),
+    )
     cos, sin = rounded(np.cos(HORIZONTAL))[horizontal], rounded(np.sin(HORIZONTAL))[horizontal]
     reach, rise = rounded(np.cos(VERTICAL))[:, None], rounded(np.sin(VERTICAL))[:, None]  # (40, 1)
     # Its depth is flattened: an arm that points at the camera would look the same at all heights.
     end = unit((reach * sin, -0.6 * reach * cos, rise))
-    metal = nearer(rod(end, minus(eye, PIVOT), ray), still)                               # (40, 4096) each
+    metal = nearer(rod(end, minus(eye, PIVOT), ray), still)  # (40, 4096) each
     centre = tuple(PIVOT[i] + (ARM + GRIP) * end[i] for i in range(3))
     origin = turned(minus(eye, centre), cos, sin)
     ray, light = turned(ray, cos, sin), turned(LIGHT, cos, sin)
@@ -192,7 +209,8 @@ def draw_views(views: np.ndarray, camera: int, horizontal: int) -> None:
         for shape, meet in enumerate(OBJECTS):
             t, lit = meet(radius, origin, ray, light)
             views[shape, size, camera, horizontal] = np.where(
-                t < metal[0], shade(OBJECT, 0.3 + 0.7 * np.maximum(lit, 0)), scene)
+                t < metal[0], shade(OBJECT, 0.3 + 0.7 * np.maximum(lit, 0)), scene
+            )
 
 
 def views() -> np.ndarray:
@@ -211,5 +229,5 @@ def palettes() -> np.ndarray:
         for j, behind in enumerate(BACKGROUND_COLORS):
             for (first, steps), full in ((OBJECT, color), (METAL, METAL_COLOR), (SCENE, behind)):
                 ramp = np.arange(steps)[:, None] / (steps - 1)
-                result[i, j, first:first + steps] = np.round(ramp * np.array(full))
+                result[i, j, first : first + steps] = np.round(ramp * np.array(full))
     return result.reshape(-1, 256, 3)

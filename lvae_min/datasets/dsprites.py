@@ -16,15 +16,15 @@ import numpy as np
 from lvae_min.io import npy
 from lvae_min.io.text import brief
 
-ARCHIVE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"                  # the published file
-FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "position y": 32}     # slowest first
+ARCHIVE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"  # the published file
+FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "position y": 32}  # slowest first
 SIZES = tuple(FACTORS.values())
-GRID = 256                                      # vertices are rounded to 1/256 pixel, as a GPU does
+GRID = 256  # vertices are rounded to 1/256 pixel, as a GPU does
 FULL_ROW = np.uint64(2**64 - 1)
 
 SCALES = np.linspace(0.5, 1, 6)
-ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)    # 0 and 2 pi are both there: orientations 0 and 39 look alike
-CENTRES = 16 + 32 * np.linspace(0, 1, 32)       # pixels
+ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)  # 0 and 2 pi are both there: orientations 0 and 39 look alike
+CENTRES = 16 + 32 * np.linspace(0, 1, 32)  # pixels
 
 
 def outline(shape: int) -> np.ndarray:
@@ -32,7 +32,7 @@ def outline(shape: int) -> np.ndarray:
 
     shape  0 square of side 19.2, 1 ellipse of 100 vertices, 2 heart of 150
     """
-    radius = 9.6                                                              # 0.15 of the image
+    radius = 9.6  # 0.15 of the image
     if shape == 0:
         return radius * np.array([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]])
     vertices = (100, 150)[shape - 1]
@@ -51,24 +51,24 @@ def fill_edges(rows: np.ndarray, xa: np.ndarray, ya: np.ndarray, xb: np.ndarray,
     xa, xb  (orientation, x)  ends of the edge in 1/256 pixel, for every position of the sprite
     ya, yb  (orientation, y)
     """
-    half = GRID // 2                                                   # a pixel is on if its centre is inside
-    first = np.floor((np.minimum(ya, yb) - half) / GRID).astype(int) + 1    # a centre on the edge: lower row
+    half = GRID // 2  # a pixel is on if its centre is inside
+    first = np.floor((np.minimum(ya, yb) - half) / GRID).astype(int) + 1  # a centre on the edge: lower row
     crossed = np.floor((np.maximum(ya, yb) - half) / GRID).astype(int) + 1 - first
     for k in range(crossed.max()):
         orientation, position = np.nonzero(crossed > k)
         row = first[orientation, position] + k
         start, height = ya[orientation, position], (yb - ya)[orientation, position]
         x = xa[orientation] + (GRID * row + half - start)[:, None] * (xb - xa)[orientation] / height[:, None]
-        column = np.ceil((x - half) / GRID).astype(np.uint64)           # first pixel centre at or right of it
+        column = np.ceil((x - half) / GRID).astype(np.uint64)  # first pixel centre at or right of it
         rows[orientation, :, position, row] ^= FULL_ROW << column
 
 
 def draw_sprites(rows: np.ndarray, shape: int, scale: int) -> None:
     """Draw all sprites of one shape and scale into zeroed `rows` (orientation, x, y, 64) uint64."""
-    u, v = (outline(shape) * SCALES[scale]).T                                 # (vertices,)
+    u, v = (outline(shape) * SCALES[scale]).T  # (vertices,)
     cos, sin = np.cos(ORIENTATIONS)[:, None], np.sin(ORIENTATIONS)[:, None]
-    x = np.round((cos * u + sin * v)[..., None] * GRID + CENTRES * GRID)      # (orientation, vertex, x)
-    y = np.round((cos * v - sin * u)[..., None] * GRID + CENTRES * GRID)      # (orientation, vertex, y)
+    x = np.round((cos * u + sin * v)[..., None] * GRID + CENTRES * GRID)  # (orientation, vertex, x)
+    y = np.round((cos * v - sin * u)[..., None] * GRID + CENTRES * GRID)  # (orientation, vertex, y)
     for b in range(len(u)):
         a = b - 1
         fill_edges(rows, x[:, a], y[:, a], x[:, b], y[:, b])
@@ -81,7 +81,7 @@ def draw() -> np.ndarray:
     the published mean implies, of 128 million.
     """
     rows = np.zeros((*SIZES, 64), np.uint64)
-    sprites = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]   # the slow ones first
+    sprites = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]  # the slow ones first
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda sprite: draw_sprites(rows[sprite], *sprite), sprites))
     return rows.reshape(-1, 64)
@@ -115,9 +115,11 @@ def read(file: Path) -> np.ndarray:
             for images in npy.read_chunks(member, shape, dtype):
                 if images.max() > 1:
                     raise ValueError(f"images {start} to {start + len(images)} are not 0 and 1")
-                rows[start:start + len(images)] = pack(images)
+                rows[start : start + len(images)] = pack(images)
                 start += len(images)
     except npy.DAMAGED as error:
-        raise ValueError(f"{file}: not the published dSprites archive, or damaged ({brief(error)}); "
-                         "replace it, or remove it: without it the images are drawn") from None
+        raise ValueError(
+            f"{file}: not the published dSprites archive, or damaged ({brief(error)}); "
+            "replace it, or remove it: without it the images are drawn"
+        ) from None
     return rows

@@ -20,18 +20,21 @@ from lvae_min.io.text import brief, one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FACTORS, NAMES = "factors", "factor_names"
-VERSION = 2                     # of how images are prepared: what another one made is made again
-MOST_PACKED = 1100              # deflate makes a byte of at most 1,032
+VERSION = 2  # of how images are prepared: what another one made is made again
+MOST_PACKED = 1100  # deflate makes a byte of at most 1,032
 
 
 class Array:
     """Images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`."""
 
     def __init__(self, path: Path):
-        self.path, self.unread = path, []                     # arrays that cannot be read, and why
+        self.path, self.unread = path, []  # arrays that cannot be read, and why
         found = self.arrays()
-        images = {name: kind for name, kind in found.items()
-                  if name not in (FACTORS, NAMES) and len(kind[0]) in (3, 4)}
+        images = {
+            name: kind
+            for name, kind in found.items()
+            if name not in (FACTORS, NAMES) and len(kind[0]) in (3, 4)
+        }
         if len(images) > 1 and "images" in images:
             images = {"images": images["images"]}
         ours = FACTORS, NAMES, "images."
@@ -40,9 +43,11 @@ class Array:
             raise ValueError(needed[0])
         if len(images) != 1:
             names = one_line(", ".join(found))[:200] or "nothing"
-            raise ValueError(f"holds {names}; expected one array of images (N, H, W), (N, H, W, C) or "
-                             "(N, C, H, W), or several of which one is called 'images'")
-        (self.name, (self.shape, self.dtype)), = images.items()
+            raise ValueError(
+                f"holds {names}; expected one array of images (N, H, W), (N, H, W, C) or "
+                "(N, C, H, W), or several of which one is called 'images'"
+            )
+        ((self.name, (self.shape, self.dtype)),) = images.items()
         self.shapes = {name: found[name][0] for name in (FACTORS, NAMES) if name in found}
         for name in (self.name, *self.shapes):
             self.check(name)
@@ -96,7 +101,7 @@ class Hdf5(Array):
         with h5py.File(self.path, "r") as file:
             rows = npy.rows_of(self.shape, self.dtype)
             for start in range(0, self.shape[0], rows):
-                yield file[self.name][start:start + rows]
+                yield file[self.name][start : start + rows]
 
     def read(self, name: str) -> np.ndarray:
         with h5py.File(self.path, "r") as file:
@@ -106,11 +111,11 @@ class Hdf5(Array):
 
 def check_size(array: h5py.Dataset) -> None:
     """Raise ValueError for an array that claims more than can be there, or is read in huge pieces."""
-    if array.shape is None:                                                    # an empty space
+    if array.shape is None:  # an empty space
         return
     shape, stored, name = array.shape, array.id.get_storage_size(), one_line(array.name)[:80]
     size = math.prod(shape) * array.dtype.itemsize
-    if size > MOST_PACKED * stored and (stored or size > npy.CHUNK_BYTES):     # 0: never written, all 0
+    if size > MOST_PACKED * stored and (stored or size > npy.CHUNK_BYTES):  # 0: never written, all 0
         raise ValueError(f"{name}: is {array.dtype} {shape}, and has {stored:,} bytes of that")
     for piece in (shape[1:], array.chunks or ()):
         if math.prod(piece) * array.dtype.itemsize > npy.LARGEST_ROW:
@@ -123,7 +128,7 @@ def value_factor(array: Array) -> float:
         raise ValueError(f"images are {array.dtype}; expected uint8 or floats")
     low, high = np.inf, -np.inf
     for chunk in array.chunks():
-        least, most = float(chunk.min()), float(chunk.max())                           # a NaN stays
+        least, most = float(chunk.min()), float(chunk.max())  # a NaN stays
         if math.isnan(least):
             raise ValueError("images hold values that are not numbers (NaN); expected 0 to 1 or 0 to 255")
         low, high = min(low, least), max(high, most)
@@ -140,8 +145,11 @@ def described(height: int, width: int, crop: int, side: int) -> str:
     """What was done to images of this size, in a few words; empty if nothing."""
     if height == width == side:
         return ""
-    return f", {width} x {height}" + (f" cropped to {crop} x {crop}" if height != width else "") + (
-        f" made {side} x {side}" if crop != side else "")
+    return (
+        f", {width} x {height}"
+        + (f" cropped to {crop} x {crop}" if height != width else "")
+        + (f" made {side} x {side}" if crop != side else "")
+    )
 
 
 def prepare_array(array: Array, target: Path, about: dict) -> None:
@@ -152,8 +160,10 @@ def prepare_array(array: Array, target: Path, about: dict) -> None:
         shape = shape[0], *shape[2:], shape[1]
     count, height, width, channels = shape
     if count < 1 or height < 1 or width < 1 or channels not in (1, 3):
-        raise ValueError(f"images of shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), "
-                         "N at least 1, C 1 or 3")
+        raise ValueError(
+            f"images of shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), "
+            "N at least 1, C 1 or 3"
+        )
     factor, crop, side = value_factor(array), min(height, width), side_of(height, width)
     factors, about["names"] = labels(array, count)
     about["source"] = str(array.path) + described(height, width, crop, side)
@@ -189,8 +199,9 @@ def checked(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[n
         names = [f"factor {k}" for k in range(values.shape[1])]
     names = [one_line(name) for name in np.ravel(names)]
     if len(names) != values.shape[1] or len(set(names)) < len(names):
-        raise ValueError(f"factor_names has {len(names)} names, {len(set(names))} different, for "
-                         f"{values.shape[1]} factors")
+        raise ValueError(
+            f"factor_names has {len(names)} names, {len(set(names))} different, for {values.shape[1]} factors"
+        )
     return values.astype(np.int64 if np.can_cast(values.dtype, np.int64) else np.float64), names
 
 
@@ -207,8 +218,11 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
         grey = grey and mode in ("1", "L")
     width, height = min(sizes, key=min)
     side = side_of(height, width)
-    about["source"] = str(path) + (described(height, width, min(height, width), side) if len(sizes) == 1 else
-                                   f", {len(sizes)} sizes cropped to squares and made {side} x {side}")
+    about["source"] = str(path) + (
+        described(height, width, min(height, width), side)
+        if len(sizes) == 1
+        else f", {len(sizes)} sizes cropped to squares and made {side} x {side}"
+    )
     factors, about["names"] = None, []
     if (path / "factors.npy").is_file():
         factors, about["names"] = checked(im.read_array(path / "factors.npy"), len(names), None)
@@ -249,7 +263,7 @@ def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, d
         raise ValueError(f"{path}: expected a folder of images, an .npz or an .h5")
     about = {"fingerprint": [VERSION, *im.fingerprint(path)]}
     target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
-    with im.locked(target, wait=True):          # another run on the same images may begin at the same moment
+    with im.locked(target, wait=True):  # another run on the same images may begin at the same moment
         if not target.exists() or im.open_set(target)[2].get("fingerprint") != about["fingerprint"]:
             try:
                 if path.is_dir():
@@ -258,6 +272,7 @@ def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, d
                     prepare_array(kinds[path.suffix.lower()](path), target, about)
             except im.DAMAGED as error:
                 said = one_line(error)
-                raise ValueError(said if said.startswith(f"{target}: ") else
-                                 f"{path}: {brief(error)}") from None
+                raise ValueError(
+                    said if said.startswith(f"{target}: ") else f"{path}: {brief(error)}"
+                ) from None
         return im.open_set(target)

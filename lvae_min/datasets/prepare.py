@@ -2,7 +2,7 @@
 
     python -m lvae_min.datasets prepare mpi3d                 where the archive is to be had, and its licence
     python -m lvae_min.datasets prepare mpi3d --from FILE     make data/mpi3d of it
-    python -m lvae_min.datasets prepare dsprites              download it; continues a download that was stopped
+    python -m lvae_min.datasets prepare dsprites              download it, or continue a download
 
 A set is made in one pass, and is there whole or not at all. arm3d needs no preparation, dSprites only where
 its published file is preferred to drawing the same images.
@@ -33,7 +33,7 @@ from lvae_min.io.text import Parser, brief, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
-BLOCK = 2**20                   # bytes that are downloaded or hashed at a time
+BLOCK = 2**20  # bytes that are downloaded or hashed at a time
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,43 @@ class Archive:
     """What is known of a published archive. A size or hash that nobody published is left out."""
 
     file: str
-    where: str                          # a page or link for people
+    where: str  # a page or link for people
     size: str
     licence: str
-    url: str = ""                       # can be downloaded by itself
+    url: str = ""  # can be downloaded by itself
     md5: str = ""
-    also: str = ""                      # what has to lie beside it
+    also: str = ""  # what has to lie beside it
 
 
 DRIVE = "https://drive.google.com/uc?id="
 HIGH_RES = "CC BY 4.0 (github.com/NVlabs/High-res-disentanglement-datasets)"
 ARCHIVES = {
     "dsprites": Archive(
-        dsprites.ARCHIVE, "https://github.com/google-deepmind/dsprites-dataset", "26 MB", "Apache 2.0",
+        dsprites.ARCHIVE,
+        "https://github.com/google-deepmind/dsprites-dataset",
+        "26 MB",
+        "Apache 2.0",
         url="https://github.com/google-deepmind/dsprites-dataset/raw/master/" + dsprites.ARCHIVE,
-        md5="7da33b31b13a06f4b04a70402ce90c2e"),
-    "mpi3d": Archive("real3d_complicated_shapes_ordered.npz", DRIVE + "1Tp8eTdHxgUMtsZv5uAoYAbJR1BOa_OQm",
-                     "up to 5.7 GB", "CC BY 4.0 (github.com/rr-learning/disentanglement_dataset)"),
-    "falcor3d": Archive("Falcor3D_down128.zip", DRIVE + "1XAQfFK1x6cpN1eiovbP0hVfLTm5SsSoJ", "3.7 GB",
-                        HIGH_RES),
+        md5="7da33b31b13a06f4b04a70402ce90c2e",
+    ),
+    "mpi3d": Archive(
+        "real3d_complicated_shapes_ordered.npz",
+        DRIVE + "1Tp8eTdHxgUMtsZv5uAoYAbJR1BOa_OQm",
+        "up to 5.7 GB",
+        "CC BY 4.0 (github.com/rr-learning/disentanglement_dataset)",
+    ),
+    "falcor3d": Archive(
+        "Falcor3D_down128.zip", DRIVE + "1XAQfFK1x6cpN1eiovbP0hVfLTm5SsSoJ", "3.7 GB", HIGH_RES
+    ),
     "isaac3d": Archive("Isaac3D_down128.zip", DRIVE + "1OmQ1G2wnm6eTsSFGTKFZZAh5D3nQTW1B", "13 GB", HIGH_RES),
     "celeba": Archive(
-        "img_align_celeba.zip", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "1.4 GB",
-        "non-commercial research only, no redistribution", md5="00d2c5bc6d35e252742224ab0c1e8fcb",
-        also=ATTRIBUTE_FILE),
+        "img_align_celeba.zip",
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        "1.4 GB",
+        "non-commercial research only, no redistribution",
+        md5="00d2c5bc6d35e252742224ab0c1e8fcb",
+        also=ATTRIBUTE_FILE,
+    ),
 }
 
 
@@ -104,28 +117,32 @@ def check_labels(content: bytes, sizes: tuple[int, ...]) -> None:
     for rows in npy.read_chunks(stream, shape, dtype):
         if not (np.abs(rows) < 1e4).all():
             raise ValueError("labels are not all finite, and below 10,000")
-        labels[:, done:done + len(rows)] = rows.T
+        labels[:, done : done + len(rows)] = rows.T
         done += len(rows)
     for k, size in enumerate(sizes):
-        stride = int(np.prod(sizes[k + 1:]))
+        stride = int(np.prod(sizes[k + 1 :]))
         grid = np.arange(wanted[0]) // stride % size
-        values = labels[:, np.arange(size) * stride].round(4)          # (K, size), of every value of factor k
-        if not any(len(np.unique(value)) == size and (value[grid] == column.round(4)).all()
-                   for value, column in zip(values, labels, strict=True)):
+        values = labels[:, np.arange(size) * stride].round(4)  # (K, size), of every value of factor k
+        if not any(
+            len(np.unique(value)) == size and (value[grid] == column.round(4)).all()
+            for value, column in zip(values, labels, strict=True)
+        ):
             raise ValueError(f"labels: no column has {size} values that change every {stride} images")
 
 
 def numbered(names: list[str], count: int) -> list[str]:
     """Those of `names` that end in 000000.png to count - 1, in order. Raises ValueError if one is missing."""
-    found: list = [None] * count                # a list: a dict of 737,280 file names takes 0.2 GB more
+    found: list = [None] * count  # a list: a dict of 737,280 file names takes 0.2 GB more
     for name in names:
         match = re.search(r"(?:^|/)([0-9]{6})\.png$", name)
         if match and int(match[1]) < count:
             found[int(match[1])] = name
     missing = [number for number, name in enumerate(found) if name is None]
     if missing:
-        raise ValueError(f"holds no {missing[0]:06d}.png"
-                         + (f", and {len(missing) - 1} more are missing" if len(missing) > 1 else ""))
+        raise ValueError(
+            f"holds no {missing[0]:06d}.png"
+            + (f", and {len(missing) - 1} more are missing" if len(missing) > 1 else "")
+        )
     return found
 
 
@@ -174,8 +191,9 @@ def cropped(content: bytes) -> np.ndarray:
     """An aligned image of CelebA, 178 x 218, as (128, 128, 3) uint8."""
     pixels = im.decode(content)
     if pixels.shape[1::-1] != CELEBA_SIZE:
-        raise ValueError(f"is {pixels.shape[1]} x {pixels.shape[0]}, "
-                         f"expected {CELEBA_SIZE[0]} x {CELEBA_SIZE[1]}")
+        raise ValueError(
+            f"is {pixels.shape[1]} x {pixels.shape[0]}, expected {CELEBA_SIZE[0]} x {CELEBA_SIZE[1]}"
+        )
     # Differs from the paper, which gives no crop: the middle 148 x 148 here.
     return im.fit(pixels[None], CELEBA_CROP, 128)[0]
 
@@ -216,14 +234,20 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
             attributes = read_attributes(file.parent / ATTRIBUTE_FILE)
             factors = attributes[celeba_subset(spec.count)].astype(np.int64)
         with im.locked(folder / name):
-            im.write_set(folder / name, (spec.count, height, width, channels), READERS[name](file, spec),
-                         {"source": str(file), "bytes": file.stat().st_size}, factors)
+            im.write_set(
+                folder / name,
+                (spec.count, height, width, channels),
+                READERS[name](file, spec),
+                {"source": str(file), "bytes": file.stat().st_size},
+                factors,
+            )
     except im.DAMAGED as error:
         said, named = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")
         if not said.startswith(named):
             said = f"{file}: not the archive of {name}, or damaged ({brief(error)})"
-        raise ValueError(f"{said}; nothing was prepared. "
-                         f"{name} is to be had from {ARCHIVES[name].where}") from None
+        raise ValueError(
+            f"{said}; nothing was prepared. {name} is to be had from {ARCHIVES[name].where}"
+        ) from None
     return folder / name
 
 
@@ -247,26 +271,30 @@ def download(archive: Archive, folder: Path) -> Path:
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
-            done = done if answer.status == 206 else 0                       # 200: the whole file comes again
+            done = done if answer.status == 206 else 0  # 200: the whole file comes again
             total = done + int(answer.headers.get("Content-Length") or 0)
-            with (open(part, "ab" if done else "wb") as stream,
-                  tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name,
-                        disable=None) as bar):
+            with (
+                open(part, "ab" if done else "wb") as stream,
+                tqdm(
+                    total=total, initial=done, unit="B", unit_scale=True, desc=file.name, disable=None
+                ) as bar,
+            ):
                 while block := answer.read(BLOCK):
                     stream.write(block)
                     bar.update(len(block))
         if part.stat().st_size < total:
             raise ValueError("the connection was closed early")
     except urllib.error.HTTPError as error:
-        if error.code != 416:                                               # 416: nothing is left to download
+        if error.code != 416:  # 416: nothing is left to download
             raise ValueError(f"{archive.url}: {error.code} {error.reason}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{archive.url}: {brief(error)}; the same command continues the download") from None
     found = md5(part)
     if found != archive.md5:
         part.unlink()
-        raise ValueError(f"{archive.url}: md5 {found}, expected {archive.md5}; "
-                         "the file was removed, try again")
+        raise ValueError(
+            f"{archive.url}: md5 {found}, expected {archive.md5}; the file was removed, try again"
+        )
     part.replace(file)
     return file
 
@@ -275,9 +303,11 @@ def place(name: str, folder: Path) -> str:
     """Where an archive is to be had, in a sentence."""
     archive = ARCHIVES[name]
     beside = f" and {archive.also}, side by side" if archive.also else ""
-    return (f"{name}: {archive.file} is not in {folder}; get it{beside} from {archive.where} "
-            f"({archive.size}, licence: {archive.licence}), then: "
-            f"python -m lvae_min.datasets prepare {name} --from FILE --data {folder}")
+    return (
+        f"{name}: {archive.file} is not in {folder}; get it{beside} from {archive.where} "
+        f"({archive.size}, licence: {archive.licence}), then: "
+        f"python -m lvae_min.datasets prepare {name} --from FILE --data {folder}"
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -285,8 +315,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("action", choices=["prepare"])
     parser.add_argument("name", choices=ARCHIVES)
     parser.add_argument("--from", dest="file", type=Path, help="the archive (default: by its name in --data)")
-    parser.add_argument("--data", type=Path, default=Path("data"),
-                        help="folder of prepared sets (default: data)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder of prepared sets (default: data)"
+    )
     given = parser.parse_args(arguments)
     archive, file = ARCHIVES[given.name], given.file or given.data / ARCHIVES[given.name].file
     if given.file is None and (given.data / given.name).exists():

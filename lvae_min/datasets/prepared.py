@@ -29,12 +29,19 @@ from tqdm import tqdm
 from lvae_min.io import atomic, npy
 from lvae_min.io.text import brief, one_line
 
-CHUNK = 256                     # images in memory at a time
-SHAPES = {(side, side, channels) for side in (64, 128) for channels in (1, 3)}      # of prepared images
+CHUNK = 256  # images in memory at a time
+SHAPES = {(side, side, channels) for side in (64, 128) for channels in (1, 3)}  # of prepared images
 MOST_FACTORS = 1000
-LARGEST_FILE = 2**28            # bytes of an image or of labels
-TURNS = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
-         5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}
+LARGEST_FILE = 2**28  # bytes of an image or of labels
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 TOO_LARGE = Image.DecompressionBombError, Image.DecompressionBombWarning
 DAMAGED = (*npy.DAMAGED, SyntaxError, TypeError, *TOO_LARGE)
 
@@ -70,7 +77,7 @@ class Members:
         if size > LARGEST_FILE:
             raise ValueError(f"claims {size:,} bytes")
         with npy.open_member(self.archive, name) as stream:
-            return stream.read(size)                    # no more: it may have been packed from anything
+            return stream.read(size)  # no more: it may have been packed from anything
 
     def close(self) -> None:
         if self.archive:
@@ -95,7 +102,7 @@ def decode(content: bytes, mode: str = "RGB", photo: bool = False) -> np.ndarray
 
 def shown(image: Image.Image) -> Image.Image:
     """An image turned as its camera noted, on white."""
-    with suppress(Exception):                   # notes of a camera raise nearly anything; the picture is fine
+    with suppress(Exception):  # notes of a camera raise nearly anything; the picture is fine
         image = image.transpose(TURNS[image.getexif()[0x0112]])
     if not image.has_transparency_data:
         return image
@@ -106,7 +113,7 @@ def shown(image: Image.Image) -> Image.Image:
 def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
     """The middle crop x crop pixels of images (N, H, W, C) uint8 as (N, side, side, C), antialiased."""
     top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
-    images = images[:, top:top + crop, left:left + crop]
+    images = images[:, top : top + crop, left : left + crop]
     if crop == side:
         return images
     planes = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
@@ -114,9 +121,11 @@ def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
     return planes.permute(0, 2, 3, 1).numpy()
 
 
-def read_images(members: Members, names: list[str],
-                make: Callable[[bytes], np.ndarray]) -> Iterator[np.ndarray]:
+def read_images(
+    members: Members, names: list[str], make: Callable[[bytes], np.ndarray]
+) -> Iterator[np.ndarray]:
     """make(content) (H, W, C) of the files `names`, CHUNK at a time, on all cores. Errors name the file."""
+
     def one(name: str) -> np.ndarray:
         try:
             return make(members.read(name))
@@ -125,7 +134,7 @@ def read_images(members: Members, names: list[str],
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(names), CHUNK):
-            yield np.stack(list(pool.map(one, names[start:start + CHUNK])))
+            yield np.stack(list(pool.map(one, names[start : start + CHUNK])))
 
 
 @contextmanager
@@ -135,7 +144,7 @@ def locked(folder: Path, wait: bool = False):
     Raises ValueError if another holds it and is not waited for.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT)    # never renamed
+    lock = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT)  # never renamed
     try:
         try:
             atomic.lock(lock, wait)
@@ -146,21 +155,28 @@ def locked(folder: Path, wait: bool = False):
         os.close(lock)
 
 
-def write_set(folder: Path, shape: tuple[int, int, int, int], chunks: Iterable[np.ndarray], about: dict,
-              factors: np.ndarray | None = None) -> None:
+def write_set(
+    folder: Path,
+    shape: tuple[int, int, int, int],
+    chunks: Iterable[np.ndarray],
+    about: dict,
+    factors: np.ndarray | None = None,
+) -> None:
     """Make the prepared set `folder` of images `shape` (M, H, W, C) out of uint8 chunks, whole or not at all.
 
     Whoever calls it has it `locked`. Raises ValueError if the chunks do not add up to that, or if the disk is
     too small.
     """
     part, size = folder.with_name(folder.name + ".part"), math.prod(shape)
-    if part.exists():                           # by a process that was killed
+    if part.exists():  # by a process that was killed
         shutil.rmtree(part)
     part.mkdir(parents=True)
     try:
         if shutil.disk_usage(part).free < size:
-            raise ValueError(f"{folder}: needs {size / 1e9:.1f} GB, and the disk has "
-                             f"{shutil.disk_usage(part).free / 1e9:.1f} GB; name another folder with --data")
+            raise ValueError(
+                f"{folder}: needs {size / 1e9:.1f} GB, and the disk has "
+                f"{shutil.disk_usage(part).free / 1e9:.1f} GB; name another folder with --data"
+            )
         fill(part, shape, chunks, about, factors)
         if folder.exists():
             shutil.rmtree(folder)
@@ -178,8 +194,9 @@ def bar(chunks: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
             progress.update(len(chunk))
 
 
-def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
-         factors: np.ndarray | None) -> None:
+def fill(
+    part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict, factors: np.ndarray | None
+) -> None:
     """Write the files of a prepared set. They are written, not mapped: mapped pages would fill the memory."""
     written, content = 0, 0
     with open(part / "images.npy", "wb") as stream:
@@ -187,8 +204,9 @@ def fill(part: Path, shape: tuple, chunks: Iterable[np.ndarray], about: dict,
         np.lib.format.write_array_header_1_0(stream, header)
         for chunk in bar(chunks, shape[0]):
             if chunk.shape[1:] != tuple(shape[1:]) or chunk.dtype != np.uint8:
-                raise ValueError(f"images are {chunk.dtype} {chunk.shape[1:]}, "
-                                 f"expected uint8 {tuple(shape[1:])}")
+                raise ValueError(
+                    f"images are {chunk.dtype} {chunk.shape[1:]}, expected uint8 {tuple(shape[1:])}"
+                )
             pixels = np.ascontiguousarray(chunk).data
             stream.write(pixels)
             content = zlib.crc32(pixels, content)
@@ -249,6 +267,11 @@ def fingerprint(path: Path) -> list:
     """Changes when the file, or a file in the folder, does: names, sizes and times of change."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     stats = [(file, file.stat()) for file in files]
-    content = repr([(file.relative_to(path).as_posix(), info.st_size, info.st_mtime_ns)
-                    for file, info in stats if stat.S_ISREG(info.st_mode)])
+    content = repr(
+        [
+            (file.relative_to(path).as_posix(), info.st_size, info.st_mtime_ns)
+            for file, info in stats
+            if stat.S_ISREG(info.st_mode)
+        ]
+    )
     return [len(files), sum(info.st_size for _, info in stats), zlib.crc32(content.encode())]

@@ -10,13 +10,13 @@ from lvae_min.datasets import arm3d, dsprites
 class Spec:
     """What is known of a data set before it is there: image shape and factors, slowest first."""
 
-    shape: tuple[int, int, int]                 # C, H, W
-    factors: dict[str, int]                     # name: number of values
-    network: str = "cnn"                        # Sec. 6.3: an MLP for dSprites, a CNN for the others
-    binary: bool = False                        # images are 0/1, kept as bits
-    latents: int | None = None                  # dimensions of z, where not one a factor
-    images: int | None = None                   # how many, where factors are not a complete grid
-    iterations: int = 10_000                    # of a run that names no number
+    shape: tuple[int, int, int]  # C, H, W
+    factors: dict[str, int]  # name: number of values
+    network: str = "cnn"  # Sec. 6.3: an MLP for dSprites, a CNN for the others
+    binary: bool = False  # images are 0/1, kept as bits
+    latents: int | None = None  # dimensions of z, where not one a factor
+    images: int | None = None  # how many, where factors are not a complete grid
+    iterations: int = 10_000  # of a run that names no number
 
     @property
     def count(self) -> int:
@@ -28,18 +28,50 @@ ATTRIBUTES = (
     "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
     "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
     "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
-    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young").split()
+    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"
+).split()
 SPECS = {
     "dsprites": Spec((1, 64, 64), dsprites.FACTORS, network="mlp", binary=True),
-    "mpi3d": Spec((3, 64, 64), {"object color": 4, "object shape": 4, "object size": 2, "camera height": 3,
-                                "background color": 3, "horizontal axis": 40, "vertical axis": 40}),
-    "falcor3d": Spec((3, 64, 64), {"lighting intensity": 5, "lighting x": 6, "lighting y": 6, "lighting z": 6,
-                                   "camera x": 6, "camera y": 6, "camera z": 6}),
+    "mpi3d": Spec(
+        (3, 64, 64),
+        {
+            "object color": 4,
+            "object shape": 4,
+            "object size": 2,
+            "camera height": 3,
+            "background color": 3,
+            "horizontal axis": 40,
+            "vertical axis": 40,
+        },
+    ),
+    "falcor3d": Spec(
+        (3, 64, 64),
+        {
+            "lighting intensity": 5,
+            "lighting x": 6,
+            "lighting y": 6,
+            "lighting z": 6,
+            "camera x": 6,
+            "camera y": 6,
+            "camera z": 6,
+        },
+    ),
     # The order of the strides that the authors' demo uses; the formula in their README names three others
     # wrongly.
-    "isaac3d": Spec((3, 64, 64), {"object shape": 3, "robot x": 8, "robot y": 5, "camera height": 4,
-                                  "object scale": 4, "lighting intensity": 4, "lighting y": 6,
-                                  "object color": 4, "wall color": 4}),
+    "isaac3d": Spec(
+        (3, 64, 64),
+        {
+            "object shape": 3,
+            "robot x": 8,
+            "robot y": 5,
+            "camera height": 4,
+            "object scale": 4,
+            "lighting intensity": 4,
+            "lighting y": 6,
+            "object color": 4,
+            "wall color": 4,
+        },
+    ),
     # Sec. 8 trains on 12 % of the 202,599 images: 24,312, which are the training part of these (`Split`). Its
     # 40 attributes are no grid, and not what z is to hold one by one.
     "celeba": Spec((3, 128, 128), dict.fromkeys(ATTRIBUTES, 2), latents=10, images=28_602, iterations=5_000),

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 2**26         # copied to a GPU at a time
-GPU_SHARE = 0.5             # of a GPU's free memory that images may take
+CHUNK_BYTES = 2**26  # copied to a GPU at a time
+GPU_SHARE = 0.5  # of a GPU's free memory that images may take
 
 
 class Bits:
@@ -52,7 +52,7 @@ class Pixels:
     def __init__(self, images: np.ndarray):
         height, width, channels = images.shape[1:]
         self.images, self.shape = images, (channels, height, width)
-        self.device, self.copy = torch.device("cpu"), None                    # copy: the images on a GPU
+        self.device, self.copy = torch.device("cpu"), None  # copy: the images on a GPU
         self.file = None
         if isinstance(images, np.memmap):
             self.file = os.open(images.filename, os.O_RDONLY)
@@ -74,8 +74,8 @@ class Pixels:
                 self.copy = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
                 step = max(CHUNK_BYTES // math.prod(self.shape), 1)
                 for start in range(0, len(self), step):
-                    part = np.array(self.images[start:start + step])
-                    self.copy[start:start + step] = torch.from_numpy(part)
+                    part = np.array(self.images[start : start + step])
+                    self.copy[start : start + step] = torch.from_numpy(part)
         return self
 
     def read(self, index: list[int]) -> np.ndarray:
@@ -93,7 +93,7 @@ class Pixels:
         """Read the bytes of the file from `place` into an image; how many there were."""
         if hasattr(os, "preadv"):
             return os.preadv(self.file, [image], place)
-        with open(self.images.filename, "rb") as file:          # Windows
+        with open(self.images.filename, "rb") as file:  # Windows
             file.seek(place)
             return file.readinto(image)
 
@@ -125,14 +125,20 @@ class Painted:
 
     resident = True
 
-    def __init__(self, views: Tensor, palettes: np.ndarray, sizes: tuple[int, ...], geometry: tuple[int, ...],
-                 colors: tuple[int, ...]):
+    def __init__(
+        self,
+        views: Tensor,
+        palettes: np.ndarray,
+        sizes: tuple[int, ...],
+        geometry: tuple[int, ...],
+        colors: tuple[int, ...],
+    ):
         self.views, self.sizes, self.geometry, self.colors = views, sizes, geometry, colors
         side = math.isqrt(views.shape[1])
         self.shape = (3, side, side)
-        fourth = np.zeros((*palettes.shape[:2], 1), np.uint8)              # red, green, blue, 0 as one int32
+        fourth = np.zeros((*palettes.shape[:2], 1), np.uint8)  # red, green, blue, 0 as one int32
         packed = np.concatenate([palettes, fourth], 2).view(np.int32)
-        self.palettes = torch.from_numpy(packed.reshape(-1))                   # (P * 256,)
+        self.palettes = torch.from_numpy(packed.reshape(-1))  # (P * 256,)
 
     def __len__(self) -> int:
         return math.prod(self.sizes)
@@ -153,17 +159,17 @@ class Painted:
         """
         number = None
         for group in neighbors(factors):
-            size = math.prod(self.sizes[group[0]:group[-1] + 1])
+            size = math.prod(self.sizes[group[0] : group[-1] + 1])
             part = index
             if group[-1] + 1 < len(self.sizes):
-                part = part // math.prod(self.sizes[group[-1] + 1:])
+                part = part // math.prod(self.sizes[group[-1] + 1 :])
             if group[0] > 0:
                 part = part % size
             number = part if number is None else number * size + part
         return number
 
     def batch(self, index: Tensor) -> Tensor:
-        materials = self.views.index_select(0, self.number(index, self.geometry)).int()        # (N, H*W)
+        materials = self.views.index_select(0, self.number(index, self.geometry)).int()  # (N, H*W)
         materials += 256 * self.number(index, self.colors).int()[:, None]
         colors = self.palettes.index_select(0, materials.flatten()).view(torch.uint8)
         return colors.view(len(index), *self.shape[1:], 4)[..., :3].permute(0, 3, 1, 2).contiguous()

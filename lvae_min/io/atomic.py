@@ -12,7 +12,7 @@ from lvae_min.io.text import brief
 
 try:
     import fcntl
-except ImportError:             # Windows
+except ImportError:  # Windows
     fcntl = None
 
 
@@ -42,7 +42,7 @@ def lock(descriptor: int, wait: bool = False) -> None:
 
 
 def held(descriptor: int) -> bool:
-    """Whether another holds an open file by `lock`; what is found out holds nothing once the file is closed."""
+    """Whether another holds an open file by `lock`; to be closed afterwards, so that nothing is held."""
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -96,7 +96,7 @@ def load_checkpoint(file: Path) -> dict:
     archive: that takes 0.35 s for 153 MB, beside 0.5 s for the rest.
     """
     try:
-        with zipfile.ZipFile(file) as archive:          # torch allocates what the list of members claims
+        with zipfile.ZipFile(file) as archive:  # torch allocates what the list of members claims
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("it is compressed")
             if sum(member.file_size for member in archive.infolist()) > file.stat().st_size:
@@ -109,7 +109,7 @@ def load_checkpoint(file: Path) -> dict:
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:          # torch raises half a dozen types for a damaged file
+    except Exception as error:  # torch raises half a dozen types for a damaged file
         if is_machines(error):
             raise
         raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error)})") from None
@@ -124,10 +124,11 @@ def check_tensors(found: dict, own: dict[str, torch.Tensor]) -> None:
         if type(value) is not torch.Tensor or value.layout != torch.strided or value.device.type != "cpu":
             raise ValueError(f"{name} is no plain tensor")
         if value.shape != tensor.shape or value.dtype != tensor.dtype:
-            raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, "
-                             f"expected {tensor.dtype} {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{name} is {value.dtype} {tuple(value.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
+            )
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise ValueError(f"{name} repeats a few numbers")       # strides of 0
+            raise ValueError(f"{name} repeats a few numbers")  # strides of 0
 
 
 class Claim:
@@ -141,8 +142,9 @@ class Claim:
             folder.mkdir(parents=True, exist_ok=True)
             self.lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise ValueError(f"{folder}: cannot be written ({error.strerror}); "
-                             "name another folder with --out") from None
+            raise ValueError(
+                f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
+            ) from None
         try:
             lock(self.lock)
         except OSError:

@@ -16,13 +16,24 @@ import numpy as np
 
 from lvae_min.io.text import one_line
 
-CHUNK = 256                     # rows in memory at a time
-CHUNK_BYTES = 2**26             # and bytes, unless a single row has more
-LARGEST_ROW = 2**28             # bytes
-LARGEST_HEADER = 10_000         # bytes; numpy's own limit for a header it does not trust
-LARGEST_TABLE = 2**31           # bytes of an array of codes or factors
-DAMAGED = (ValueError, KeyError, IndexError, OSError, EOFError, RuntimeError, MemoryError, OverflowError,
-           struct.error, zlib.error, zipfile.BadZipFile)
+CHUNK = 256  # rows in memory at a time
+CHUNK_BYTES = 2**26  # and bytes, unless a single row has more
+LARGEST_ROW = 2**28  # bytes
+LARGEST_HEADER = 10_000  # bytes; numpy's own limit for a header it does not trust
+LARGEST_TABLE = 2**31  # bytes of an array of codes or factors
+DAMAGED = (
+    ValueError,
+    KeyError,
+    IndexError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 def open_member(archive: zipfile.ZipFile, name: str):
@@ -45,14 +56,18 @@ def read_layout(stream, size: int | None = None) -> tuple[tuple[int, ...], bool,
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")             # that Python 2 wrote it
+            warnings.simplefilter("ignore")  # that Python 2 wrote it
             shape, fortran, dtype = read(stream, max_header_size=LARGEST_HEADER)
     except (TypeError, IndexError, SyntaxError, TokenError, RecursionError, MemoryError):
         raise ValueError("has a header that is no array's") from None
     if dtype.hasobject:
         raise ValueError("holds pickled objects, which are never read")
-    if dtype.names is not None or dtype.subdtype or not dtype.itemsize or any(
-            type(size) is not int or size < 0 for size in shape):
+    if (
+        dtype.names is not None
+        or dtype.subdtype
+        or not dtype.itemsize
+        or any(type(size) is not int or size < 0 for size in shape)
+    ):
         raise ValueError(f"is {str(dtype)[:80]} {shape}, no plain array")
     if size is not None and size - stream.tell() < math.prod(shape) * dtype.itemsize:
         raise ValueError(f"is {dtype} {shape}, and has {size - stream.tell():,} bytes of that")
@@ -108,8 +123,9 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             for name in names:
                 size = sizes.get(f"{name}.npy")
                 if size is None:
-                    raise ValueError(f"no array {name!r}, "
-                                     f"found {', '.join(map(repr, sizes))[:200] or 'nothing'}")
+                    raise ValueError(
+                        f"no array {name!r}, found {', '.join(map(repr, sizes))[:200] or 'nothing'}"
+                    )
                 if size > LARGEST_TABLE:
                     raise ValueError(f"{name} would take {size:,} bytes, more than 2 GiB")
                 with open_member(archive, f"{name}.npy") as stream:
@@ -126,7 +142,11 @@ def write_npz_rows(file, name: str, shape: tuple[int, ...], dtype, chunks: Itera
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                "fortran_order": False,
+                "shape": shape,
+            }
             np.lib.format.write_array_header_1_0(member, header)
             rows = 0
             for chunk in chunks:
