@@ -216,7 +216,7 @@ class Runs:
                 f"{len(dataset)} images ({dataset.source}), {run.step.description}, {run.device}, "
                 f"{run.threads} threads" + self.about_bf16(run)
             )
-            for note in run.config.notes if not run.iteration else []:
+            for note in run.notes if not run.iteration else []:
                 report.say(f"{folder}: {note}")
             return run.finish() if run.train(self.stop, self.grid) else None
         finally:

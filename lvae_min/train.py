@@ -26,7 +26,7 @@ from lvae_min.io import records
 from lvae_min.io.atomic import Claim, check_tensors, is_machines, load_checkpoint, naming, save, write_whole
 from lvae_min.io.text import brief, one_line
 from lvae_min.model import VAE, layers
-from lvae_min.report import Grid, Progress, machine
+from lvae_min.report import SCORES, Grid, Progress, machine
 from lvae_min.step import Step, in_float32, thread_settings_kept
 
 LOG_EVERY = 100  # iterations a line of log.jsonl speaks for
@@ -49,6 +49,7 @@ STATE = {
     "objective": {},
     "optimizer": {"state": {}},
 }
+ONE_FACTOR = ("beta_vae", "factor_vae")  # scores that are 0 where there is one factor
 OTHER_IMAGES = "images that have changed since, or others"
 COLLAPSED = 0.1  # nats: a KL below it for 1,000 iterations is a collapse
 
@@ -199,6 +200,13 @@ class Run:
         # Without factors there is no score to select by.
         self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
         self.usual = Config(config.dataset, config.model, config.paper).select
+        self.notes = [*self.config.notes]
+        if self.select in ONE_FACTOR and len(dataset.factor_names) == 1:
+            self.notes.append(
+                f"the {SCORES[self.select]} score of one factor is 0 by definition and selects nothing: "
+                "the last network is taken"
+            )
+            self.select = "last"
         self.check_factors()
         self.step = Step(self.config, dataset, split.training, self.device, self.threads)
         self.seconds, self.log_bytes, self.faint = 0.0, 0, 0

@@ -899,3 +899,11 @@ def test_beta_in_the_results_is_that_of_the_selected_iteration(small, tmp_path, 
 def test_a_run_has_the_network_of_its_data_set_and_a_latent_a_factor(small, tmp_path):
     vae = Run(config(iterations=5), tmp_path, small).step.vae
     assert vae.settings == {"shape": [1, 64, 64], "latents": 5, "network": "mlp", "binary": True}
+
+
+@pytest.mark.parametrize("select, taken", [("beta_vae", "last"), ("factor_vae", "last"), ("mig", "mig")])
+def test_a_score_that_is_0_for_one_factor_selects_nothing_and_the_run_says_so(small, tmp_path, select, taken):
+    small.factor_names, small.factor_sizes = ["digit"], (1920,)
+    run = Run(config(iterations=12, select=select), tmp_path, small)
+    assert run.select == taken
+    assert ("score of one factor is 0 by definition" in " ".join(run.notes)) == (taken == "last")
