@@ -197,6 +197,11 @@ def picture() -> str:
     return f"![Each row moves one latent of an L-VAE trained on dSprites](figures/lvae-traversal.{name})"
 
 
+def digits() -> str:
+    """The script of docs/digits.py as it stands."""
+    return f"```python\n{(HERE.parent / 'docs' / 'digits.py').read_text().strip()}\n```"
+
+
 def explore() -> str:
     """The screenshot of the explore page, if it was made."""
     there = (HERE / "explore.png").exists()
@@ -216,6 +221,7 @@ def texts() -> dict[str, str]:
         "picture": picture(),
         "output": output(exact),
         "explore": explore(),
+        "digits": digits(),
         "study": study(exact),
         "speed": speed(DATA / "bench.json"),
         "full length": full.text(full.full_length()),
