@@ -491,7 +491,8 @@ def serve(tmp_path):
         command = [sys.executable, "-c", SERVER, str(HERE.parent), str(HERE), str(tmp_path / "connections")]
         command += [str(folder), "--port", "0", "--no-browser", "--data", str(tmp_path)]
         with open(tmp_path / "said", "wb") as said:
-            processes.append(subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT))
+            calm = {**os.environ, "PYTHONWARNINGS": "ignore"}  # gradio's own, an error where all are
+            processes.append(subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=calm))
         line = until(lambda: processes[-1].poll() is None and (tmp_path / "said").read_text())
         return next(word for word in line.split() if word.startswith("http"))
 
