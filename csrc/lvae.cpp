@@ -175,9 +175,9 @@ void run_cpu(const Problem& p, const Tensor&) {
     for (int64_t k = from; k < to; ++k) {
       const int64_t begin = (k < a ? k : k - a) * kChunk;
       const int64_t end = std::min(begin + kChunk, k < a ? p.pixels : elements);
-      part[k] = k < a ? pixel_chunk(p, pixel_coef, begin, end)
-              : p.kind == Kind::f64 ? latent_chunk<double>(p, latent_coef, begin, end)
-                                    : latent_chunk<float>(p, latent_coef, begin, end);
+      part[k] = k < a                 ? pixel_chunk(p, pixel_coef, begin, end)
+                : p.kind == Kind::f64 ? latent_chunk<double>(p, latent_coef, begin, end)
+                                      : latent_chunk<float>(p, latent_coef, begin, end);
     }
   });
   double sum[2] = {0, 0};
@@ -212,7 +212,7 @@ void scale_gradients_cpu(Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor d
   scale_with(run_scale_cpu, d_logits, d_mu, d_logvar, d_sigma, g_rec, g_kl);
 }
 
-}  // namespace lvae
+}    // namespace lvae
 
 // The schema is the op's type, which torch.compile goes by. (a!) marks what is written to.
 STABLE_TORCH_LIBRARY(lvae, m) {

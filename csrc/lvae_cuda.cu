@@ -36,7 +36,7 @@ void scale_gradients_cuda(Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor 
   scale_with(run_scale_cuda, d_logits, d_mu, d_logvar, d_sigma, g_rec, g_kl);
 }
 
-}  // namespace lvae
+}    // namespace lvae
 
 STABLE_TORCH_LIBRARY_IMPL(lvae, CUDA, m) {
   m.impl("elbo", TORCH_BOX(&lvae::elbo_cuda));

@@ -159,7 +159,9 @@ inline int blocks_for(int64_t threads) {
 
 template <typename T, typename X, typename Stream>
 void launch_elbo(const Problem& p, double* partial, Stream stream) {
-  const auto aligned = [](const void* a, size_t bytes) { return reinterpret_cast<uintptr_t>(a) % bytes == 0; };
+  const auto aligned = [](const void* a, size_t bytes) {
+    return reinterpret_cast<uintptr_t>(a) % bytes == 0;
+  };
   const bool packed = aligned(p.logits, alignof(Pack<T, kPack<T>>)) &&
                       aligned(p.d_logits, alignof(Pack<T, kPack<T>>)) &&
                       aligned(p.x, alignof(Pack<X, kPack<T>>));
@@ -186,4 +188,4 @@ void launch_scale(const Scalings& all, Stream stream) {
   LVAE_LAUNCH(scale_kernel, blocks_for(size), kThreads, stream, all);
 }
 
-}  // namespace lvae
+}    // namespace lvae

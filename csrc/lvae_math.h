@@ -104,9 +104,9 @@ LVAE_INLINE A pixel(A logit, A u, Scale<A> s, A coef, A* grad) {
   const bool negative = logit < 0;
   const A e = exp_of_negative(-std::fabs(logit));
   const A r = reciprocal(A(1) + e);
-  const A q = e * r;                                          // p where logit < 0, else 1 - p
-  const A d = q - (negative ? u : s.one - u) * s.scale;       // p - x where logit < 0, else x - p
-  *grad = (negative ? coef : -coef) * (d * (q * r));          // q r = p (1 - p)
+  const A q = e * r;                                       // p where logit < 0, else 1 - p
+  const A d = q - (negative ? u : s.one - u) * s.scale;    // p - x where logit < 0, else x - p
+  *grad = (negative ? coef : -coef) * (d * (q * r));       // q r = p (1 - p)
   return d * d;
 }
 
@@ -132,4 +132,4 @@ LVAE_INLINE Weighed weigh(double s, double term) {
   return {weight(s) * term + s * s, 2 * s + slope * term};
 }
 
-}  // namespace lvae
+}    // namespace lvae

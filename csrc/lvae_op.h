@@ -6,8 +6,8 @@
 //   forward    rec  = 1/N sum_nd (sigmoid(logit) - scale x)^2                losses.elbo_terms, Eq. 3
 //              kl   = 1/N sum_nl (mu^2 + e^lv - 1 - lv) / 2
 //              loss = w0 rec + w1 kl + s0^2 + s1^2, w = 1 / max(s^2, 0.01)   losses.lvae_loss, Eq. 5
-//   backward   d_* are d loss / d *, ready when the forward ends; lvae::scale_ multiplies the incoming gradient
-//              in. Without sigma w0 = w1 = 1: d rec / d logits, d kl / d mu, d kl / d logvar.
+//   backward   d_* are d loss / d *, ready when the forward ends; lvae::scale_ multiplies in the incoming
+//              gradient. Without sigma w0 = w1 = 1: d rec / d logits, d kl / d mu, d kl / d logvar.
 //
 // Shapes: logits, x (N, ...); mu, logvar (N, L); sigma (2,) or none. x is uint8 or floating. A wrong shape
 // raises with the expected and the given one in fused.py; here, only what could read out of bounds.
@@ -160,4 +160,4 @@ void scale_with(const Run& run, Tensor d_logits, Tensor d_mu, Tensor d_logvar, T
   run(Scalings{{item(d_logits, rec), item(d_mu, kl), item(d_logvar, kl), item(d_sigma, rec)}}, d_logits);
 }
 
-}  // namespace lvae
+}    // namespace lvae

@@ -25,8 +25,12 @@ LVAE_INLINE float widen(f16 v) {
 
 // To the nearest number of the type, halves to even. NaN stays NaN.
 template <typename T> struct Narrow;
-template <> struct Narrow<float> { static LVAE_INLINE float from(float v) { return v; } };
-template <> struct Narrow<double> { static LVAE_INLINE double from(double v) { return v; } };
+template <> struct Narrow<float> {
+  static LVAE_INLINE float from(float v) { return v; }
+};
+template <> struct Narrow<double> {
+  static LVAE_INLINE double from(double v) { return v; }
+};
 template <> struct Narrow<bf16> {
   static LVAE_INLINE bf16 from(float v) {
     const uint32_t b = bits_of<uint32_t>(v), rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
@@ -44,8 +48,12 @@ template <> struct Narrow<f16> {
   }
 };
 
-template <typename T> struct WideOf { using type = float; };
-template <> struct WideOf<double> { using type = double; };
+template <typename T> struct WideOf {
+  using type = float;
+};
+template <> struct WideOf<double> {
+  using type = double;
+};
 template <typename T> using Wide = typename WideOf<T>::type;    // what an element of T is computed in
 
 enum class Kind { f32, f64, bf16, f16 };
@@ -69,7 +77,9 @@ struct Scalar {    // a number in the device's memory
   Kind kind = Kind::f32;
 };
 template <typename T>
-LVAE_INLINE T element(const void* data, int64_t i) { return static_cast<const T*>(data)[i]; }
+LVAE_INLINE T element(const void* data, int64_t i) {
+  return static_cast<const T*>(data)[i];
+}
 
 LVAE_INLINE double load(const void* data, Kind kind, int64_t i) {
   switch (kind) {
@@ -90,21 +100,21 @@ LVAE_INLINE void store(void* data, Kind kind, int64_t i, double value) {
 
 struct Latents {    // (N, L), an element every `column`, a row every `row`; the gradient is dense
   const void* data;
-  void* grad;       // null: not wanted
+  void* grad;    // null: not wanted
   Kind kind;
   int64_t row, column;
 };
 
 struct Problem {
-  const void* logits;      // `pixels` elements of `kind` in memory order
-  const void* x;           // uint8 or Wide<kind>, in the order of the logits
-  void* d_logits;          // in the same order; null: no gradient is wanted
+  const void* logits;    // `pixels` elements of `kind` in memory order
+  const void* x;         // uint8 or Wide<kind>, in the order of the logits
+  void* d_logits;        // in the same order; null: no gradient is wanted
   Kind kind;
   bool x_is_byte;
   int64_t pixels, rows, latents;    // N * D, N, L
   double scale;
   Latents mu, logvar;
-  Scalar sigma;            // two numbers, `sigma_stride` apart; null: both weights are 1
+  Scalar sigma;    // two numbers, `sigma_stride` apart; null: both weights are 1
   int64_t sigma_stride;
   Scalar d_sigma, loss, rec, kl;    // d_sigma: two numbers, or null
 
@@ -139,4 +149,4 @@ struct Scalings {
   Scaling item[kScalings];
 };
 
-}  // namespace lvae
+}    // namespace lvae

@@ -186,8 +186,10 @@ def tex(text: str) -> str:
 
 
 def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.Namespace:
-    """The command line of a script: the folder of the runs; if it uses `networks` that of the data, and if it
-    writes `json` a file for what it finds.
+    """The command line of a script: the folder of the runs, and what else it needs.
+
+    networks  it uses networks: the folder of the data too
+    json      it writes what it finds: a file for that too
     """
     parser = Parser(description=doc)
     parser.add_argument(

@@ -196,7 +196,9 @@ class Runs:
                 sum(config.iterations for config in configs),
                 f"grid, rank {RANK}" if WORLD > 1 else "grid",
             )
-        self.datasets, self.loading, self.failures = {}, Lock(), []
+        self.datasets: dict[str, data.Dataset] = {}
+        self.failures: list[str] = []
+        self.loading = Lock()
 
     def dataset(self, name: str, device: torch.device) -> data.Dataset:
         with self.loading:  # once for all runs

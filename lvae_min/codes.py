@@ -19,8 +19,9 @@ PARTS = ("encoder", "decoder")
 
 
 def encode(vae: VAE, dataset: Dataset, progress: Callable = iter) -> dict[str, np.ndarray]:
-    """mu and logvar (M, L) float32 of all images of a set; `codes` is mu again, and `factors` are there if
-    the set has some: the arrays that `python -m lvae_min.metrics` reads.
+    """Codes of all images of a set, in the arrays that `python -m lvae_min.metrics` reads.
+
+    mu, logvar (M, L) float32; `codes` is mu again, and `factors` (M, K) are there if the set has some.
 
     progress  wraps the iterator over chunks, as tqdm does
     Raises ValueError if the images have another shape than the network's.

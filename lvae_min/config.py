@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -155,7 +155,8 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            kind, value = field.type, getattr(self, field.name)
+            kind: Any = field.type
+            value = getattr(self, field.name)
             fits = isinstance(value, kind) or (isinstance(value, int) and float in (kind, *get_args(kind)))
             fits = fits or value is field.default
             named = " or ".join(part.__name__ for part in get_args(kind) or [kind] if part is not type(None))
@@ -245,8 +246,9 @@ class Config:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of these settings before a run, in lines: how they differ from the paper's,
-        and what they are too short or too fast for.
+        """What a user should know of these settings before a run, in lines.
+
+        How they differ from the paper's, and what they are too short or too fast for.
         """
         paper = Config(self.dataset, self.model, paper=True)
         learned = OBJECTIVES[self.model].has_scales
@@ -313,7 +315,7 @@ class Config:
 
 def with_defaults(stored: dict) -> dict:
     """Settings as an older run wrote them down, with those that it did not know."""
-    method = OBJECTIVES.get(stored.get("model"))
+    method = OBJECTIVES.get(stored.get("model", ""))
     return {**OLD_DEFAULTS, **dict.fromkeys(CONTROL), **(method.controls if method else {}), **stored}
 
 
@@ -327,8 +329,10 @@ def evaluation_interval(iterations: int) -> int:
 
 
 def one_cycle(schedule: int, iterations: int, warmup: str = "linear", peak: float = PAPER_RATE) -> np.ndarray:
-    """Learning rate of each iteration (Sec. 6.3): a tenth of `peak` up to `peak` halfway, then down to a
-    hundredth of it along a cosine; `warmup` is the form of the rise, "linear" or "cosine".
+    """Learning rate of each iteration (Sec. 6.3): up to `peak` halfway, then down.
+
+    It starts at a tenth of `peak` and ends at a hundredth of it, along a cosine; `warmup` is the form of the
+    rise, "linear" or "cosine".
 
     A cosine makes it torch's OneCycleLR(max_lr=peak, total_steps=schedule, pct_start=0.5, div_factor=10,
     final_div_factor=10, cycle_momentum=False). Its default for the last one would cycle Adam's beta_1, which

@@ -84,7 +84,7 @@ class Dataset:
         """Images (N, C, H, W) uint8 of `index` (N,) int64, on the device of the set."""
         return self.store.batch(index)
 
-    def factors(self, index: Sequence[int]) -> np.ndarray:
+    def factors(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
         """Factor values (N, K), int64 or float64, of images `index`."""
         if self.labels is not None:
             return self.labels[np.asarray(index)]

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     vae, dataset = load(given.run), data.load(given.images, given.data)
     found = codes.encode(vae, dataset, lambda chunks: tqdm(chunks, unit="chunk", disable=None))
     content = io.BytesIO()
-    np.savez(content, **found)
+    np.savez(content, **found)  # type: ignore[arg-type]  # the names are none of savez's own
     write_whole(given.out, content.getbuffer())
     print(f"written: {given.out}, {', '.join(f'{name} {table.shape}' for name, table in found.items())}")
 

@@ -141,7 +141,7 @@ def _require(kind):
 
 # torch.compile calls it for real, once, while it traces. It is what torch.compiler.assume_constant_result
 # does, which imports the compiler for it: 1.2 s.
-_require._dynamo_marked_constant = True
+_require._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Elbo(torch.autograd.Function):

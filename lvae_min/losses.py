@@ -209,6 +209,10 @@ class Controlled(Objective):
         faster = max(min(PAPER_ITERATIONS / self.schedule, self.MOST_GAIN), 1)
         self.kp, self.ki = given.kp * faster, given.ki * faster
 
+    def control(self, kl: Tensor) -> None:
+        """Take in the kl of this batch, a scalar: moves the controller's buffers."""
+        raise NotImplementedError
+
     def combine(self, rec, kl, pixels):
         if self.training:
             self.control(kl.detach())
@@ -237,6 +241,9 @@ class ControlVAE(Controlled):
         "ki": -0.001,
         "beta_start": 0.0,
     }
+    step: Tensor
+    integral: Tensor
+    output: Tensor
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -283,6 +290,10 @@ class DynamicVAE(Controlled):
         "beta_start": 150.0,
     }
     RISING, FLOOR = 6, 0.1  # C rises in one part of so many of a period
+    step: Tensor
+    output: Tensor
+    last_error: Tensor
+    recent: Tensor
 
     def __init__(self, **settings):
         super().__init__(**settings)

@@ -252,7 +252,8 @@ def _depth_accuracies(x: np.ndarray, label: np.ndarray, train, test) -> list[flo
     order, first, count = _groups(grown)
     odd = np.empty(len(grown))  # 2 (rank in its category) + 1
     odd[order] = 2 * (np.arange(len(grown)) - np.repeat(first, count)) + 1
-    edge, accuracies = np.array([0, len(grown)]), []
+    accuracies: list[float] = []
+    edge = np.array([0, len(grown)])
     cell, count = _counts(grown, edge, len(count))
     while len(accuracies) < DEPTHS:
         cut = _cuts(odd, stuck, edge, cell, count)

@@ -32,7 +32,7 @@ class PixelLinear(nn.Module):
         return F.embedding_bag(pixels, self.weight, first, mode="sum") + self.bias
 
 
-def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Module, nn.Module]:
+def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of Table 1, upper half; 12,737,306 weights for dSprites with five latents."""
     pixels = math.prod(shape)
     first = PixelLinear(pixels, HIDDEN) if binary else nn.Linear(pixels, HIDDEN)
@@ -50,7 +50,7 @@ def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Mod
     return encoder, decoder
 
 
-def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Module, nn.Module]:
+def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of Table 1, lower half, for images of 64 x 64 or 128 x 128.
 
     Differs from the paper, which gives neither padding nor the decoder's first shape: padding is 1, but 0 in
@@ -77,7 +77,7 @@ def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Module, nn.Module
 
 def layers(
     shape: tuple[int, int, int], latents: int, network: str = "cnn", binary: bool = False
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of a `VAE`, of which the shapes alone are there: nothing is allocated."""
     if network not in ("mlp", "cnn"):
         raise ValueError(f"network {network!r}: expected mlp or cnn")
@@ -125,16 +125,17 @@ class VAE(nn.Module):
     def lay_out(self, device: torch.device | str, precision: str = "float32") -> None:
         """Move to a device, in the memory format that is the fastest there."""
         self.memory_format = memory_format(device, precision)
-        self.to(device, memory_format=self.memory_format)
+        self.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's hints lack it
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
         """Draw all weights as PyTorch does by default, from U(-b, b) with b = 1 / sqrt(fan in)."""
         for layer in self.modules():
-            if hasattr(layer, "weight"):
+            own = list(layer.parameters(recurse=False))  # weight, bias
+            if own:
                 transposed = isinstance(layer, PixelLinear)
-                bound = 1 / math.sqrt(len(layer.weight) if transposed else layer.weight[0].numel())
-                for weights in (layer.weight, layer.bias):
+                bound = 1 / math.sqrt(len(own[0]) if transposed else own[0][0].numel())
+                for weights in own:
                     weights.copy_(torch.empty(weights.shape).uniform_(-bound, bound, generator=generator))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ matplotlib's object interface throughout: runs may share a process, and pyplot k
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def keep(figure, file: Path) -> None:
     write_whole(file, content.getbuffer())
 
 
-def show_images(axes, images: Tensor, rows: list[str], columns: list[str] = ()) -> None:
+def show_images(axes, images: Tensor, rows: list[str], columns: Sequence[str] = ()) -> None:
     """Show images (R, S, C, H, W) in [0, 1], grey if C is 1, as R named rows of S.
 
     As one picture: axes for each of 55 images would take 2 s to lay out instead of 0.1.
@@ -160,10 +161,15 @@ def traversals(folder: Path, vae: VAE, image: Tensor, titles: list[str], heading
     keep(figure, folder / "traversal.png")
     frames = (images * 255).round().byte().permute(1, 3, 0, 4, 2).flatten(2, 3).cpu()  # (STEPS, H, L * W, C)
     larger = frames.repeat_interleave(2, 2).repeat_interleave(2, 1)
-    frames = [Image.fromarray(frame.squeeze(-1).numpy()) for frame in larger]
+    pictures = [Image.fromarray(frame.squeeze(-1).numpy()) for frame in larger]
     content = io.BytesIO()
-    frames[0].save(
-        content, format="GIF", save_all=True, append_images=frames[1:] + frames[-2:0:-1], duration=120, loop=0
+    pictures[0].save(
+        content,
+        format="GIF",
+        save_all=True,
+        append_images=pictures[1:] + pictures[-2:0:-1],
+        duration=120,
+        loop=0,
     )
     write_whole(folder / "traversal.gif", content.getbuffer())
 

@@ -74,7 +74,9 @@ class Grid:
     def __init__(self, runs: int, iterations: int, name: str = "grid"):
         self.name, self.runs, self.iterations, self.began = name, runs, iterations, time.monotonic()
         self.ended, self.failed, self.trained, self.said = 0, 0, 0, time.monotonic()
-        self.reached, self.places, self.lock = Counter(), [], Lock()  # reached: iterations of a run
+        self.reached: Counter[str] = Counter()  # iterations of a run
+        self.places: list[int] = []  # lines of the terminal in use
+        self.lock = Lock()
         self.bar = new_bar(name, iterations, position=0)
 
     def place(self) -> int:

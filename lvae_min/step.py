@@ -28,15 +28,16 @@ WARM_UP = 3  # eager iterations before a graph is recorded: libraries allocate i
 MOST_STREAMS = 32  # that torch has on a GPU. It hands them out in turn, and the 33rd is the first again.
 SWITCHES = (
     (torch.backends.cuda.matmul, "fp32_precision"),
-    (torch.backends.cudnn.conv, "fp32_precision"),
+    (torch.backends.cudnn.conv, "fp32_precision"),  # type: ignore[attr-defined]  # torch makes it at run time
     (torch.backends.cudnn, "deterministic"),
     (torch.backends.cudnn, "benchmark"),
 )
 
 
 class Switches:
-    """How a GPU computes products of float32: in float32, or in TF32 on the tensor cores (8 bits of exponent
-    and 10 of fraction, three times as fast or more); always so that they repeat to the bit.
+    """How a GPU computes products of float32: in float32 or in TF32, and so that they repeat to the bit.
+
+    TF32 is on the tensor cores: 8 bits of exponent and 10 of fraction, three times as fast or more.
 
     The switches are the whole process's, and are set only while a thread launches work (a CUDA graph keeps
     what held when it was recorded). Threads that want the same are inside together; one that wants the other
@@ -162,8 +163,9 @@ def same_device(one: torch.device, other: torch.device) -> bool:
 
 @contextmanager
 def thread_settings_kept():
-    """A context that gives back what `prepare_thread` sets for a thread: threads of products, denormals,
-    stream. (Memory that was freed stays with the process.)
+    """A context that gives back what `prepare_thread` sets for a thread.
+
+    These are the threads of products, denormals and the stream; freed memory stays with the process.
     """
     threads = torch.get_num_threads()
     flushed = (torch.full((1,), 1e-38) / 1e3).item() == 0  # torch does not say
@@ -197,7 +199,8 @@ class Step:
             )
         prepare_thread(threads, device)
         self.config, self.dataset, self.device = config, dataset, device
-        self.graphed, self.graph, self.warm = self.wants_graph(), None, 0
+        self.graphed, self.warm = self.wants_graph(), 0
+        self.graph: torch.cuda.CUDAGraph | None = None
         self.batches = Batches(training, config.batch_size, config.seed, device)
         terms = losses.implementation(config.loss, device)
         self.description = terms.description + ", CUDA graph" * self.graphed
@@ -235,7 +238,7 @@ class Step:
         self.batches.turn(self.iteration)
         if self.graphed and self.warm >= WARM_UP:
             if self.graph is None:
-                self.capture()
+                self.graph = self.capture()
             self.graph.replay()
         else:
             # In its first calls a library allocates and waits, which spoils what another thread records.
@@ -246,16 +249,17 @@ class Step:
         self.iteration += 1
         self.counted += 1
 
-    def capture(self) -> None:
+    def capture(self) -> torch.cuda.CUDAGraph:
         """Record `work` without doing it. Its tensors keep their places: nothing may replace them later."""
-        self.graph = torch.cuda.CUDAGraph()
-        self.graph.register_generator_state(self.noise)
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.noise)
         self.optimizer.zero_grad()  # gradients get their places in the graph
         recording = torch.cuda.graph(
-            self.graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+            graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
         )
         with products(self.device, self.config.precision), CAPTURING, recording:
             self.work()
+        return graph
 
     def work(self) -> None:
         """One iteration, of which the device alone knows the number."""

@@ -159,13 +159,13 @@ def evaluate(
     rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all);
     the scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification.
     """
-    noise, codes, sums, count = torch.Generator().manual_seed(0), [], np.zeros(2), len(index)
+    noise, parts, sums, count = torch.Generator().manual_seed(0), [], np.zeros(2), len(index)
     decoded, kl_sum = min(reconstructed or count, count), 0.0
     for start in range(0, count, 1000):
         part = torch.from_numpy(index[start : start + 1000])
         x = dataset.batch(part.to(dataset.device))
         mu, logvar = vae.posterior(x)
-        codes.append(mu.double().cpu().numpy())
+        parts.append(mu.double().cpu().numpy())
         kl_sum += len(x) * losses.kl_term(mu, logvar).item()
         x, mu, logvar = (tensor[: max(decoded - start, 0)] for tensor in (x, mu, logvar))
         if len(x):
@@ -173,7 +173,7 @@ def evaluate(
             recs = [losses.elbo_terms(vae.decoder(code), x, mu, logvar, dataset.scale)[0] for code in (z, mu)]
             sums += len(x) * np.array([rec.item() for rec in recs])
     rec, rec_mean = (sums / decoded).tolist()
-    scores, codes = {"rec": rec, "kl": kl_sum / count, "rec_mean": rec_mean}, np.concatenate(codes)
+    scores, codes = {"rec": rec, "kl": kl_sum / count, "rec_mean": rec_mean}, np.concatenate(parts)
     if dataset.factor_names:
         factors = dataset.factors(index)
         with SCORING:
@@ -212,7 +212,8 @@ class Run:
         self.seconds, self.log_bytes, self.faint = 0.0, 0, 0
         self.kept = 0  # the iteration of last.pt
         self.began_at = None  # the commit of the code that began the run
-        self.best, self.unwritten = {"iteration": 0, "score": -math.inf}, None
+        self.best = {"iteration": 0, "score": -math.inf}
+        self.unwritten: dict | None = None  # the selected network, if best.pt is older
         self.check_folder()
         self.claim = Claim(self.folder)
         try:
@@ -303,9 +304,7 @@ class Run:
         }
 
     def checkpoint(self) -> None:
-        """Write best.pt if another network was selected, and last.pt; the log it counts on is on the disk
-        before.
-        """
+        """Write best.pt if another network was selected, and last.pt, whose log is on the disk before."""
         if self.unwritten is not None:
             save(self.folder / "best.pt", self.unwritten)
             self.unwritten = None
@@ -458,8 +457,9 @@ class Run:
         return scores, codes
 
     def better(self, score: float, kl: float) -> bool:
-        """Whether a network is better than the selected one: of equal scores the earlier is, unless it knew
-        less than half as much of its images.
+        """Whether a network is better than the selected one.
+
+        Of equal scores the earlier is, unless it knew less than half as much of its images.
         """
         if score == self.best["score"]:
             return self.best.get("kl", math.inf) < kl / 2
@@ -497,9 +497,7 @@ class Run:
         return best
 
     def finish(self) -> dict:
-        """Score the selected network and the last one on the test images, draw the first, and write
-        results.json.
-        """
+        """Score the selected and the last network on the test images, draw the first, write results.json."""
         with self.telling():
             best = self.selected()
         last = {"iteration": self.iteration, "beta": self.step.objective.beta().item()}
@@ -608,7 +606,7 @@ def load(run: Path | str) -> VAE:
     try:
         records.check(best, {"network": {"shape": records.sizes, "latents": records.count}, "vae": {}}, "it")
         networks = layers(**best["network"])  # a file's size bounds what is allocated
-        expected = nn.ModuleDict(zip(("encoder", "decoder"), networks, strict=True))
+        expected = nn.ModuleDict(dict(zip(("encoder", "decoder"), networks, strict=True)))
         check_tensors(best["vae"], expected.state_dict())
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{file}: not the network of a run ({brief(error)})") from None

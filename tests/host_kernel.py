@@ -242,6 +242,9 @@ def check_sizes(kernel, types=TYPES[:1], offset=0):
             assert_close(kernel.elbo(*arguments, seed=seed, offset=offset), arguments)
     arguments = inputs(150, 8, latents=9)  # more latents than threads
     assert_close(kernel.elbo(*arguments, seed=1), arguments)
+    logits, x, *latents, sigma = arguments
+    turned = [t.t().contiguous().t() for t in latents]  # columns of memory, not rows
+    assert_close(kernel.elbo(logits, x, *turned, sigma, seed=2), arguments)
 
 
 def check_scaling(kernel):
@@ -252,6 +255,11 @@ def check_scaling(kernel):
         kernel.scale(tensors, factors)
         for given, wanted in zip(tensors, expected, strict=True):
             assert torch.equal(given, wanted)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):  # more elements than threads
+        tensors = [torch.linspace(-9, 9, size).to(dtype) for size in (2500, 7, 7, 2)]
+        expected = [t * 3 for t in tensors]
+        kernel.scale(tensors, [torch.tensor(3.0)] * 4)
+        assert all(torch.equal(*pair) for pair in zip(tensors, expected, strict=True))
 
 
 def check_all(library: Path) -> None:

@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_the_script_of_the_page_trains_and_nears_the_fixed_point(tmp_path):
-    command = [sys.executable, "-W", "default", str(ROOT / "docs" / "digits.py"), str(tmp_path / "digits.png")]
+    command = [
+        sys.executable,
+        "-W",
+        "default",
+        str(ROOT / "docs" / "digits.py"),
+        str(tmp_path / "digits.png"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     steps = [[*map(float, re.findall(r"[\d.]+", line))] for line in done.stdout.splitlines()]

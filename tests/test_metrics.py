@@ -115,8 +115,11 @@ def test_sampled_scores_agree_with_the_reference_within_their_spread(name, varia
 
 
 def test_sampled_scores_have_the_defaults_of_the_reference():
-    """z_diff(nb_bins=10, batch_size=200, nb_training=10000, nb_eval=5000) and z_min_var(nb_bins=10,
-    batch_size=200, nb_training=800, nb_eval=800, std_threshold=0.05) at 05d5667."""
+    """Of two functions at 05d5667.
+
+    z_diff(nb_bins=10, batch_size=200, nb_training=10000, nb_eval=5000)
+    z_min_var(nb_bins=10, batch_size=200, nb_training=800, nb_eval=800, std_threshold=0.05)
+    """
     wanted = {
         metrics.beta_vae: {"bins": 10, "batch": 200, "train": 10_000, "test": 5_000},
         metrics.factor_vae: {"bins": 10, "batch": 200, "train": 800, "test": 800, "std_threshold": 0.05},

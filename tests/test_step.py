@@ -54,8 +54,7 @@ def device(request):
 def graphs(device, monkeypatch):
     """Graphs on a CPU: a stand-in, which does the recorded work when it is replayed."""
     if device.type == "cpu":
-        stand_in = lambda self: setattr(self, "graph", SimpleNamespace(replay=self.work))  # noqa: E731
-        monkeypatch.setattr(Step, "capture", stand_in)
+        monkeypatch.setattr(Step, "capture", lambda self: SimpleNamespace(replay=self.work))
         monkeypatch.setattr(Step, "wants_graph", lambda self: self.config.graph == "on")
 
 
@@ -462,8 +461,10 @@ def test_an_iteration_of_the_cnn_has_no_more_operations_than_it_had(
 
 
 def test_an_iteration_of_the_mlp_moves_no_more_bytes_than_it_did(small_images, monkeypatch):
-    """Of the paper's network and batch: 510 MB are weights, their gradients and Adam's; the rest images and
-    what layers hand to each other."""
+    """Of the paper's network and batch: 510 MB are weights, their gradients and Adam's.
+
+    The rest are images and what layers hand to each other.
+    """
     found = counted(monkeypatch, dataset_of("bits", small_images), batch_size=64)
     assert 510e6 < found.bytes < 570e6
 

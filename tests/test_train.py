@@ -716,7 +716,7 @@ def test_a_graph_replays_an_iteration_and_gives_the_same_numbers(small, tmp_path
     replays = []
 
     def capture():
-        run.step.graph = SimpleNamespace(replay=lambda: replays.append(run.iteration) or run.step.work())
+        return SimpleNamespace(replay=lambda: replays.append(run.iteration) or run.step.work())
 
     monkeypatch.setattr(run.step, "capture", capture)
     assert run.train() and replays == list(range(3, 60)) and same(whole.state(), run.state())

@@ -44,8 +44,7 @@ def outline(shape: int) -> np.ndarray:
 
 
 def fill_edges(rows: np.ndarray, xa: np.ndarray, ya: np.ndarray, xb: np.ndarray, yb: np.ndarray) -> None:
-    """Turn over all pixels to the right of an edge; done for every edge, the inside of the polygon is left
-    on.
+    """Turn over all pixels to the right of an edge: after every edge the inside of the polygon is on.
 
     rows    (orientation, x, y, 64) uint64, changed in place
     xa, xb  (orientation, x)  ends of the edge in 1/256 pixel, for every position of the sprite

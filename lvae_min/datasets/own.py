@@ -25,10 +25,14 @@ MOST_PACKED = 1100  # deflate makes a byte of at most 1,032
 
 
 class Array:
-    """Images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`."""
+    """Images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`.
+
+    A subclass, one a kind of file, has `arrays`, `chunks` and `read`.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.unread = path, []  # arrays that cannot be read, and why
+        self.path = path
+        self.unread: list[str] = []  # arrays that cannot be read, and why
         found = self.arrays()
         images = {
             name: kind
@@ -52,13 +56,24 @@ class Array:
         for name in (self.name, *self.shapes):
             self.check(name)
 
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Name, shape and type of each array."""
+        raise NotImplementedError
+
     def check(self, name: str) -> None:
         """Raise ValueError if an array is not what it claims to be."""
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The images, some at a time."""
+        raise NotImplementedError
+
+    def read(self, name: str) -> np.ndarray:
+        """A whole array."""
+        raise NotImplementedError
 
 
 class Npz(Array):
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Name, shape and type of each array."""
         found = {}
         with zipfile.ZipFile(self.path) as archive:
             for member in archive.infolist():
@@ -188,16 +203,16 @@ def labels(array: Array, count: int) -> tuple[np.ndarray | None, list[str]]:
     return checked(array.read(FACTORS), count, names)
 
 
-def checked(values: np.ndarray, count: int, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+def checked(values: np.ndarray, count: int, given: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """Factors as int64 or float64, and their names. Raises ValueError for what are no factors of `count`."""
     fits = values.ndim == 2 and len(values) == count and 1 <= values.shape[1] <= im.MOST_FACTORS
     if not fits or values.dtype.kind not in "biuf":
         raise ValueError(f"factors are {values.dtype} {values.shape}; expected numbers ({count}, K)")
     if not np.isfinite(values).all():
         raise ValueError("factors are not all finite")
-    if names is None:
-        names = [f"factor {k}" for k in range(values.shape[1])]
-    names = [one_line(name) for name in np.ravel(names)]
+    names = [f"factor {k}" for k in range(values.shape[1])]
+    if given is not None:
+        names = [one_line(name) for name in np.ravel(given)]
     if len(names) != values.shape[1] or len(set(names)) < len(names):
         raise ValueError(
             f"factor_names has {len(names)} names, {len(set(names))} different, for {values.shape[1]} factors"

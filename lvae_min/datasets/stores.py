@@ -52,10 +52,12 @@ class Pixels:
     def __init__(self, images: np.ndarray):
         height, width, channels = images.shape[1:]
         self.images, self.shape = images, (channels, height, width)
-        self.device, self.copy = torch.device("cpu"), None  # copy: the images on a GPU
-        self.file = None
+        self.device = torch.device("cpu")
+        self.copy: Tensor | None = None  # the images on a GPU
+        self.path, self.offset, self.file = "", 0, -1  # of a memory map
         if isinstance(images, np.memmap):
-            self.file = os.open(images.filename, os.O_RDONLY)
+            self.path, self.offset = str(images.filename), images.offset
+            self.file = os.open(self.path, os.O_RDONLY)
             weakref.finalize(self, os.close, self.file)
 
     def __len__(self) -> int:
@@ -80,22 +82,22 @@ class Pixels:
 
     def read(self, index: list[int]) -> np.ndarray:
         """Images (N, H, W, C) of the array or file. Raises OSError if the file has become shorter."""
-        if self.file is None:
+        if not self.path:
             return self.images[index]
         images = np.empty((len(index), *self.images.shape[1:]), np.uint8)
         for image, number in zip(images, index, strict=True):
-            place = self.images.offset + number * image.nbytes
+            place = self.offset + number * image.nbytes
             if not 0 <= number < len(self) or self.fill(image, place) < image.nbytes:
-                raise OSError(f"{self.images.filename}: no image {number} in it, or cut short")
+                raise OSError(f"{self.path}: no image {number} in it, or cut short")
         return images
 
     def fill(self, image: np.ndarray, place: int) -> int:
         """Read the bytes of the file from `place` into an image; how many there were."""
         if hasattr(os, "preadv"):
-            return os.preadv(self.file, [image], place)
-        with open(self.images.filename, "rb") as file:  # Windows
+            return os.preadv(self.file, [image], place)  # type: ignore[list-item]  # an array is a buffer
+        with open(self.path, "rb") as file:  # Windows
             file.seek(place)
-            return file.readinto(image)
+            return file.readinto(image.data)
 
     def batch(self, index: Tensor) -> Tensor:
         if self.copy is not None:
@@ -107,7 +109,7 @@ class Pixels:
 
 def neighbors(numbers: tuple[int, ...]) -> list[list[int]]:
     """Numbers in groups that count up by one."""
-    groups = []
+    groups: list[list[int]] = []
     for number in numbers:
         if groups and groups[-1][-1] == number - 1:
             groups[-1].append(number)
@@ -157,7 +159,7 @@ class Painted:
         Neighbors among them make one number, in three small operations: a GPU takes longer to start one than
         to carry it out.
         """
-        number = None
+        number: Tensor | None = None
         for group in neighbors(factors):
             size = math.prod(self.sizes[group[0] : group[-1] + 1])
             part = index
@@ -166,6 +168,7 @@ class Painted:
             if group[0] > 0:
                 part = part % size
             number = part if number is None else number * size + part
+        assert number is not None, "no factors"
         return number
 
     def batch(self, index: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ class Explorer:
         self.vae, self.dataset, self.iteration = vae, dataset, iteration
         self.which, self.missing = which, missing
         self.latents, self.limit = vae.latents, 3
-        self.kl, self.titles = None, [f"z{latent}" for latent in range(self.latents)]
+        self.kl: list[float] = []
+        self.titles = [f"z{latent}" for latent in range(self.latents)]
         self.order = list(range(self.latents))
         self.images = np.zeros(0, np.int64)  # that are shown: those it was not trained on
         if dataset is None:
@@ -77,15 +78,16 @@ class Explorer:
             raise ValueError(f"its network takes images {vae.shape}, {dataset.name} has {dataset.shape}")
         split = data.Split.of(len(dataset))
         self.images = split.test if len(split.test) else split.training
-        self.describe(np.concatenate([split.test, split.validation, split.training])[:LOOKED_AT])
+        self.scale = dataset.scale
+        self.describe(dataset, np.concatenate([split.test, split.validation, split.training])[:LOOKED_AT])
 
-    def describe(self, index: np.ndarray) -> None:
+    def describe(self, dataset: data.Dataset, index: np.ndarray) -> None:
         """The KL of each latent in nats, a mean over images `index`, and the factor it knows most about."""
-        mu, logvar = self.vae.encode(self.dataset.batch(torch.from_numpy(index)))
+        mu, logvar = self.vae.encode(dataset.batch(torch.from_numpy(index)))
         self.kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0).tolist()
         self.order = sorted(self.order, key=lambda latent: -self.kl[latent])
         self.limit = max(self.limit, math.ceil(mu.abs().max()))
-        titles = plots.latent_titles(self.vae, self.dataset, index, mu.numpy())
+        titles = plots.latent_titles(self.vae, dataset, index, mu.numpy())
         factors = [title.split("\n")[2:] for title in titles]  # nothing where the set has no factors
         self.titles = [
             f"z{latent}, KL {kl:.2f} nats" + "".join(f": {name}" for name in factor if name != "-")
@@ -93,10 +95,12 @@ class Explorer:
         ]
 
     def batch(self, index: list[int]) -> torch.Tensor:
+        if self.dataset is None:
+            raise ValueError(f"there are no images: {self.missing}")
         return self.dataset.batch(torch.tensor(index, dtype=torch.int64))
 
     def image(self, index: int) -> np.ndarray:
-        return self.pixels(self.batch([index]) * self.dataset.scale)[0]
+        return self.pixels(self.batch([index]) * self.scale)[0]
 
     def code(self, index: int) -> np.ndarray:
         """The mean of the posterior of image `index`."""
@@ -124,7 +128,7 @@ class Explorer:
     def reconstructions(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The first `count` images and their reconstructions from z = mu, (S, H, W, C) each."""
         images = self.batch(self.images[:count].tolist())
-        return self.pixels(images * self.dataset.scale), self.decode(self.vae.encode(images)[0].numpy())
+        return self.pixels(images * self.scale), self.decode(self.vae.encode(images)[0].numpy())
 
     @staticmethod
     def pixels(images: torch.Tensor) -> np.ndarray:
@@ -135,29 +139,48 @@ class Explorer:
 class View:
     """What one visitor looks at: a network, two of its images A and B, a code, the latent last touched.
 
-    name    of the run; None where there is none yet
-    names   of the runs that the visitor can choose from
-    stamps  of what is shown, see `Gallery.stamps`
-    which   network was asked for: SELECTED, LATEST, or None
-    z       (L,), and `how` it came about, in words
-    share   of the way from A to B
+    name     of the run; None where there is none yet
+    names    of the runs that the visitor can choose from
+    stamps   of what is shown, see `Gallery.stamps`
+    network  and its images; None where there is none yet
+    which    network was asked for: SELECTED, LATEST, or None
+    first    the number of A, None where there are no images; `second` that of B
+    z        (L,), and `how` it came about, in words
+    touched  the latent last touched
+    share    of the way from A to B
     """
 
-    def __init__(self, names=(), name=None, stamps=None, explorer: Explorer | None = None, which=None):
-        self.names, self.name, self.stamps, self.explorer = list(names), name, stamps, explorer
+    def __init__(self, names=(), name=None, stamps=None, network: Explorer | None = None, which=None):
+        self.names, self.name, self.stamps, self.network = list(names), name, stamps, network
         self.which = which
         self.random, self.share, self.how = np.random.default_rng(), 0.0, ""
-        self.first = self.second = self.z = self.touched = None
-        self.way = None, None  # walked last, and its images
-        if explorer is not None:
-            self.touched = explorer.order[0]
-            if len(explorer.images):
-                self.first, self.second = (int(image) for image in np.resize(explorer.images, 2))
+        self.first: int | None = None
+        self.second: int | None = None
+        self.z, self.touched = np.zeros(0, np.float32), 0
+        self.way: tuple[tuple, np.ndarray] | None = None  # walked last, and its images
+        if network is not None:
+            self.touched = network.order[0]
+            if len(network.images):
+                self.first, self.second = (int(image) for image in np.resize(network.images, 2))
             self.back()
 
-    def renew(self, explorer: Explorer) -> None:
+    @property
+    def explorer(self) -> Explorer:
+        """The network and its images. Raises ValueError where there is none yet."""
+        if self.network is None:
+            raise ValueError("no network is chosen")
+        return self.network
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The numbers of images A and B. Raises ValueError where there are no images."""
+        if self.first is None or self.second is None:
+            raise ValueError("there are no images")
+        return self.first, self.second
+
+    def renew(self, network: Explorer) -> None:
         """Take a later network of the same run, at the same images and the same latent."""
-        self.explorer = explorer
+        self.network = network
         self.back()
 
     def back(self) -> None:
@@ -191,13 +214,13 @@ class View:
     def go(self, share: float) -> None:
         """Walk from A to B."""
         self.share, self.how = share, f"decoded {share:.0%} of the way from A to B"
-        self.z = self.explorer.between(self.first, self.second, share)
+        self.z = self.explorer.between(*self.ends, share)
 
     def walk(self) -> np.ndarray:
         """Images (WALK_STEPS, H, W, C) from A to B."""
-        way = self.explorer, self.first, self.second
-        if self.way[0] != way:  # the same for all steps on it
-            self.way = way, self.explorer.walk(self.first, self.second)
+        way = self.explorer, *self.ends
+        if self.way is None or self.way[0] != way:  # the same for all steps on it
+            self.way = way, self.explorer.walk(*self.ends)
         return self.way[1]
 
     def traversal(self) -> tuple[np.ndarray, int]:
@@ -211,8 +234,11 @@ class Gallery:
 
     def __init__(self, folder: Path, archives: Path):
         self.folder, self.archives = folder, archives
-        self.datasets, self.explorers, self.lock = {}, {}, Lock()
-        self.seen = {}  # when a run in training was looked at first, and its iteration then
+        self.datasets: dict[str, data.Dataset] = {}
+        self.explorers: dict[tuple, Explorer] = {}
+        self.lock = Lock()
+        # when a run in training was looked at first, and its iteration then
+        self.seen: dict[str, tuple[float, int]] = {}
 
     def names(self) -> list[str]:
         """The runs, the latest first."""

@@ -171,11 +171,11 @@ def walk(view: View) -> str:
     """The way from image A to image B."""
     if view.first is None:
         return ""
-    explorer, steps = view.explorer, WALK_STEPS - 1
+    explorer, steps, (first, second) = view.explorer, WALK_STEPS - 1, view.ends
     captions = [f"{step / steps:.0%}" for step in range(WALK_STEPS)]
-    ends = explorer.image(view.first), explorer.image(view.second)
+    ends = explorer.image(first), explorer.image(second)
     head = "<b>Walk</b> from the code of image A to that of image B"
-    return f'<div class="head">{head} (number {view.second:,})</div>' + row(
+    return f'<div class="head">{head} (number {second:,})</div>' + row(
         view.walk(), captions, round(view.share * steps), ends
     )
 
@@ -193,7 +193,7 @@ def samples(explorer: Explorer) -> str:
 def heading(explorer: Explorer) -> str:
     """What stands above the sliders."""
     text = "<b>Latents</b>"
-    if explorer.kl is not None:
+    if explorer.dataset is not None:
         text += " by their KL" + ": the factor each knows most about" * bool(explorer.dataset.factor_names)
     if explorer.latents > MOST_SLIDERS:
         text += f"; {MOST_SLIDERS} of {explorer.latents}"
@@ -280,9 +280,9 @@ def page(gr, gallery: Gallery, first: str | None, training):
             way = gr.update(value=view.share, visible=view.first is not None)
             return [*show_code(view), walk(view), way, *set_sliders(view)]
 
-        def show_network(view: View, said: str = "") -> list:
+        def show_network(view: View, said: str | Exception = "") -> list:
             """`said` stands where the pictures would be if there is no network."""
-            usable, images = view.explorer is not None, view.first is not None
+            usable, images = view.network is not None, view.first is not None
             buttons = [gr.update(visible=visible) for visible in (images, usable, usable, images)]
             if not usable:
                 hidden = [gr.update(visible=False)] * (1 + MOST_SLIDERS + 1)
@@ -324,7 +324,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
                 told = facts(gallery.standing(name))
                 if before and stamps[0] == before[0]:
                     return [runs, skip, told, *same]
-                if view.explorer is None:
+                if view.network is None:
                     return [runs, skip, *show_run(name)]
                 view.renew(gallery.explorer(name, view.which))
                 return [runs, skip, told, *show_network(view)]
@@ -335,7 +335,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
             """A function for gradio: change the view of a network and show what follows from that."""
 
             def changed(view: View, *values):
-                if view.explorer is None:
+                if view.network is None:
                     return [gr.skip()] * len(outputs)
                 change(view, *values)
                 return show(view)

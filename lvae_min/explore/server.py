@@ -40,15 +40,21 @@ class Training:
     def __init__(self, gallery: Gallery):
         where = ["--out", str(gallery.folder), "--data", str(gallery.archives)]
         self.command = [sys.executable, *RUN, *QUICK_START, *where]
-        self.process, self.lock = None, Lock()
+        self.process: subprocess.Popen | None = None
+        self.lock = Lock()
 
     def start(self) -> None:
         """Start it, unless it is there. Ctrl-C does not reach it by itself: it is stopped by `stop`."""
         with self.lock:
             if self.process is None or self.process.poll():
                 self.output = tempfile.TemporaryFile()
-                streams = {"stdin": subprocess.DEVNULL, "stdout": self.output, "stderr": subprocess.STDOUT}
-                self.process = subprocess.Popen(self.command, start_new_session=True, **streams)
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self.output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
 
     def said(self) -> str:
         """What to say of a run that is not in its folder yet; empty if none was started."""

@@ -13,10 +13,10 @@ from lvae_min.io.text import brief
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def write_whole(file: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all. An OSError names it."""
     part = file.with_name(file.name + ".part")
     try:
