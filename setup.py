@@ -65,7 +65,14 @@ setup(
         "pillow>=10.1",
     ],
     extras_require={
-        "test": ["pytest>=7.2", "hypothesis>=6.56.4", "ruff>=0.15", "mypy>=1.15", "build>=1.2", "twine>=6"],
+        "test": [
+            "pytest>=7.2",
+            "hypothesis>=6.56.4",
+            "ruff>=0.17.6",
+            "mypy>=2.4.1",
+            "build>=1.6.1",
+            "twine>=7.0.0",
+        ],
         "explore": ["gradio>=6.31"],
     },
     **(extension() if os.environ.get("LVAE_BUILD") == "1" else {}),

@@ -38,6 +38,8 @@ SCORING = Lock()  # scores limit the threads of BLAS, which is one for the whole
 DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one as well
 CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
+FINISHED = {"rec_mean": records.number, "collapsed": records.truth, "images": records.count}
+FINISHED |= {"bins": records.count}
 STATE = {
     "iteration": records.count,
     "counted": records.count,
@@ -97,7 +99,10 @@ def finished(config: Config, folder: Path) -> dict | None:
         return None
     try:
         results = records.read_results(file)
-        records.check(results, {"rec_mean": records.number, "collapsed": records.truth}, "it")
+        records.check(results, FINISHED, "it")
+        if "last" in results:  # not in older ones
+            records.check(results["last"], {"iteration": records.whole, "kl": records.number}, "last")
+            records.check(results["last"], dict.fromkeys(results["last"], records.number), "last")
         other = differences(config, results["settings"])
     except (ValueError, KeyError) as error:
         raise ValueError(
