@@ -184,9 +184,11 @@ def tex(text: str) -> str:
     return text.translate(str.maketrans({**special, **words}))
 
 
-def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.Namespace:
-    """The command line of a script: the folder of the runs; if it uses `networks` that of the data, and if it
-    writes `json` a file for what it finds.
+def arguments(
+    doc: str, networks: bool = False, json: bool = False, table: bool = False
+) -> argparse.Namespace:
+    """The command line of a script: the folder of the runs; if it uses `networks` that of the data, if it
+    writes `json` a file for what it finds, and whether it only fills its `table`.
     """
     parser = Parser(description=doc)
     parser.add_argument(
@@ -202,6 +204,8 @@ def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.
         )
     if json:
         parser.add_argument("--json", type=Path, help="a file for the numbers, too")
+    if table:
+        parser.add_argument("--table", action="store_true", help="write lines of the table, copy nothing")
     given = parser.parse_args()
     if not given.folder.is_dir():
         parser.error(f"{given.folder}: no such folder; python run.py makes runs/")
