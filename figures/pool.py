@@ -12,7 +12,7 @@ import keep
 import numpy as np
 from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
 from samples import ENOUGH
-from table2 import SEARCHED
+from table2 import SEARCHED, TITLES
 
 from lvae_min.config import CONTROL, Config
 from lvae_min.datasets.specs import SPECS
@@ -21,6 +21,7 @@ from lvae_min.losses import OBJECTIVES
 OF_A_METHOD = ("beta", "sigma_freeze", *CONTROL)
 # The last network does not depend on which other one is selected.
 PROTOCOL = tuple(name for name in keep.SETTINGS if name not in ("model", *OF_A_METHOD, "seed", "select"))
+BARE = {score: heading[:-2] for score, heading in TITLES.items()}  # without arrows
 Methods = dict[str, list[dict]]
 Pairs = dict[str, list[tuple[dict, dict]]]
 
@@ -75,15 +76,18 @@ def is_usual(protocol: tuple) -> bool:
     return row["iterations"] == row["schedule"] and not unusual(row, PROTOCOL)
 
 
-def groups(rows: list[dict], network: str = "last") -> dict[tuple, Methods]:
+def groups(
+    rows: list[dict], network: str = "last", betas: tuple[float, ...] | None = SEARCHED
+) -> dict[tuple, Methods]:
     """For each protocol its methods, as in Table 2, each with its runs, one a seed.
 
     network  last, or selected: runs that selected by a validation score, the scores apart and last in the key
-    beta-VAE has the betas of the paper's search alone; the default of dSprites comes first.
+    betas    of beta-VAE, the others are left out; None: all
+    The default of dSprites comes first.
     """
     found = defaultdict(lambda: defaultdict(dict))
     for row in sorted(rows, key=lambda row: (row["seed"], row["select"])):
-        searched = row["model"] != "beta-vae" or row["beta"] in SEARCHED
+        searched = row["model"] != "beta-vae" or betas is None or row["beta"] in betas
         known = row["last_mig"] if network == "last" else row["validation_score"]
         if searched and known is not None:
             key = protocol_of(row) + (() if network == "last" else (row["select"],))
@@ -94,15 +98,22 @@ def groups(rows: list[dict], network: str = "last") -> dict[tuple, Methods]:
             name: list(found[key][name].values())
             for name in sorted(found[key], key=lambda name: (place.index(name.split(",")[0]), name))
         }
-        for key in sorted(found, key=rank)
+        for key in sorted(found, key=lambda key: rank(key, found[key]))
     }
 
 
-def rank(key: tuple) -> tuple:
+def rank(key: tuple, methods: dict) -> tuple:
+    """Where a protocol stands: dSprites, defaults, lengths near the default's, then many runs before few."""
     row = settings_of(key[: len(PROTOCOL)])
     default = Config(iterations=None).iterations
     distance = abs(math.log(row["iterations"] / default))
-    return row["dataset"] != "dsprites", not is_usual(key[: len(PROTOCOL)]), distance, str(key)
+    return (
+        row["dataset"] != "dsprites",
+        not is_usual(key[: len(PROTOCOL)]),
+        distance,
+        -sum(map(len, methods.values())),
+        str(key),
+    )
 
 
 def pairs_of(found: dict[tuple, Methods], name: str) -> list[tuple[tuple, tuple]]:
@@ -166,3 +177,10 @@ def made(methods: Methods) -> str:
     if collapsed:
         said += f" KL stayed below 0.1 nats for 1,000 iterations in {len(collapsed)}: {', '.join(collapsed)}."
     return said
+
+
+def block(heading: str, heads: list[str], lines: list[list[str]], note: str) -> str:
+    """A table in Markdown between its heading and a note; its first column holds words."""
+    marks = "|---|" + "--:|" * (len(heads) - 1)
+    rows = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([f"**{heading}**", "", f"| {' | '.join(heads)} |", marks, *rows, "", note])

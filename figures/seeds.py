@@ -9,15 +9,18 @@ from pathlib import Path
 
 import keep
 import numpy as np
+from betas import OURS, curve, learned
 from common import DATA, missing, save, script, spread, write
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from paper import COLUMNS, METHODS, PAPER_BETA
 from pool import (
+    BARE,
     PROTOCOL,
     Methods,
     Pairs,
+    block,
     common_seeds,
     goodness,
     groups,
@@ -35,16 +38,6 @@ from table2 import TITLES
 from lvae_min.config import PAPER_RATE
 from lvae_min.io.text import Parser
 from lvae_min.plots import new_figure
-
-OURS = METHODS["lvae"]
-BARE = {score: heading[:-2] for score, heading in TITLES.items()}  # without arrows
-
-
-def block(heading: str, heads: list[str], lines: list[list[str]], note: str) -> str:
-    """A table in Markdown between its heading and a note; its first column holds words."""
-    marks = "|---|" + "--:|" * (len(heads) - 1)
-    rows = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([f"**{heading}**", "", f"| {' | '.join(heads)} |", marks, *rows, "", note])
 
 
 def networks(rows: list[dict], network: str) -> str:
@@ -249,6 +242,8 @@ def text(rows: list[dict]) -> dict[str, str]:
         "variance": variance(rows),
         "rate": rates(rows),
         "short": short(rows),
+        "betas": curve(rows),
+        "learned": learned(rows),
         "best": best(rows),
     }
 
@@ -261,6 +256,7 @@ def picture(protocol: tuple, methods: Methods) -> Figure:
             show(cell, place, values(runs, score), COLOURS[runs[0]["model"]])
             if paper := paper_of(runs[0]):
                 cell.hlines(paper[score], place - 0.42, place + 0.42, color="red", lw=2, zorder=4)
+        cell.use_sticky_edges = False  # the foot of a box is no edge of the panel
         better = "lower" if score == "rec_mean" else "higher"
         cell.set_title(f"{BARE[score]} ({better} is better)", fontsize=14)
         cell.set_xticks(range(len(methods)), map(in_two_lines, methods), fontsize=10.5)
@@ -273,7 +269,7 @@ def picture(protocol: tuple, methods: Methods) -> Figure:
     axes[-1, -1].legend(handles=key(protocol[0] in PAPER_BETA), loc="center", fontsize=15, frameon=False)
     counts = sorted({len(runs) for runs in methods.values()})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"seeds: {counts[0]}"
-    figure.suptitle(f"{title(protocol)}: last network, test images, {seeds} a method", fontsize=16)
+    figure.suptitle(f"{title(protocol)}:\nlast network, test images, {seeds} a method", fontsize=16)
     return figure
 
 

@@ -161,12 +161,14 @@ def test_one_training_counts_once_whatever_it_selected():
 
 
 def test_the_default_comes_first_and_is_named_without_its_rate():
-    rows = [row(dataset="arm3d"), row(rate=1e-4), row(iterations=2000), row()]
+    rows = [row(dataset="arm3d"), row(precision="bf16"), row(iterations=2000), row()]
+    rows += several("lvae", [0.5, 0.5], rate=9e-4)
     titles = [pool.title(protocol) for protocol in pool.groups(rows)]
     assert titles == [
         "dsprites, 10,000 iterations",
         "dsprites, 2,000 iterations",
-        "dsprites, 10,000 iterations, rate 0.0001",
+        "dsprites, 10,000 iterations, rate 0.0009",
+        "dsprites, 10,000 iterations, precision bf16",
         "arm3d, 10,000 iterations",
     ]
 
@@ -212,10 +214,10 @@ def test_the_methods_share_of_the_variance_stands_beside_the_seeds():
 
 
 def test_rates_are_compared_over_the_seeds_that_both_have():
-    rows = several("lvae", [0.4, 0.6, 0.9]) + several("lvae", [0.5, 0.5], rate=1e-4)
+    rows = several("lvae", [0.4, 0.6, 0.5, 0.9]) + several("lvae", [0.5] * 3, rate=1e-4)
     found = cells(seeds.text(rows)["rate"], "L-VAE")
-    assert found[0] == "2" and found[3] == "0.50 → 0.50 (1 of 2)" and found[1] == "0.50 → 0.50"
-    assert found[2] == "5.00 → 5.00 (1 of 2)"
+    assert found[0] == "3" and found[3] == "0.50 → 0.50 (1 of 3)" and found[1] == "0.50 → 0.50"
+    assert found[2] == "5.00 → 5.00 (1 of 3)"
     assert "rate 5.5e-4 → 1e-4" in seeds.text(rows)["rate"]
     assert seeds.text(several("lvae", [0.4]) + several("lvae", [0.5], rate=2e-4))["rate"] == ""
 
@@ -240,6 +242,38 @@ def test_the_best_of_seeds_is_chosen_by_validation_and_scored_on_test_images():
     assert wide[:3] == ["3", "2.00 / 2.00 (21.14)", "0.20 / 0.60 (0.97)"]
 
 
+def with_beta(beta, **settings):
+    """L-VAE with a learned beta, or beta-VAE with that beta given."""
+    return {**row(beta=beta, **settings), "last_beta": beta}
+
+
+def test_a_learned_beta_stands_among_those_that_were_given():
+    given = [with_beta(beta, model="beta-vae", seed=seed) for beta in (4.0, 0.25, 1.62) for seed in range(2)]
+    rows = [*given, with_beta(1.5), with_beta(1.7, seed=1), row("vae")]
+    assert seeds.text(rows)["betas"] == ""  # three points are no curve
+    rows += [with_beta(8.0, model="beta-vae")]
+    names = [
+        line.split("|")[1].strip() for line in seeds.text(rows)["betas"].splitlines() if "| 0.50" in line
+    ]
+    assert names == ["beta-VAE, beta 0.25", "L-VAE", "beta-VAE, beta 4", "beta-VAE, beta 8"]
+    assert cells(seeds.text(rows)["betas"], "L-VAE")[:2] == ["2", "1.60 ± 0.14"]
+
+
+def test_l_vae_is_set_beside_beta_vae_with_its_own_beta_seed_by_seed():
+    rows = [with_beta(1.5 + seed / 10, seed=seed, score=0.62) for seed in range(4)]
+    rows += [
+        with_beta(1.5 + seed / 10, model="beta-vae", seed=seed, score=0.5 + 0.06 * seed) for seed in range(4)
+    ]
+    rows += [with_beta(1.5, model="beta-vae", seed=1), with_beta(4.0, model="beta-vae", seed=0)]
+    block = seeds.text(rows)["learned"]
+    found = cells(block, "MIG")
+    assert found[:2] == ["0.62 ± 0.00 (0.30)", "0.59 ± 0.08 (0.16)"]
+    assert found[2].startswith("+0.03 [") and found[3] == "2 of 4"  # one is equal, one worse
+    assert cells(block, "rec of mu")[2].startswith("+0.30 [") and cells(block, "rec of mu")[3] == "1 of 4"
+    assert "8 runs" in block
+    assert seeds.text(rows[:4] + rows[-2:])["learned"] == ""
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_seeds_are_said_to_be_few_in_every_block_and_nothing_is_divided_by_zero(count):
     rows = [
@@ -248,6 +282,7 @@ def test_few_seeds_are_said_to_be_few_in_every_block_and_nothing_is_divided_by_z
         for settings in ({}, {"rate": 1e-4}, {"iterations": 2000})
         for one in several(model, [0.5] * count, **settings)
     ]
+    rows += [with_beta(beta, model="beta-vae") for beta in (0.5, 1.0, 2.0)]
     for name, block in seeds.text(rows).items():
         assert "Fewer than 4 seeds" in block and "nan" not in block, name
 
@@ -272,7 +307,7 @@ def test_a_collapse_is_told():
 
 
 def test_the_picture_has_a_panel_a_score_with_dots_and_the_papers_line():
-    rows = several("vae", np.linspace(0.1, 0.9, 10)) + several("beta-vae", [0.5], beta=4.0)
+    rows = several("vae", np.linspace(0.1, 0.9, 10)) + several("beta-vae", [0.01], beta=4.0)
     ((protocol, methods),) = pool.groups(rows).items()
     panels = seeds.picture(protocol, methods).axes
     assert len(panels) == 8
@@ -281,6 +316,9 @@ def test_the_picture_has_a_panel_a_score_with_dots_and_the_papers_line():
         lines = [line for some in panel.collections for line in some.get_segments()]
         red = [line for line in lines if np.ptp(line[:, 0]) > 0.8]
         assert [line[0, 1] for line in red] == [paper]  # beta 4 is not the paper's
+        low, high = panel.get_ylim()
+        heights = [height for line in panel.lines for height in line.get_ydata()]
+        assert low < min(heights) and max(heights) < high
 
 
 # The table
