@@ -185,11 +185,13 @@ def tex(text: str) -> str:
     return text.translate(str.maketrans({**special, **words}))
 
 
-def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.Namespace:
+def arguments(
+    doc: str, networks: bool = False, json: bool = False, table: bool = False
+) -> argparse.Namespace:
     """The command line of a script: the folder of the runs, and what else it needs.
 
-    networks  it uses networks: the folder of the data too
-    json      it writes what it finds: a file for that too
+    That is the folder of the data if it uses `networks`, a file for what it finds if it writes `json`, and
+    whether it only fills its `table`.
     """
     parser = Parser(description=doc)
     parser.add_argument(
@@ -205,6 +207,8 @@ def arguments(doc: str, networks: bool = False, json: bool = False) -> argparse.
         )
     if json:
         parser.add_argument("--json", type=Path, help="a file for the numbers, too")
+    if table:
+        parser.add_argument("--table", action="store_true", help="write lines of the table, copy nothing")
     given = parser.parse_args()
     if not given.folder.is_dir():
         parser.error(f"{given.folder}: no such folder; python run.py makes runs/")
