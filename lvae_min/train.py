@@ -372,7 +372,8 @@ class Run:
         Raises FloatingPointError when the loss is not finite; no checkpoint is written from then on.
         """
         self.truncate_log()
-        began, saved, drawn = time.monotonic() - self.seconds, -math.inf, -math.inf
+        began, drawn = time.monotonic() - self.seconds, -math.inf
+        saved = time.monotonic() - EVALUATED_SECONDS  # the first evaluation is followed by a checkpoint
         with closing(
             Progress(self.folder.name, self.config.iterations, self.iteration, grid, quiet)
         ) as progress:
