@@ -59,14 +59,22 @@ class Finished:
     @property
     def freeze(self) -> float | None:
         """`--sigma-freeze` of a run that learns scales, where it is not the default."""
-        usual = Config(model=self["model"], iterations=self["iterations"], schedule=self["schedule"])
+        usual = Config(
+            model=self["model"],
+            paper=self.results["settings"].get("paper", False),
+            iterations=self["iterations"],
+            schedule=self["schedule"],
+        )
         given = self.results["settings"].get("sigma_freeze", usual.sigma_freeze)
         return given if OBJECTIVES[self["model"]].has_scales and given != usual.sigma_freeze else None
 
     @property
     def held(self) -> str:
-        """That in words, behind a method's name."""
-        return "" if self.freeze is None else f", sigma held for {self.freeze:g} of the schedule"
+        """What is not as usual with a method's own settings, in words, behind its name."""
+        settings, usual = with_defaults(self.results["settings"]), OBJECTIVES[self["model"]].controls
+        others = [f", {name} {settings[name]:g}" for name in usual if settings[name] != usual[name]]
+        held = "" if self.freeze is None else f", sigma held for {self.freeze:g} of the schedule"
+        return held + "".join(others)
 
     @property
     def looks(self) -> list[dict]:
@@ -137,7 +145,10 @@ def rank(run: Finished) -> tuple:
 
 
 def worth(run: Finished) -> float:
+    """The validation score of a run's network: of the last one, the beta-VAE score (Sec. 6.5)."""
     score = run.results["selected"]["score"]
+    if run.results["selected"]["by"] == "last iteration":
+        score = run.log[-1].get("validation", {}).get("beta_vae", math.nan)
     return -math.inf if math.isnan(score) else score
 
 

@@ -95,7 +95,7 @@ def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, st
     """A row of cells for each method; `styles` are the formats of the best and the second best."""
     placed, lines = marks(methods), []
     for name, runs in methods.items():
-        paper = None if runs[0].freeze is not None else TABLE_2.get((dataset, runs[0]["model"]))
+        paper = None if runs[0].held else TABLE_2.get((dataset, runs[0]["model"]))
         values = {
             score: spread([run.scores[score] for run in runs]) for score in ("beta", "kl", *COLUMNS, *MORE)
         }

@@ -151,7 +151,7 @@ def remedy(settings: dict, rose: bool) -> str:
         return "try --sigma-freeze 0.5, which holds sigma at 1 until kl has risen"
     if method is DynamicVAE:
         cause = (
-            f"its beta, {settings.get('beta_start') or method.controls['beta_start']:g} at the start, does "
+            f"its beta, {settings.get('beta_start', method.controls['beta_start']):g} at the start, does "
             "that until it has come down"
         )
         return cause if rose else f"{cause}: try more --iterations"
@@ -196,6 +196,7 @@ class Runs:
                 sum(config.iterations for config in configs),
                 f"grid, rank {RANK}" if WORLD > 1 else "grid",
             )
+        self.names = {config: config.name for config in configs}  # of images that may be gone later
         self.datasets: dict[str, data.Dataset] = {}
         self.failures: list[str] = []
         self.loading = Lock()
@@ -232,7 +233,7 @@ class Runs:
 
     def one(self, config: Config) -> None:
         """Carry out a run, if that was not done before, and say what came of it."""
-        folder = self.given.out / config.name
+        folder = self.given.out / self.names[config]
         if self.stop.is_set():
             return
         try:
@@ -241,7 +242,7 @@ class Runs:
                 compare_images(config, folder, results, self.given.data)
                 report.say(f"{folder}: finished before\n{summary(results)}")
                 if self.grid:
-                    self.grid.advance(config.name, config.iterations, trained=False)
+                    self.grid.advance(self.names[config], config.iterations, trained=False)
             else:
                 results = self.train(config, folder)
                 if results is None:
@@ -254,11 +255,11 @@ class Runs:
             if self.grid:
                 reason = reason if str(folder) in reason else f"{folder}: {reason}"
                 report.say(f"FAILED, the others go on: {reason}")
-                self.grid.end(config.name, config.iterations, failed=True)
+                self.grid.end(self.names[config], config.iterations, failed=True)
             self.failures.append(reason)
             return
         if self.grid:
-            self.grid.end(config.name, config.iterations)
+            self.grid.end(self.names[config], config.iterations)
 
     def all(self) -> int:
         """Carry out all runs; the exit code: 0, 2 if a run failed, 130 if they were stopped.

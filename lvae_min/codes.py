@@ -47,10 +47,10 @@ def decode(vae: VAE, codes: np.ndarray, file: Path, progress: Callable = iter) -
     They are written as they are decoded, so that there may be more than the memory holds. Raises ValueError
     for codes of another width, or that are no finite numbers.
     """
-    if codes.ndim != 2 or codes.shape[1] != vae.latents or not np.issubdtype(codes.dtype, np.number):
+    if codes.ndim != 2 or codes.shape[1] != vae.latents or codes.dtype.kind not in "iuf":
         raise ValueError(f"codes are {codes.dtype} {codes.shape}, expected numbers (M, {vae.latents})")
-    if not np.isfinite(codes).all():
-        raise ValueError("codes are not all finite numbers")
+    if not (np.abs(codes) <= np.finfo(np.float32).max).all():  # false for NaN
+        raise ValueError("codes are not all finite numbers of float32")
     channels, *sides = vae.shape
     shape = (len(codes), *sides, *([channels] if channels > 1 else []))
 

@@ -11,7 +11,7 @@ import numpy as np
 from lvae_min.data import NAMES, is_path, own_name
 from lvae_min.datasets.specs import SPECS, spec_of
 from lvae_min.io.text import one_line
-from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
+from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS, gain_factor
 from lvae_min.report import SCORES
 
 PAPER_RATE = 1e-4  # Sec. 6.3: the peak of the OneCycle of 300,000 iterations
@@ -19,6 +19,7 @@ START, END = 10, 100  # the peak is divided by them: 1e-5 and 1e-6 in Sec. 6.3
 MAX_RATE = 2e-3  # of a schedule that names no rate: higher ones brought nothing
 MAX_SIGMA_RATE = 1e-2
 TOO_FAST = 1e-3  # all runs with such a peak ended with low scores (figures/rate.py)
+CELEBA_ITERATIONS = 1_000_000  # Sec. 8
 LONGEST = 10_000_000  # iterations: their learning rates are kept, half a gigabyte while computed
 MOVABLE = ("device", "threads", "loss", "graph")  # where and how a run is done, not what it is
 # Settings that older runs did not write down, and what they were.
@@ -158,7 +159,7 @@ class Config:
             kind: Any = field.type
             value = getattr(self, field.name)
             fits = isinstance(value, kind) or (isinstance(value, int) and float in (kind, *get_args(kind)))
-            fits = fits or value is field.default
+            fits = value is field.default or (fits and (kind is bool) == isinstance(value, bool))
             named = " or ".join(part.__name__ for part in get_args(kind) or [kind] if part is not type(None))
             self.check(field.name, fits, f"{named}, not {type(value).__name__}")
         # They would be printed, and some make no file's name.
@@ -169,9 +170,12 @@ class Config:
         )
         self.check("dataset", self.dataset in SPECS or is_path(self.dataset), NAMES)
         self.check("model", self.model in OBJECTIVES, " or ".join(OBJECTIVES))
-        self.check("schedule", self.schedule is None or 1 <= self.schedule <= 2**53, "at least 1")
+        self.check(
+            "schedule", self.schedule is None or 1 <= self.schedule <= 2**53, "at least 1, at most 2^53"
+        )
+        given = "schedule" if self.iterations is None and self.schedule else "iterations"
         self.fill(self.defaults())
-        self.check("iterations", 1 <= self.iterations <= LONGEST, f"at least 1, at most {LONGEST:,}")
+        self.check(given, 1 <= self.iterations <= LONGEST, f"at least 1, at most {LONGEST:,}")
         self.fill({"schedule": self.usual_schedule()})
         self.check("schedule", self.iterations <= self.schedule, f"at least the {self.iterations} iterations")
         self.fill(self.follow())
@@ -205,10 +209,8 @@ class Config:
     def defaults(self) -> dict:
         """Settings that follow from the data set and `paper` alone."""
         celeba = self.paper and self.dataset == "celeba"  # Sec. 8
-        if self.paper:
-            iterations = 1_000_000 if celeba else self.schedule or PAPER_ITERATIONS
-        else:
-            iterations = self.schedule or spec_of(self.dataset).iterations
+        usual = self.paper_length() if self.paper else spec_of(self.dataset).iterations
+        iterations = self.schedule or usual
         return {
             "iterations": iterations,
             "batch_size": 128 if celeba else 64,
@@ -216,10 +218,11 @@ class Config:
             "select": "beta_vae" if self.paper and not celeba else "last",
         }
 
+    def paper_length(self) -> int:
+        return CELEBA_ITERATIONS if self.dataset == "celeba" else PAPER_ITERATIONS
+
     def usual_schedule(self) -> int:
-        if not self.paper or self.rate_form == "constant":
-            return self.iterations
-        return max(PAPER_ITERATIONS, self.iterations)
+        return max(self.paper_length(), self.iterations) if self.paper else self.iterations
 
     def follow(self) -> dict:
         """Settings that follow from the length of the schedule."""
@@ -266,6 +269,10 @@ class Config:
             for name, (text, value) in settings.items()
             if getattr(self, name) != value and not (name == "schedule" and self.schedule == self.iterations)
         ]
+        if self.select != paper.select:
+            choice = {name: f"the best {title} score" for name, title in SCORES.items()}
+            choice |= {"last": "the last network", "rec": "the lowest rec"}
+            others.append(f"{choice[self.select]} (paper: {choice[paper.select]} of validation images)")
         peak = sigma_peak(self)
         if learned and peak != self.rate:
             others.append(f"sigma at a rate of {peak:.2g} (paper: the network's)")
@@ -282,8 +289,8 @@ class Config:
         )
         if self.rate >= TOO_FAST:
             lines.append(
-                f"a rate of {self.rate:.2g} soon draws good images, but rates from {TOO_FAST:g} on gave "
-                "low disentanglement scores in every run we made (figures/rate.py)"
+                f"a rate of {self.rate:.2g} soon draws good images, but all eight runs of "
+                f"beta-VAE with a rate of {TOO_FAST:g} or more ended with low scores (docs/reproduction.md)"
             )
         if self.schedule < OBJECTIVES[self.model].shortest:
             lines.append(
@@ -316,7 +323,10 @@ class Config:
 def with_defaults(stored: dict) -> dict:
     """Settings as an older run wrote them down, with those that it did not know."""
     method = OBJECTIVES.get(stored.get("model", ""))
-    return {**OLD_DEFAULTS, **dict.fromkeys(CONTROL), **(method.controls if method else {}), **stored}
+    controls = dict(method.controls) if method else {}
+    if controls:  # gains did not grow in a shorter schedule: what would give the same ones now
+        controls |= {name: controls[name] / gain_factor(stored["schedule"]) for name in ("kp", "ki")}
+    return {**OLD_DEFAULTS, **dict.fromkeys(CONTROL), **controls, **stored}
 
 
 def evaluation_interval(iterations: int) -> int:
@@ -352,7 +362,8 @@ def sigma_peak(config: Config) -> float:
 
     Adam moves a scale by at most the sum of its rates. That of the paper's schedule is enough to reach the
     fixed point of Eq. 5; the peak grows as the schedule gets shorter, so that the sum stays the same, up to
-    1e-2, and is never below the network's. At the paper's 300,000 iterations both are 1e-4.
+    1e-2, and is never below the network's. At the paper's 300,000 iterations both are 1e-4. (A constant rate
+    has twice the sum.)
     """
     return max(config.rate, min(PAPER_RATE * PAPER_ITERATIONS / config.schedule, MAX_SIGMA_RATE))
 

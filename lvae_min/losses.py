@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lvae_min import fused
 
 PAPER_ITERATIONS = 300_000  # Sec. 6.3: the longest run, and the length of its learning-rate schedule
+MOST_GAIN = 30  # of the controllers' gains, at a schedule of 10,000: none shorter was tried
 MIN_SIGMA_SQ = 0.01  # weights are 1 / max(sigma^2, 0.01): never reached in a healthy run
 
 
@@ -96,7 +97,13 @@ class LearnedWeights(nn.Module):
 
 
 def refuse_negative(terms: Sequence[Tensor]) -> None:
-    """Raise ValueError for a negative term among those on a CPU."""
+    """Raise ValueError for a term that is no scalar, and for a negative one on a CPU."""
+    for place, term in enumerate(terms):
+        if not isinstance(term, Tensor) or term.ndim:
+            form = (
+                f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            )
+            raise ValueError(f"term {place} is {form}: expected a scalar tensor, as .mean() gives")
     if torch.compiler.is_compiling():
         return
     for place, term in enumerate(terms):
@@ -190,6 +197,11 @@ class BetaVAE(Objective):
         return torch.tensor(float(self.given_beta))
 
 
+def gain_factor(schedule: int) -> float:
+    """How many times as large the gains of a controller are as in a schedule of 300,000 iterations."""
+    return max(min(PAPER_ITERATIONS / schedule, MOST_GAIN), 1.0)
+
+
 class Controlled(Objective):
     """A method whose beta is the output of a controller that steers kl to a set-point C(t), in nats.
 
@@ -198,7 +210,6 @@ class Controlled(Objective):
     beta is as far at the same fraction of it.
     """
 
-    MOST_GAIN = 30  # times the gains, at a schedule of 10,000: none shorter was tried
     shortest = PAPER_ITERATIONS // MOST_GAIN
 
     def __init__(self, **settings):
@@ -206,7 +217,7 @@ class Controlled(Objective):
         given = self.control_settings
         self.period = given.kl_period * self.schedule / PAPER_ITERATIONS
         # Differs from the paper, which names gains for 300,000 iterations alone.
-        faster = max(min(PAPER_ITERATIONS / self.schedule, self.MOST_GAIN), 1)
+        faster = gain_factor(self.schedule)
         self.kp, self.ki = given.kp * faster, given.ki * faster
 
     def control(self, kl: Tensor) -> None:

@@ -162,17 +162,17 @@ def same_device(one: torch.device, other: torch.device) -> bool:
 
 
 @contextmanager
-def thread_settings_kept():
-    """A context that gives back what `prepare_thread` sets for a thread.
+def thread_settings_kept(device: torch.device):
+    """A context that gives back what `prepare_thread` sets for a thread that trains on `device`.
 
     These are the threads of products, denormals and the stream; freed memory stays with the process.
     """
     threads = torch.get_num_threads()
     flushed = (torch.full((1,), 1e-38) / 1e3).item() == 0  # torch does not say
     with ExitStack() as stack:
-        if torch.cuda.is_available():
+        if device.type == "cuda":
             stack.enter_context(torch.cuda.device(torch.cuda.current_device()))
-            stack.enter_context(torch.cuda.stream(torch.cuda.current_stream()))
+            stack.enter_context(torch.cuda.stream(torch.cuda.current_stream(device)))
         try:
             yield
         finally:

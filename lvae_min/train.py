@@ -219,6 +219,7 @@ class Run:
         self.began_at = None  # the commit of the code that began the run
         self.best = {"iteration": 0, "score": -math.inf}
         self.unwritten: dict | None = None  # the selected network, if best.pt is older
+        self.lost = 0  # the iteration of best.pt, if that is newer than last.pt
         self.check_folder()
         self.claim = Claim(self.folder)
         try:
@@ -275,7 +276,7 @@ class Run:
             return write_whole(file, json.dumps(content, indent=1).encode())
         try:
             stored = records.parse(file.read_bytes())
-            records.check(stored, {"settings": {}, "threads": records.whole})
+            records.check(stored, {"settings": {"model": records.text}, "threads": records.whole})
             self.began_at = stored.get("commit")
             records.check(self.began_at, records.commit, "commit")
             other = differences(self.config, stored["settings"])
@@ -349,9 +350,10 @@ class Run:
         lines = records.read_log(file, self.log_bytes) if self.log_bytes else []
         if (lines[-1]["step"] if lines else 0) != self.iteration - self.step.counted:
             raise ValueError(f"{file}: does not belong to last.pt")
-        if self.best["iteration"] and self.selected()["iteration"] != self.best["iteration"]:
-            # Killed after best.pt and before last.pt. Its iteration comes again, and is selected again.
-            self.best = {"iteration": 0, "score": -math.inf}
+        if self.best["iteration"] and (there := self.selected()["iteration"]) != self.best["iteration"]:
+            # Killed after best.pt and before last.pt. Its iteration comes again, and is selected again: on
+            # another device too, where its score may be lower, since the network that it replaced is gone.
+            self.lost = there
 
     @property
     def interval(self) -> int:
@@ -450,7 +452,9 @@ class Run:
         score = -math.inf if math.isnan(score) else score
         # An evaluation before the first interval never wins, NaN only where there is nothing else.
         early = self.iteration % self.interval and self.iteration < self.config.iterations
-        if not early and (self.better(score, scores["kl"]) or not self.best["iteration"]):
+        again = self.lost and self.iteration >= self.lost
+        if not early and (again or self.better(score, scores["kl"]) or not self.best["iteration"]):
+            self.lost = 0
             self.best = {"iteration": self.iteration, "score": score, "kl": scores["kl"]}
             vae = self.step.vae
             weights = {name: weight.cpu().clone() for name, weight in vae.state_dict().items()}
@@ -576,7 +580,8 @@ def fit(
     data      folder of archives and prepared sets
     progress  show a bar, or lines where there is no terminal
 
-    A run that was stopped is resumed, and a finished one is read. Settings of the process (threads,
+    A run that was stopped is resumed from its last checkpoint, of at most five minutes before (Ctrl-C writes
+    none here), and a finished one is read. Settings of the process (threads,
     denormals, the GPU's stream) are afterwards what they were before. Raises ValueError for settings, folders
     and files that do not fit, FloatingPointError if the loss is not finite.
     """
@@ -588,8 +593,8 @@ def fit(
     if results is not None:
         compare_images(config, folder, results, data)
         return results
-    with thread_settings_kept():
-        device = pick_device(config.device)
+    device = pick_device(config.device)
+    with thread_settings_kept(device):
         dataset = lvae_min.data.load(config.dataset, data).to(device)
         run = Run(dataclasses.replace(config, device=str(device)), folder, dataset)
         try:

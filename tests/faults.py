@@ -21,8 +21,8 @@ from lvae_min.io import atomic as files
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["faults"])
-ARGUMENTS = ["--batch-size", "8", "--iterations", "60", "--device", "cpu"]
-NAME = "dsprites-lvae-iterations60-batch-size8"
+ARGUMENTS = ["--batch-size", "8", "--iterations", "60", "--select", "beta_vae", "--device", "cpu"]
+NAME = "dsprites-lvae-iterations60-batch-size8-selectbeta_vae"
 small_run.small_images()  # drawn once, by the server
 
 
@@ -168,6 +168,13 @@ def before_a_checkpoint_has_its_name(folder):
     at_replace("last.pt", 3)
 
 
+def between_two_evaluations_of_one_checkpoint(folder):
+    """best.pt and last.pt come late, at the third evaluation; it dies between the two files."""
+    train.EVALUATED_SECONDS = 3600
+    at_call(train.Run, "write_log", 3, lambda run, _: run.checkpoint())
+    at_write("last.pt", 2)
+
+
 def in_the_last_evaluation(folder):
     at_call(train.Run, "finish", 1, die)
 
@@ -188,6 +195,7 @@ MOMENTS = [
     while_the_selected_network_is_written,
     while_a_checkpoint_is_written,
     before_a_checkpoint_has_its_name,
+    between_two_evaluations_of_one_checkpoint,
     in_the_last_evaluation,
     while_results_are_written,
 ]

@@ -69,6 +69,8 @@ def test_images_in_color_have_their_channels_last(tmp_path):
         (np.zeros((3, 4)), "expected numbers (M, 5)"),
         (np.zeros(5), "expected numbers (M, 5)"),
         (np.full((3, 5), np.nan), "not all finite"),
+        (np.full((3, 5), 1e39), "not all finite numbers of float32"),
+        (np.full((3, 5), 1j), "expected numbers (M, 5)"),
     ],
 )
 def test_codes_that_do_not_fit_are_refused_in_one_line(run, tmp_path, capsys, table, message):

@@ -907,3 +907,26 @@ def test_a_score_that_is_0_for_one_factor_selects_nothing_and_the_run_says_so(sm
     run = Run(config(iterations=12, select=select), tmp_path, small)
     assert run.select == taken
     assert ("score of one factor is 0 by definition" in " ".join(run.notes)) == (taken == "last")
+
+
+def test_a_run_killed_between_its_two_files_selects_what_it_would_have(small, tmp_path, monkeypatch):
+    """Of equal scores the later wins if the earlier knew less than half, which is no order of networks."""
+    monkeypatch.setattr(train, "EVALUATED_SECONDS", 3600)
+    kls = {1: 2.0, 2: 3.9, 3: 4.1, 4: 4.2}
+
+    def evaluate(vae, dataset, index, *_):
+        return {"rec": 1.0, "kl": kls.get(run.iteration, 1.0), "rec_mean": 1.0, "beta_vae": 1.0}, None
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    run = Run(config(iterations=10), tmp_path / "whole", small)
+    run.train()
+    whole = run.best["iteration"]
+    run = Run(config(iterations=10), tmp_path / "part", small)
+    run.train(StopAt(run, 1))
+    kept = (tmp_path / "part/last.pt").read_bytes()
+    run.train(StopAt(run, 3))
+    (tmp_path / "part/last.pt").write_bytes(kept)  # as if it had died before this file
+    run.close()
+    run = Run(config(iterations=10), tmp_path / "part", small)
+    assert run.iteration == 1 and run.train()
+    assert run.best["iteration"] == load_checkpoint(tmp_path / "part/best.pt")["iteration"] == whole == 3

@@ -92,6 +92,12 @@ def test_learned_weights_settle_where_the_fourth_power_is_the_term(terms):
     assert loss.item() == pytest.approx(2 * sum(map(math.sqrt, terms)), rel=1e-5)
 
 
+@pytest.mark.parametrize("term, form", [(torch.ones(3), r"shape \(3,\)"), (1.0, "float")])
+def test_a_term_that_is_no_scalar_tensor_is_refused(term, form):
+    with pytest.raises(ValueError, match=f"term 0 is .*{form}: expected a scalar tensor"):
+        LearnedWeights(1)(term)
+
+
 def test_learned_weights_take_as_many_terms_as_they_were_made_for():
     with pytest.raises(ValueError, match="expected 3 terms, given 2"):
         LearnedWeights(3)(torch.tensor(1.0), torch.tensor(1.0))

@@ -267,7 +267,7 @@ def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
 
 
 def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
-    """The images at `path` as `images.open_set` gives them, prepared under `folder` if `path` has changed.
+    """The images at `path` as `prepared.open_set` gives them, prepared under `folder` if `path` has changed.
 
     Raises ValueError for what is not there, damaged or no images.
     """

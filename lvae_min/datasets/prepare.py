@@ -311,7 +311,7 @@ def place(name: str, folder: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser(prog="python -m lvae_min.data", description=__doc__)
+    parser = Parser(prog="python -m lvae_min.datasets", description=__doc__)
     parser.add_argument("action", choices=["prepare"])
     parser.add_argument("name", choices=ARCHIVES)
     parser.add_argument("--from", dest="file", type=Path, help="the archive (default: by its name in --data)")

@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -146,7 +147,11 @@ class Claim:
                 f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
             ) from None
         try:
-            lock(self.lock)
+            try:
+                lock(self.lock)
+            except OSError:
+                time.sleep(0.05)  # who asks whether it is `held` holds it for a moment
+                lock(self.lock)
         except OSError:
             self.close()
             raise ValueError(f"{folder}: another process works on this run; wait for it or stop it") from None
