@@ -194,7 +194,7 @@ def output(runs: list[Finished]) -> str:
 def picture() -> str:
     """README's first picture, animated if that was made."""
     name = next(name for name in ("gif", "png") if (HERE / f"lvae-traversal.{name}").exists())
-    return f"![Each row moves one latent of an L-VAE trained on dSprites](figures/lvae-traversal.{name})"
+    return f"![Each panel moves one latent of an L-VAE trained on dSprites](figures/lvae-traversal.{name})"
 
 
 def digits() -> str:
