@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -255,3 +258,23 @@ def test_a_method_without_learned_scales_has_none_to_freeze():
 def test_settings_that_differ_in_a_late_digit_have_different_names():
     names = {Config(model="beta-vae", beta=beta).name for beta in (1.2345678, 1.234568)}
     assert len(names) == 2
+
+
+def test_scales_reach_the_fixed_point_within_5_per_cent_by_the_end_of_the_default():
+    """Adam at the default's rates on sigma alone, against the terms of the kept default run, with noise."""
+    file = Path(__file__).resolve().parent.parent / "figures" / "data" / "dsprites-lvae" / "log.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    steps = np.arange(1, 10_001)
+    terms = np.stack(
+        [np.interp(steps, [x["step"] for x in lines], [x[k] for x in lines]) for k in ("rec", "kl")]
+    )
+    noisy = terms * (1 + 0.05 * np.random.default_rng(0).standard_normal(terms.shape))
+    sigma, mean, square = np.ones(2), np.zeros(2), np.zeros(2)
+    for step, rate in enumerate(learning_rates(Config())[1], 1):
+        gradient = 2 * sigma - 2 * noisy[:, step - 1] / sigma**3
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        sigma = sigma - rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    residuals = sigma**4 / terms[:, -1000:].mean(1) - 1
+    assert np.abs(residuals).max() < 0.05
+    kept = json.loads((file.parent / "results.json").read_text())["equilibrium"]["residuals"]
+    assert residuals == pytest.approx([kept["sigma_0"], kept["sigma_1"]], abs=0.02)
