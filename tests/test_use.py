@@ -103,6 +103,14 @@ def test_learned_weights_take_as_many_terms_as_they_were_made_for():
         LearnedWeights(3)(torch.tensor(1.0), torch.tensor(1.0))
 
 
+def test_a_weight_is_at_most_100():
+    criterion = LearnedWeights(2)
+    with torch.no_grad():
+        criterion.sigma.copy_(torch.tensor([0.001, 2.0]))
+    loss = criterion(torch.tensor(3.0), torch.tensor(8.0)).item()
+    assert loss == pytest.approx(100 * 3 + 8 / 4 + 1e-6 + 4)
+
+
 def test_l_vae_is_learned_weights_of_two_terms_to_the_bit():
     torch.manual_seed(0)
     logits, x, mu, logvar = torch.randn(4, 5), torch.rand(4, 5), *torch.randn(2, 4, 2)
