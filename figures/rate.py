@@ -146,6 +146,12 @@ def marker(row: dict) -> tuple[str, float]:
     return next(fitting, LENGTHS[PAPER_ITERATIONS])
 
 
+def group(row: dict) -> float:
+    """The first digit of the peak rate: 5.5e-4, the default's, stands with 5e-4."""
+    digits, power = f"{row['peak_rate']:.3e}".split("e")
+    return float(f"{int(float(digits))}e{power}")
+
+
 def places(rows: list[dict]) -> list[float]:
     """Where each row stands on the axis: at its peak rate, or as near to it as no marker covers another.
 
@@ -159,7 +165,7 @@ def places(rows: list[dict]) -> list[float]:
         heights = [
             POINTS * (min(row[name], top) - low) / max(top - low, 1e-9) for name, (low, top) in limits.items()
         ]
-        beside = [other for other in taken if other[0] == row["peak_rate"]]
+        beside = [other for other in taken if other[0] == group(row)]
         shift = next(
             shift
             for shift in sorted(range(-999, 1000), key=abs)
@@ -169,7 +175,7 @@ def places(rows: list[dict]) -> list[float]:
                 for _, place, other, levels in beside
             )
         )
-        taken.append((row["peak_rate"], shift, size, heights))
+        taken.append((group(row), shift, size, heights))
     return [peak * 10 ** (shift / DECADE) for peak, shift, *_ in taken]
 
 
@@ -178,10 +184,10 @@ def picture(rows: list[dict]) -> Figure:
     rows = comparable(rows)
     where = places(rows)
     figure, axes = new_figure(11, 12, len(PANELS), 1, sharex=True)
-    peaks = sorted({row["peak_rate"] for row in rows})
+    peaks = sorted({group(row) for row in rows})
     for cell, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
         for peak in peaks:
-            beside = [place for row, place in zip(rows, where, strict=True) if row["peak_rate"] == peak]
+            beside = [place for row, place in zip(rows, where, strict=True) if group(row) == peak]
             edge = 10 ** (6 / DECADE)
             cell.axvspan(min(beside) / edge, max(beside) * edge, color="0.94", lw=0, zorder=0)
         cell.axvline(default_rate(DEFAULT_ITERATIONS), color="0.4", ls="--", lw=1, zorder=1)
@@ -202,7 +208,9 @@ def picture(rows: list[dict]) -> Figure:
     axes[2, 0].axhline(GOOD_MIG, color=COLOURS["beta-vae"], ls=":", lw=1.2)
     axes[-1, 0].set_xticks(peaks, [shortly(peak) for peak in peaks])
     axes[-1, 0].xaxis.set_minor_locator(NullLocator())
-    axes[-1, 0].set_xlabel("peak of the learning rate (a step of Adam); grey: runs of one peak, side by side")
+    axes[-1, 0].set_xlabel(
+        "peak of the learning rate (a step of Adam); grey: runs of about one peak, side by side"
+    )
     figure.legend(handles=key(rows), loc="outside lower center", fontsize=9, ncols=5, columnspacing=1.2)
     figure.suptitle(
         "dSprites, end of a run: high peak rates reach a low reconstruction loss in few iterations,\n"

@@ -19,6 +19,7 @@ from PIL import Image
 import lvae_min
 from lvae_min import cli, data, metrics, plots
 from lvae_min.config import Config
+from lvae_min.losses import OBJECTIVES
 from lvae_min.train import Run, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +43,8 @@ def make_run(
         "schedule": 2000,
         "rate": Config(iterations=2000).rate,
         "warmup": "linear",
-        "select": "last",
+        "select": "last",  # so that titles name none; what `selected` says below is another's
+        **OBJECTIVES[model].controls,
         "latents": 5,
         "batch_size": batch_size,
         "beta": beta,
@@ -56,6 +58,9 @@ def make_run(
             {
                 "scores": {"kl": kl, "beta": found or beta, **scores},
                 "rec_mean": rec_mean,
+                "images": 10_000,
+                "bins": 10,
+                "collapsed": False,
                 "settings": settings,
                 "commit": "abc",
                 "selected": {"iteration": 1000, "by": "validation beta_vae", "score": score},
@@ -90,6 +95,26 @@ def test_the_best_validation_score_selects_a_run_a_seed_and_nan_never(tmp_path):
     chosen = common.selected(common.read(tmp_path))
     assert [(run["seed"], run.results["selected"]["score"]) for run in chosen] == [(0, 0.9), (1, 0.1)]
     assert chosen[0]["batch_size"] == 128  # the first of equal ones, by name
+
+
+def test_of_runs_that_take_the_last_network_the_one_with_the_best_validation_score_counts(tmp_path):
+    for batch_size, score in ((32, 0.4), (64, 0.3)):
+        file = make_run(tmp_path, "vae", batch_size=batch_size, select="last") / "results.json"
+        results = json.loads(file.read_text())
+        results["selected"] = {"iteration": 2000, "by": "last iteration", "score": 2000}
+        file.write_text(json.dumps(results))
+        lines = (file.parent / "log.jsonl").read_text().splitlines()
+        last = json.loads(lines[-1])
+        last["validation"]["beta_vae"] = score
+        (file.parent / "log.jsonl").write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
+    assert [run["batch_size"] for run in common.selected(common.read(tmp_path))] == [32]
+
+
+def test_settings_of_a_controller_that_are_not_the_usual_make_a_row_of_their_own(tmp_path):
+    make_run(tmp_path, "control-vae")
+    make_run(tmp_path, "control-vae", score=0.6, kl_target=5.0)
+    (methods,) = table2.groups(common.read(tmp_path)).values()
+    assert list(methods) == ["ControlVAE", "ControlVAE, kl_target 5"]
 
 
 def test_a_run_whose_score_is_nan_loses_even_if_it_comes_first(tmp_path):

@@ -447,7 +447,8 @@ def finish(out, config, seconds=100.0, beta=1.6666):
     folder = make_run(out / "made", config.model, seed=config.seed)
     results = json.loads((folder / "results.json").read_text())
     results["settings"] = {**dataclasses.asdict(config), "latents": 5}
-    results |= {"seconds": seconds, "last": {"beta": beta}, "collapsed": False}
+    results |= {"seconds": seconds, "collapsed": False, "images": 10_000, "bins": 10}
+    results["last"] = {"iteration": config.iterations, "kl": 5.0, "beta": beta}
     (folder / "results.json").write_text(json.dumps(results))
     folder.rename(out / config.name)
 
