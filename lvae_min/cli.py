@@ -150,10 +150,9 @@ def remedy(settings: dict, rose: bool) -> str:
     if method.has_scales and settings["sigma_freeze"] < 0.5:
         return "try --sigma-freeze 0.5, which holds sigma at 1 until kl has risen"
     if method is DynamicVAE:
-        cause = (
-            f"its beta, {settings.get('beta_start', method.controls['beta_start']):g} at the start, does "
-            "that until it has come down"
-        )
+        first = settings.get("beta_start")
+        first = method.controls["beta_start"] if first is None else first
+        cause = f"its beta, {first:g} at the start, does that until it has come down"
         return cause if rose else f"{cause}: try more --iterations"
     return "try a lower --beta" if method.has_beta else "try another --seed"
 
