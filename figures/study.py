@@ -9,7 +9,6 @@ and the one that the validation beta-VAE score selects. `keep.py --table` and `s
 
 import argparse
 import shlex
-import signal
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -167,15 +166,7 @@ def main() -> None:
         parser.error(f"--jobs {given.jobs}: expected 1 to 1024")
     if given.list:
         return print(listed(given.out))
-    stop = Event()
-
-    def on_signal(number, _):
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    sys.exit(carry_out(given, stop))
+    sys.exit(carry_out(given, cli.stop_on_signals()))
 
 
 if __name__ == "__main__":

@@ -278,16 +278,22 @@ class Runs:
         return 130 if self.stop.is_set() else 2 if self.failures and not LAUNCHED else 0
 
 
-def main(arguments: list[str], called: str) -> int:
-    configs, given = parse(arguments, called)
+def stop_on_signals() -> Event:
+    """An event that Ctrl-C and SIGTERM set from now on; the second signal ends the process at once."""
     stop = Event()
 
     def on_signal(number, _):
         stop.set()
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    return stop
+
+
+def main(arguments: list[str], called: str) -> int:
+    configs, given = parse(arguments, called)
+    stop = stop_on_signals()
     code = Runs(configs[RANK::WORLD], given, stop, named(called)).all()
     if code == 130:
         again = f"continue with\n    {called} {shlex.join(arguments)}"
