@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from lvae_min.config import Config, learning_rates, one_cycle, with_defaults
+from lvae_min.config import (
+    CONTROL,
+    OLD_DEFAULTS,
+    Config,
+    evaluation_interval,
+    learning_rates,
+    one_cycle,
+    with_defaults,
+)
 from lvae_min.losses import OBJECTIVES
 
 
@@ -176,10 +184,26 @@ def test_settings_of_older_runs_are_those_of_their_time(model):
     settings = with_defaults(stored)
     assert (settings["rate"], settings["warmup"], settings["select"]) == (1e-4, "cosine", "beta_vae")
     assert settings["beta"] == 4.0
-    if (
-        settings["ki"] is not None
-    ):  # whose gains did not grow at a schedule of 20,000: 15 times smaller ones do
-        assert settings["ki"] == pytest.approx(Config(model=model).ki / 15) and settings["kl_target"] == 18
+    if OBJECTIVES[
+        model
+    ].controls:  # their gains did not grow at a schedule of 20,000: 15 times smaller ones do
+        now = Config(model=model)
+        assert (settings["kp"], settings["ki"]) == pytest.approx((now.kp / 15, now.ki / 15))
+        assert settings["kl_target"] == 18
+    else:
+        assert settings["ki"] is settings["kl_target"] is None
+
+
+def test_settings_of_a_run_without_a_method_are_filled_as_well():
+    assert with_defaults({}) == {**OLD_DEFAULTS, **dict.fromkeys(CONTROL)}
+
+
+@pytest.mark.parametrize(
+    "iterations, interval",
+    [(1, 1), (9, 1), (99, 9), (999, 99), (1000, 1000), (10_001, 1000), (25_000, 2500), (300_000, 10_000)],
+)
+def test_a_run_is_evaluated_ten_times_but_not_more_often_than_every_thousand_iterations(iterations, interval):
+    assert evaluation_interval(iterations) == interval
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,12 @@ def test_a_saturated_pixel_keeps_its_digits():
     assert abs(rec / exact - 1) < 1e-6  # the twin has 1 - sigmoid(20) = 0 of 2e-9
 
 
+@pytest.mark.parametrize("sigma", [[0.1003, 0.0997], [0.0997, 0.1003], [-1.25, 1e-30]])
+def test_a_weight_is_bounded_where_the_reference_bounds_it(sigma):
+    arguments = *inputs(3, 37, dtype=torch.float64)[:4], torch.tensor(sigma, dtype=torch.float64)
+    assert_close(results(arguments), arguments)
+
+
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.34, 0.36])
 def test_kl_is_never_negative_near_a_collapse(size):
     image, mu = torch.zeros(1, 1), torch.zeros(1, 1)

@@ -66,6 +66,13 @@ def test_bytes_are_scaled_and_floats_are_not():
         )
 
 
+def test_terms_of_half_precision_are_summed_in_single():
+    terms = elbo_terms(*(t.bfloat16() for t in batch()))
+    exact = elbo_terms(*(t.bfloat16().double() for t in batch()))
+    assert [term.dtype for term in terms] == [torch.float32] * 2
+    assert torch.stack(terms).tolist() == pytest.approx(torch.stack(exact).tolist(), rel=1e-6)
+
+
 def test_lvae_loss_is_equation_5():
     logits, x, mu, logvar = batch()
     sigma = torch.tensor([1.2, 0.9], dtype=torch.float64, requires_grad=True)
@@ -75,6 +82,12 @@ def test_lvae_loss_is_equation_5():
     assert sigma.grad.tolist() == pytest.approx(
         [(-2 * rec / 1.2**3 + 2.4).item(), (-2 * kl / 0.9**3 + 1.8).item()]
     )
+
+
+def test_lvae_loss_scales_its_images_as_elbo_terms_does():
+    logits, x, mu, logvar = batch()
+    _, rec, _ = lvae_loss(logits, 2 * x, mu, logvar, torch.ones(2), 0.5)
+    assert rec == elbo_terms(logits, x, mu, logvar)[0] == elbo_terms(logits, 2 * x, mu, logvar, 0.5)[0]
 
 
 def test_the_weights_of_lvae_are_bounded():
