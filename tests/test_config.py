@@ -1,4 +1,6 @@
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,16 @@ def test_warmup_shapes_the_rates_of_the_network_and_of_the_scales():
     for kind in ("linear", "cosine"):
         network, sigma = learning_rates(Config(iterations=1000, schedule=300_000, warmup=kind))
         assert (network == one_cycle(300_000, 1000, kind)).all() and (sigma == network).all()
+
+
+def test_the_shortest_schedules_have_both_ends():
+    assert one_cycle(1, 1).tolist() == pytest.approx([1e-5])
+    assert one_cycle(2, 2).tolist() == pytest.approx([1e-5, 1e-6])
+    assert one_cycle(3, 3).tolist() == pytest.approx([1e-5, 7.525e-5, 1e-6])
+
+
+def test_the_warmup_is_linear_where_none_is_named():
+    assert (one_cycle(1000, 1000) == one_cycle(1000, 1000, "linear")).all()
 
 
 def test_fewer_iterations_truncate_the_schedule():
@@ -235,47 +247,82 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"dataset": "mnist"}, "--dataset mnist: expected dsprites"),
-        ({"model": "gan"}, "--model gan: expected vae or beta-vae"),
-        ({"iterations": 0}, "--iterations 0: expected at least 1"),
-        ({"batch_size": -1}, "--batch-size -1"),
+        ({"dataset": "mnist"}, "--dataset mnist: expected dsprites or .* or the path of your own images: .*"),
+        ({"model": "gan"}, f"--model gan: expected {' or '.join(OBJECTIVES)}"),
+        ({"iterations": 0}, "--iterations 0: expected at least 1, at most 10,000,000"),
+        ({"batch_size": -1}, "--batch-size -1: expected at least 1"),
         ({"iterations": 10, "schedule": 5}, "--schedule 5: expected at least the 10 iterations"),
-        ({"schedule": 0}, "--schedule 0: expected at least 1"),
+        ({"schedule": 0}, r"--schedule 0: expected at least 1, at most 2\^53"),
         ({"schedule": 20_000_000}, "--schedule 20000000: expected at least 1, at most 10,000,000"),
         ({"seed": True}, "--seed True: expected int, not bool"),
         ({"paper": 1}, "--paper 1: expected bool, not int"),
         ({"rate": 0.0}, "--rate 0.0: expected more than 0, at most 1"),
-        ({"rate": float("nan")}, "--rate nan"),
-        ({"rate": 1.5}, "--rate 1.5"),
+        ({"rate": float("nan")}, "--rate nan: expected more than 0, at most 1"),
         ({"rate_form": "cyclic"}, "--rate-form cyclic: expected onecycle or constant"),
-        ({"model": "control-vae", "kl_target": float("inf")}, "--kl-target inf: expected a number"),
-        ({"model": "dynamic-vae", "kl_period": 0.0}, "--kl-period 0.0: expected a number from 1e-06"),
-        ({"beta": float("nan")}, "--beta nan"),
+        (
+            {"model": "control-vae", "kl_target": float("inf")},
+            r"--kl-target inf: expected a number from -1e\+06 to 1e6",
+        ),
+        (
+            {"model": "dynamic-vae", "kl_period": 0.0},
+            "--kl-period 0.0: expected a number from 1e-06 to 1e6",
+        ),
+        ({"beta": float("nan")}, "--beta nan: expected 0 or more, at most 1e30"),
         ({"warmup": "line"}, "--warmup line: expected linear or cosine"),
         ({"sigma_freeze": 1.5}, "--sigma-freeze 1.5: expected 0 to 1"),
-        ({"seed": -1}, "--seed -1"),
-        ({"latents": 0}, "--latents 0"),
-        ({"loss": "fast"}, "--loss fast"),
-        ({"select": "fid"}, "--select fid: expected beta_vae or factor_vae"),
-        ({"graph": "yes"}, "--graph yes"),
-        ({"threads": 0}, "--threads 0"),
-        ({"iterations": 10**30}, "--iterations 1000.*at most 10,000,000"),
-        ({"schedule": 10**400}, "--schedule 1000"),
-        ({"beta": 1e300}, "--beta 1e.300: expected 0 or more, at most 1e30"),
+        ({"seed": -1}, "--seed -1: expected 0 or more"),
+        ({"latents": 0}, "--latents 0: expected 1 to 10,000"),
+        ({"precision": "fp8"}, "--precision fp8: expected float32, tf32 or bf16"),
+        ({"loss": "fast"}, "--loss fast: expected fused, torch or auto"),
+        ({"select": "fid"}, "--select fid: expected beta_vae or factor_vae or .* or rec or last"),
+        ({"graph": "yes"}, "--graph yes: expected on, off or auto"),
+        ({"threads": 0}, "--threads 0: expected 1 to 1024"),
+        ({"iterations": 10**30}, "--iterations 10{30}: expected at least 1, at most 10,000,000"),
+        ({"schedule": 10**400}, r"--schedule 10{119}: expected at least 1, at most 2\^53"),
+        ({"beta": 1e300}, r"--beta 1e\+300: expected 0 or more, at most 1e30"),
         ({"iterations": "many"}, "--iterations many: expected int, not str"),
-        ({"beta": None}, "--beta None: expected float"),
-        ({"dataset": "a\0/b"}, "--dataset a /b: expected no control characters"),
-        ({"dataset": "\udcff/b"}, "--dataset /b: expected .* no bytes that are not UTF-8"),
-        ({"dataset": "x" * 300}, "--dataset xxx.*: expected dsprites or"),
+        ({"kl_rise": "many"}, "--kl-rise many: expected float, not str"),
+        ({"beta": None}, "--beta None: expected float, not NoneType"),
+        ({"dataset": "a\0/b"}, "--dataset a /b: expected no control characters .*; rename it"),
+        ({"dataset": "\udcff/b"}, "--dataset /b: expected .* no bytes that are not UTF-8; rename it"),
+        ({"dataset": "x" * 300}, "--dataset x{117}...: expected dsprites or .*"),
     ],
 )
 def test_impossible_settings_are_named_with_what_is_expected(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         Config(**settings)
+    assert re.fullmatch(message, str(error.value)), error.value
+
+
+@pytest.mark.parametrize(
+    "name, least, most, others",
+    [
+        ("iterations", 1, 10_000_000, {}),
+        ("schedule", 1, 2**53, {"iterations": 1}),
+        ("batch_size", 1, None, {}),
+        ("rate", None, 1.0, {}),
+        ("seed", 0, 2**63 - 1, {}),
+        ("beta", 0.0, 1e30, {"model": "beta-vae"}),
+        ("latents", 1, 10_000, {}),
+        ("sigma_freeze", 0.0, 1.0, {}),
+        ("threads", 1, 1024, {}),
+        ("kl_rise", -1e6, 1e6, {"model": "control-vae"}),
+        ("kl_period", 1e-6, 1e6, {"model": "dynamic-vae"}),
+    ],
+)
+def test_a_setting_may_be_at_its_limits_and_not_beyond(name, least, most, others):
+    for limit, beyond in ((least, -math.inf), (most, math.inf)):
+        if limit is not None:
+            assert getattr(Config(**others, **{name: limit}), name) == limit
+            step = math.copysign(1, beyond)
+            further = limit + int(step) if isinstance(limit, int) else math.nextafter(limit, beyond)
+            with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .*: expected "):
+                Config(**others, **{name: further})
 
 
 def test_a_method_without_learned_scales_has_none_to_freeze():
     assert Config(model="vae", sigma_freeze=0.1) == Config(model="vae")
+    assert (Config(model="vae").sigma_freeze, Config(model="vae", beta=4.0).beta) == (0, 2)
     assert Config(model="sigma-vae", iterations=9, sigma_freeze=0.1).name.endswith("sigma-freeze0.1")
 
 
