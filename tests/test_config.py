@@ -125,6 +125,7 @@ def test_the_default_is_short_and_takes_the_last_network():
         64,
     )
     assert (config.warmup, config.rate_form, config.sigma_freeze) == ("linear", "onecycle", 0.05)
+    assert Config("celeba").iterations == 5000
 
 
 def test_paper_is_section_6_3_and_other_flags_take_precedence():
@@ -318,6 +319,11 @@ def test_a_setting_may_be_at_its_limits_and_not_beyond(name, least, most, others
             further = limit + int(step) if isinstance(limit, int) else math.nextafter(limit, beyond)
             with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .*: expected "):
                 Config(**others, **{name: further})
+
+
+def test_a_whole_number_may_stand_for_a_decimal_one():
+    assert Config(model="beta-vae", beta=4) == Config(model="beta-vae", beta=4.0)
+    assert Config(model="control-vae", kl_target=9) == Config(model="control-vae", kl_target=9.0)
 
 
 def test_a_method_without_learned_scales_has_none_to_freeze():
