@@ -253,6 +253,7 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
         ({"iterations": 0}, "--iterations 0: expected at least 1, at most 10,000,000"),
         ({"batch_size": -1}, "--batch-size -1: expected at least 1"),
         ({"iterations": 10, "schedule": 5}, "--schedule 5: expected at least the 10 iterations"),
+        ({"iterations": 0, "schedule": 5}, "--iterations 0: expected at least 1, at most 10,000,000"),
         ({"schedule": 0}, r"--schedule 0: expected at least 1, at most 2\^53"),
         ({"schedule": 20_000_000}, "--schedule 20000000: expected at least 1, at most 10,000,000"),
         ({"seed": True}, "--seed True: expected int, not bool"),
