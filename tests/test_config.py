@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -158,6 +159,12 @@ def test_paper_is_section_8_for_celeba():
         and [rates.tolist() for rates in learning_rates(first)] == [[1e-4] * 10] * 2
     )
     assert Config("celeba", paper=True, schedule=50_000).iterations == 50_000
+
+
+def test_every_setting_has_a_help_text_and_those_of_the_controllers_name_their_defaults():
+    helps = {field.name: field.metadata["help"] for field in dataclasses.fields(Config)}
+    assert min(map(len, helps.values())) > 10
+    assert helps["ki"].endswith("(Sec. 6.3; default: -0.001 for control-vae, -0.005 for dynamic-vae)")
 
 
 def test_settings_of_the_controllers_are_their_authors_and_no_others():
