@@ -9,7 +9,9 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Lock
 
@@ -30,6 +32,7 @@ from lvae_min.train import (
     pick_device,
     unlearned,
 )
+from lvae_min.workers import Workers, here
 
 CALLED = "python run.py"
 MANUAL = """Train L-VAE or one of its five rivals, select a checkpoint, score it and draw it.
@@ -46,6 +49,7 @@ lvae_min.load) and the pictures curves.png, reconstructions.png, traversal.png a
 """
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)  # one line each
 MOST_RUNS = 10_000  # of a grid
+SHORT_TURN = 5e-5  # seconds, of a thread that others wait for
 RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (  # as torchrun numbers its processes
     int(os.environ.get(name, default))
     for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
@@ -199,6 +203,8 @@ class Runs:
         self.datasets: dict[str, data.Dataset] = {}
         self.failures: list[str] = []
         self.loading = Lock()
+        self.gpu = torch.cuda.is_available() and any(config.device != "cpu" for config in configs)
+        self.call: Callable = here  # of functions that score and draw
 
     def dataset(self, name: str, device: torch.device) -> data.Dataset:
         with self.loading:  # once for all runs
@@ -210,7 +216,7 @@ class Runs:
         """Train, score and draw a run; its results, or None if it was stopped before its end."""
         device = pick_device(config.device, LOCAL_RANK)
         dataset = self.dataset(config.dataset, device)
-        run = Run(dataclasses.replace(config, device=str(device)), folder, dataset, self.threads)
+        run = Run(dataclasses.replace(config, device=str(device)), folder, dataset, self.threads, self.call)
         try:
             begins = "continued at" if run.iteration else "starts at"
             report.say(
@@ -260,6 +266,26 @@ class Runs:
         if self.grid:
             self.grid.end(self.names[config], config.iterations)
 
+    @contextmanager
+    def sharing(self):
+        """A context in which runs at once hold each other up as little as may be.
+
+        On a GPU an iteration is done in less than the 5 ms for which a thread may keep the interpreter, and
+        scores and pictures are made by other processes; on a CPU these would take its cores from the runs.
+        """
+        if not self.gpu:
+            yield
+            return
+        before, made = sys.getswitchinterval(), Workers(min(self.jobs, max(cores() // 2, 1)))
+        self.call = made
+        sys.setswitchinterval(SHORT_TURN)
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(before)
+            self.call = here
+            made.close()
+
     def all(self) -> int:
         """Carry out all runs; the exit code: 0, 2 if a run failed, 130 if they were stopped.
 
@@ -269,7 +295,7 @@ class Runs:
             for config in self.configs:
                 self.one(config)
         else:
-            with ThreadPoolExecutor(self.jobs) as pool:
+            with self.sharing(), ThreadPoolExecutor(self.jobs) as pool:
                 list(pool.map(self.one, self.configs))
         if self.grid:
             self.grid.close()

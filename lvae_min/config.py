@@ -21,7 +21,7 @@ MAX_SIGMA_RATE = 1e-2
 TOO_FAST = 1e-3  # all runs with such a peak ended with low scores (figures/rate.py)
 CELEBA_ITERATIONS = 1_000_000  # Sec. 8
 LONGEST = 10_000_000  # iterations: their learning rates are kept, half a gigabyte while computed
-MOVABLE = ("device", "threads", "loss", "graph")  # where and how a run is done, not what it is
+MOVABLE = ("device", "threads", "loss", "graph", "score_test")  # where and how a run is done, not what it is
 # Settings that older runs did not write down, and what they were.
 OLD_DEFAULTS = {
     "precision": "float32",
@@ -142,6 +142,10 @@ class Config:
         "the best of a validation score (Sec. 6.5): "
         f"{', '.join(SCORES)}, rec (the lowest); without factors rec or last "
         "(default: last; with --paper beta_vae)",
+    )
+    score_test: bool = setting(
+        False,
+        "score the test images too at each evaluation, for log.jsonl alone; training and selection stay",
     )
     precision: str = setting(
         "float32",

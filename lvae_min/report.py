@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from threading import Lock
 
-import torch
 from tqdm import tqdm
 
 SCORES = {
@@ -219,8 +218,10 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def machine(device: torch.device) -> dict:
-    """Where a number was made: commit, versions and device."""
+def machine(device) -> dict:
+    """Where a number was made: commit, versions, and the name of a torch.device."""
+    import torch  # not above: it takes a second, and pictures are drawn without it
+
     packages = {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"commit": commit(), "versions": {"python": platform.python_version(), **packages}, "device": name}

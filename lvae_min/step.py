@@ -20,7 +20,7 @@ from torch import Tensor
 from lvae_min import losses
 from lvae_min.config import CONTROL, Config, learning_rates
 from lvae_min.data import Batches, Dataset
-from lvae_min.io.atomic import check_tensors
+from lvae_min.io.checkpoints import check_tensors
 from lvae_min.model import VAE
 
 CAPTURING = Lock()  # waiting for a GPU spoils what another thread records on it

@@ -208,7 +208,7 @@ def train(part: Part, *words: str) -> None:
 
 
 def paper(part: Part, seed: str) -> None:
-    train(part, "--paper", "--precision", "tf32", "--seed", seed)
+    train(part, "--paper", "--precision", "tf32", "--score-test", "--seed", seed)
 
 
 def seeds(part: Part) -> None:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from small_run import small_dsprites
 
-from lvae_min import data, load, model, plots
+from lvae_min import data, latents, load, model
 from lvae_min.datasets import specs
 from lvae_min.explore import gallery, page
 from lvae_min.explore import server as explore
@@ -108,8 +108,8 @@ def test_shown_images_are_not_of_the_training_part(runs):
 def test_a_traversal_moves_one_latent_of_the_present_code(runs):
     explorer, z = runs.explorer("whole"), np.arange(5, dtype=np.float32) / 5
     images = explorer.traversal(z, 2)
-    assert images.shape == (plots.STEPS, 64, 64, 1)
-    for step, value in ((0, -plots.SPAN), (plots.STEPS - 1, plots.SPAN)):
+    assert images.shape == (latents.STEPS, 64, 64, 1)
+    for step, value in ((0, -latents.SPAN), (latents.STEPS - 1, latents.SPAN)):
         moved = z.copy()
         moved[2] = value
         assert np.abs(explorer.decode(moved[None])[0].astype(int) - images[step]).max() <= 1
@@ -150,7 +150,7 @@ def test_a_network_without_its_images_decodes_codes(runs, monkeypatch):
     view.move(1, 2.0)
     assert page.pictures(view).count("<img") == 1
     assert "data/mpi3d: &lt;b&gt;not there" in page.pictures(view)
-    assert page.strip(view).count("<img") == plots.STEPS
+    assert page.strip(view).count("<img") == latents.STEPS
     assert page.walk(view) == page.samples(view.explorer) == ""
 
 
@@ -567,7 +567,7 @@ def test_in_a_browser_a_slider_moves_and_the_picture_changes(runs, serve, browse
     ):
         changes(browser, act)
     assert "decoded 100% of the way from A to B" in text(browser, "pictures")
-    assert len(browser.find_elements("css selector", "#strip img")) == plots.STEPS
+    assert len(browser.find_elements("css selector", "#strip img")) == latents.STEPS
     shown = [element(browser, f"latent-{rank}") is not None for rank in range(6)]
     assert shown == [True] * 5 + [False]
     height = browser.execute_script("return document.documentElement.scrollHeight")

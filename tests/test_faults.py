@@ -13,7 +13,7 @@ import faults
 import pytest
 import torch
 
-from lvae_min.io.atomic import load_checkpoint
+from lvae_min.io.checkpoints import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py"), *faults.ARGUMENTS, "--threads", "1"]
 WHOLE = {

@@ -98,6 +98,7 @@ def test_the_papers_runs_are_asked_for_and_their_networks_stay(part):
         "--paper",
         "--precision",
         "tf32",
+        "--score-test",
         "--seed",
         "3",
         "--model",

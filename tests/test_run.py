@@ -14,7 +14,7 @@ from PIL import Image
 
 import lvae_min
 from lvae_min import cli, model
-from lvae_min.io.atomic import load_checkpoint
+from lvae_min.io.checkpoints import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py")]
 SMALL += ["--device", "cpu", "--threads", "1", "--batch-size", "8"]

@@ -18,7 +18,7 @@ from paper import BETA_HAT, COLUMNS, METHODS, PAPER_BETA, SELECTED_ITERATION, TA
 from test_figures import make_run
 
 import lvae_min
-from lvae_min import data, metrics, plots, report
+from lvae_min import data, latents, metrics, report
 from lvae_min.config import Config
 from lvae_min.train import Run
 
@@ -262,7 +262,7 @@ def test_a_traversal_moves_one_latent_from_minus_to_plus_2_and_a_half_and_holds_
     vae, codes = lvae_min.VAE((1, 64, 64), 5, "mlp", True), []
     image = small.batch(torch.tensor([77]))
     vae.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
-    images = plots.traversal(vae, image)
+    images = latents.traversal(vae, image)
     assert images.shape == (5, 11, 1, 64, 64) and images.min() >= 0 and images.max() <= 1
     mu, z = vae.encode(image)[0][0], codes[0].unflatten(0, (5, 11))
     for latent in range(5):

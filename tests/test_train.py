@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import lvae_min
-from lvae_min import data, metrics, plots, report, train
+from lvae_min import data, latents, metrics, plots, report, train, workers
 from lvae_min.config import Config
 from lvae_min.datasets import specs, stores
-from lvae_min.io import atomic
-from lvae_min.io.atomic import load_checkpoint, write_whole
+from lvae_min.io import checkpoints
+from lvae_min.io.atomic import write_whole
+from lvae_min.io.checkpoints import load_checkpoint
 from lvae_min.losses import OBJECTIVES
 from lvae_min.train import Run
 
@@ -692,7 +693,8 @@ def test_runs_of_one_process_draw_one_after_another(monkeypatch):
         drawing.pop()
 
     monkeypatch.setattr(plots, "draw", draw)
-    run = SimpleNamespace(folder=None, dataset=None, step=SimpleNamespace(vae=None))
+    monkeypatch.setattr(latents, "shown", lambda *_: ())
+    run = SimpleNamespace(folder=None, dataset=None, step=SimpleNamespace(vae=None), call=workers.here)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: DRAW(run, None, None), range(3)))
     assert most == [1, 1, 1]
@@ -825,7 +827,7 @@ def test_a_flipped_bit_among_the_weights_of_a_checkpoint_is_damage(small, tmp_pa
 
 def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
     state = {"weights": torch.arange(12.0), "more": {"moment": torch.ones(3, 5)}, "iteration": 7}
-    atomic.save(tmp_path / "last.pt", state)
+    checkpoints.save(tmp_path / "last.pt", state)
     content, refused = (tmp_path / "last.pt").read_bytes(), []
     for at in range(len(content)):
         # Bit 16 makes a folder of a member, of which torch would return whatever is in memory.

@@ -14,15 +14,16 @@ from threading import Lock
 import numpy as np
 import torch
 
-from lvae_min import data, plots
+from lvae_min import data, latents
 from lvae_min.config import evaluation_interval
 from lvae_min.io import records
-from lvae_min.io.atomic import check_tensors, held, load_checkpoint
+from lvae_min.io.atomic import held
+from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief
 from lvae_min.model import VAE
 from lvae_min.train import load
 
-SPAN, STEPS = plots.SPAN, plots.STEPS  # of a traversal
+SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
 LOOKED_AT = 2000  # images that a latent's KL and factor are taken from
 KEPT = 4  # networks in memory
@@ -87,7 +88,7 @@ class Explorer:
         self.kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0).tolist()
         self.order = sorted(self.order, key=lambda latent: -self.kl[latent])
         self.limit = max(self.limit, math.ceil(mu.abs().max()))
-        titles = plots.latent_titles(self.vae, dataset, index, mu.numpy())
+        titles = latents.latent_titles(self.vae, dataset, index, mu.numpy())
         factors = [title.split("\n")[2:] for title in titles]  # nothing where the set has no factors
         self.titles = [
             f"z{latent}, KL {kl:.2f} nats" + "".join(f": {name}" for name in factor if name != "-")

@@ -123,9 +123,9 @@ def read_log(file: Path, size: int | None = None) -> list[dict]:
         try:
             lines.append(parse(line))
             check(lines[-1], LINE, "it")
-            if "validation" in lines[-1]:
-                check(lines[-1]["validation"], {"rec": number, "kl": number}, "validation")
-                check(lines[-1]["validation"], dict.fromkeys(lines[-1]["validation"], number))
+            for name in {"validation", "test"} & lines[-1].keys():
+                check(lines[-1][name], {"rec": number, "kl": number}, name)
+                check(lines[-1][name], dict.fromkeys(lines[-1][name], number))
             if lines[-1]["step"] <= (lines[-2]["step"] if len(lines) > 1 else 0):
                 raise ValueError(f"step {lines[-1]['step']} comes too late")
         except ValueError as error:

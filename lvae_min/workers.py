@@ -1,0 +1,62 @@
+"""Scores and pictures of the runs of a grid, in processes of their own.
+
+In the runs' own process one run's would hold up all others: Python lets one thread at a time do its work, and
+six scores and four pictures are a second of it, in which a GPU carries out thousands of iterations. The
+results are the same to the bit.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from threading import Lock, Thread
+
+DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one for the whole process
+
+
+def here(function: Callable, *given, **named):
+    """Call a function in this process: what `Workers` does in another."""
+    return function(*given, **named)
+
+
+def draw(*given) -> None:
+    """plots.draw, by one thread at a time."""
+    from lvae_min import plots  # matplotlib takes half a second to import
+
+    with DRAWING:
+        plots.draw(*given)
+
+
+def begin() -> None:
+    """What a worker does first: leave Ctrl-C to the process that it works for, and end when that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch():
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+class Workers:
+    """At most `count` processes, started when they are first needed: `workers(function, ...)` is its result.
+
+    The functions are the modules' own, which another process can import. Fork is not an option: threads and a
+    GPU do not survive it.
+    """
+
+    def __init__(self, count: int):
+        self.pool = ProcessPoolExecutor(count, get_context("spawn"), begin)
+
+    def __call__(self, function: Callable, *given, **named):
+        try:
+            return self.pool.submit(function, *given, **named).result()
+        except BrokenProcessPool:  # a worker was killed, maybe for want of memory; the pool is of no use then
+            return here(function, *given, **named)
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
