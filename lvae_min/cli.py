@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ from lvae_min.train import (
     pick_device,
     unlearned,
 )
-from lvae_min.workers import Workers, here
+from lvae_min.workers import AT_ONCE, AtOnce, Workers
 
 CALLED = "python run.py"
 MANUAL = """Train L-VAE or one of its five rivals, select a checkpoint, score it and draw it.
@@ -204,7 +203,7 @@ class Runs:
         self.failures: list[str] = []
         self.loading = Lock()
         self.gpu = torch.cuda.is_available() and any(config.device != "cpu" for config in configs)
-        self.call: Callable = here  # of functions that score and draw
+        self.call: AtOnce = AT_ONCE  # of functions that score and draw
 
     def dataset(self, name: str, device: torch.device) -> data.Dataset:
         with self.loading:  # once for all runs
@@ -278,12 +277,13 @@ class Runs:
             return
         before, made = sys.getswitchinterval(), Workers(min(self.jobs, max(cores() // 2, 1)))
         self.call = made
+        made.warm_up()
         sys.setswitchinterval(SHORT_TURN)
         try:
             yield
         finally:
             sys.setswitchinterval(before)
-            self.call = here
+            self.call = AT_ONCE
             made.close()
 
     def all(self) -> int:

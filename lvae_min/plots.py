@@ -52,9 +52,12 @@ def show_images(axes, images: np.ndarray, rows: list[str], columns: Sequence[str
     axes.set_frame_on(False)
 
 
-def curves(folder: Path) -> None:
-    """curves.png: terms, beta, validation scores and learned scales over iterations (Fig. 1 and 3)."""
-    lines = read_log(folder / "log.jsonl")
+def curves(folder: Path, log_bytes: int | None = None) -> None:
+    """curves.png: terms, beta, validation scores and learned scales over iterations (Fig. 1 and 3).
+
+    log_bytes  of log.jsonl that are read: a run may be adding to it
+    """
+    lines = read_log(folder / "log.jsonl", log_bytes)
     steps = [line["step"] for line in lines]
     evaluations = [line for line in lines if "validation" in line]
     at = [line["step"] for line in evaluations]
@@ -146,14 +149,20 @@ def traversals(folder: Path, moved: np.ndarray, titles: list[str], span: float, 
 
 
 def draw(
-    folder: Path, pairs: np.ndarray, moved: np.ndarray, titles: list[str], span: float, note: str = ""
+    folder: Path,
+    pairs: np.ndarray,
+    moved: np.ndarray,
+    titles: list[str],
+    span: float,
+    note: str = "",
+    log_bytes: int | None = None,
 ) -> None:
     """All pictures of a run so far: its curves, images and reconstructions, and latents that are moved.
 
     pairs (2, N, C, H, W), moved (L, S, C, H, W) from -span to span, titles of the L latents, see latents.py;
-    `note` is a warning below the titles.
+    `note` is a warning below the titles, `log_bytes` of the log are drawn.
     """
-    curves(folder)
+    curves(folder, log_bytes)
     below = f"\n{note}" * bool(note)
     reconstructions(folder, pairs, folder.name + below)
     heading = f"{folder.name}: each row moves one latent, z from {-span} to {span}{below}"

@@ -209,7 +209,7 @@ class Step:
         )
         self.vae = VAE(dataset.shape, config.latents or dataset.latents, dataset.network, dataset.binary)
         self.vae.reset(torch.Generator().manual_seed(config.seed))
-        self.vae.lay_out(device, config.precision)
+        self.vae.lay_out(device)
         control = {name: getattr(config, name) for name in CONTROL if getattr(config, name) is not None}
         self.objective = losses.OBJECTIVES[config.model](
             beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms, **control

@@ -183,7 +183,7 @@ def evaluate(
     index: np.ndarray,
     reconstructed: int | None = None,
     quick: bool = False,
-    call: Callable = workers.here,
+    call: Callable = workers.AT_ONCE,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a network on images `index`, and their codes (M, L).
 
@@ -192,9 +192,18 @@ def evaluate(
     `call` calls the function that scores, here or in another process.
     """
     scores, codes = measure(vae, dataset, index, reconstructed)
-    if dataset.factor_names:
-        scores |= call(metrics.score, dataset.factors(index), codes, quick=quick)
-    return scores, codes
+    return scores | disentanglement(dataset, index, codes, quick, call), codes
+
+
+def disentanglement(
+    dataset: Dataset,
+    index: np.ndarray,
+    codes: np.ndarray,
+    quick: bool = False,
+    call: Callable = workers.AT_ONCE,
+) -> dict[str, float]:
+    """metrics.score of codes (M, L) of images `index`; empty where there are no factors."""
+    return call(metrics.score, dataset.factors(index), codes, quick=quick) if dataset.factor_names else {}
 
 
 class Run:
@@ -213,9 +222,10 @@ class Run:
         folder: Path | str,
         dataset: Dataset,
         threads: int | None = None,
-        call: Callable = workers.here,
+        call: workers.AtOnce = workers.AT_ONCE,
     ):
         self.folder, self.call = Path(folder), call
+        self.drawn: Callable = lambda: None  # waits for the pictures that are being drawn
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
         self.threads = config.threads or threads or cores()
@@ -514,7 +524,8 @@ class Run:
 
     def draw(self, index: np.ndarray, codes: np.ndarray, note: str = "") -> None:
         shown = latents.shown(self.step.vae, self.dataset, index, codes)
-        self.call(workers.draw, self.folder, *shown, note)
+        self.drawn()
+        self.drawn = self.call.later(workers.draw, self.folder, *shown, note, self.log_bytes)
 
     def selected(self) -> dict:
         """The network that was selected, and of which iteration. Raises ValueError if it is damaged."""
@@ -537,10 +548,11 @@ class Run:
         if best["iteration"] != self.iteration:
             last |= self.score(self.test)[0]
         self.step.vae.load_state_dict(best["vae"])
-        scores, codes = self.score(self.test)
+        scores, codes = measure(self.step.vae, self.dataset, self.test)
+        self.draw(self.test, codes, unlearned(scores["kl"], last.get("kl", scores["kl"])))
+        scores |= disentanglement(self.dataset, self.test, codes, call=self.call)
         last = {**scores, **last}
-        notes = unlearned(scores["kl"], last["kl"])
-        self.draw(self.test, codes, notes)
+        self.drawn()
         rec_mean = scores.pop("rec_mean")
         lines = records.read_log(self.folder / "log.jsonl")
         results = {

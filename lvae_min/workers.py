@@ -16,9 +16,19 @@ from threading import Lock, Thread
 DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one for the whole process
 
 
-def here(function: Callable, *given, **named):
-    """Call a function in this process: what `Workers` does in another."""
-    return function(*given, **named)
+class AtOnce:
+    """Calls functions in this thread: what `Workers` does in other processes."""
+
+    def __call__(self, function: Callable, *given, **named):
+        return function(*given, **named)
+
+    def later(self, function: Callable, *given, **named) -> Callable[[], object]:
+        """Begin a call; what is returned waits for its result."""
+        result = function(*given, **named)
+        return lambda: result
+
+
+AT_ONCE = AtOnce()
 
 
 def draw(*given) -> None:
@@ -27,6 +37,10 @@ def draw(*given) -> None:
 
     with DRAWING:
         plots.draw(*given)
+
+
+def importing() -> None:
+    from lvae_min import metrics, plots  # noqa: F401
 
 
 def begin() -> None:
@@ -42,7 +56,7 @@ def begin() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-class Workers:
+class Workers(AtOnce):
     """At most `count` processes, started when they are first needed: `workers(function, ...)` is its result.
 
     The functions are the modules' own, which another process can import. Fork is not an option: threads and a
@@ -50,13 +64,28 @@ class Workers:
     """
 
     def __init__(self, count: int):
-        self.pool = ProcessPoolExecutor(count, get_context("spawn"), begin)
+        self.count, self.pool = count, ProcessPoolExecutor(count, get_context("spawn"), begin)
 
     def __call__(self, function: Callable, *given, **named):
+        return self.later(function, *given, **named)()
+
+    def later(self, function: Callable, *given, **named) -> Callable[[], object]:
+        def wait():
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                return function(*given, **named)
+
         try:
-            return self.pool.submit(function, *given, **named).result()
-        except BrokenProcessPool:  # a worker was killed, maybe for want of memory; the pool is of no use then
-            return here(function, *given, **named)
+            future = self.pool.submit(function, *given, **named)
+        except BrokenProcessPool:  # a worker was killed, maybe for want of memory: the pool is of no use then
+            return super().later(function, *given, **named)
+        return wait
+
+    def warm_up(self) -> None:
+        """Let the processes start, and import what they need, while the runs begin."""
+        for _ in range(self.count):
+            self.later(importing)
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)

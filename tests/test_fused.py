@@ -368,8 +368,10 @@ def test_images_of_more_elements_than_threads_are_as_accurate(n, d, device, type
 def test_a_gradient_of_three_is_three_times_that_of_one(n, d, device, types):
     arguments = placed_all(inputs(n, d, 10, *types), device)
     once, thrice = (results(arguments, weight=weight) for weight in (1.0, 3.0))
+    # float16 is rounded after the multiplication, on its way to the logits: numbers below 6e-5 are coarser.
+    near = {"rtol": 1e-3, "atol": 2e-7} if torch.float16 in types else {"rtol": 2e-7, "atol": 0}
     for name in NAMES[3:]:
-        torch.testing.assert_close(thrice[name], 3 * once[name], rtol=2e-7, atol=0)
+        torch.testing.assert_close(thrice[name], 3 * once[name], **near)
 
 
 HALVES = [types for types in TYPES if types[0] in (torch.bfloat16, torch.float16)]

@@ -350,8 +350,8 @@ def test_results_have_the_last_network_beside_the_selected_one(small, tmp_path):
 def test_the_last_network_is_selected_by_default_and_scored_once(small, tmp_path, monkeypatch):
     run, calls = Run(config(iterations=20, select="last"), tmp_path, small), []
     run.train()
-    evaluate = train.evaluate
-    monkeypatch.setattr(train, "evaluate", lambda *given: (calls.append(1), evaluate(*given))[1])
+    measure = train.measure
+    monkeypatch.setattr(train, "measure", lambda *given: (calls.append(1), measure(*given))[1])
     results = run.finish()
     assert Config().select == "last" and len(calls) == 1
     assert results["selected"] == {"iteration": 20, "score": 20, "by": "last iteration"}
@@ -694,7 +694,14 @@ def test_runs_of_one_process_draw_one_after_another(monkeypatch):
 
     monkeypatch.setattr(plots, "draw", draw)
     monkeypatch.setattr(latents, "shown", lambda *_: ())
-    run = SimpleNamespace(folder=None, dataset=None, step=SimpleNamespace(vae=None), call=workers.here)
+    run = SimpleNamespace(
+        folder=None,
+        dataset=None,
+        step=SimpleNamespace(vae=None),
+        call=workers.AT_ONCE,
+        log_bytes=0,
+        drawn=lambda: None,
+    )
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: DRAW(run, None, None), range(3)))
     assert most == [1, 1, 1]

@@ -20,7 +20,7 @@ from lvae_min import cli, metrics, train
 from lvae_min.config import Config
 from lvae_min.io.atomic import naming
 from lvae_min.train import Run
-from lvae_min.workers import Workers, here
+from lvae_min.workers import AT_ONCE, Workers
 
 PICTURES = ("curves.png", "reconstructions.png", "traversal.png", "traversal.gif")
 
@@ -82,7 +82,7 @@ def test_workers_end_with_a_process_that_is_killed():
 def test_a_run_is_the_same_with_workers(small, tmp_path, monkeypatch, workers):
     monkeypatch.setattr(train, "LOG_EVERY", 10)
     config = Config("dsprites", iterations=40, batch_size=32, device="cpu", threads=1)
-    for name, call in (("here", here), ("there", workers)):
+    for name, call in (("here", AT_ONCE), ("there", workers)):
         folder = tmp_path / name / "run"
         run = Run(config, folder, small, call=call)
         run.train(quiet=True)
