@@ -105,10 +105,10 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
     def one(runs, config):
         seen.append((type(runs.call), sys.getswitchinterval()))
 
-    monkeypatch.setattr(cli.Runs, "one", one)
+    monkeypatch.setattr(cli.Runs, "run_one", one)
     for jobs, device in ((2, "auto"), (2, "cpu"), (1, "auto")):
         given = Namespace(jobs=jobs, out=Path(), data=Path())
-        cli.Runs([dataclasses.replace(config, device=device) for config in configs], given, Event()).all()
+        cli.Runs([dataclasses.replace(config, device=device) for config in configs], given, Event()).run_all()
     assert [kind is Workers for kind, _ in seen] == [True] * 2 + [False] * 4
     assert [turn for _, turn in seen] == pytest.approx([cli.SHORT_TURN] * 2 + [before] * 4)
     assert sys.getswitchinterval() == before
