@@ -14,12 +14,13 @@
     evaluation  one evaluation against the 10,000 iterations between two
     scores      each of the six scores
     start       from the command to the first iteration
+    overhead    what a run does outside its iterations; on a GPU six runs at once
     growth      time over batch size and width of the network, memory over size of the data set
 
-A time is the least of several, since a machine that others use only ever adds to it; an evaluation is timed
-once. On a GPU it is that of finished work: many calls, and then a wait for the device. Stock PyTorch has a
-process of its own, and its own defaults there: what an iteration of ours sets for the whole process does not
-reach it.
+A time is the least of several, since a machine that others use only ever adds to it; an evaluation and a
+whole run (overhead) are timed once. On a GPU it is that of finished work: many calls, and then a wait for the
+device. Stock PyTorch has a process of its own, and its own defaults there: what an iteration of ours sets for
+the whole process does not reach it.
 """
 
 import json
@@ -29,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-from bench import data, evaluation, grid, growth, loss, means, parts, scores, start, step
+from bench import data, evaluation, grid, growth, loss, means, overhead, parts, scores, start, step
 from lvae_min import report
 from lvae_min.io.text import Parser
 from lvae_min.train import pick_device
@@ -45,6 +46,7 @@ BENCHES = {
     "evaluation": evaluation.measure,
     "scores": scores.measure,
     "start": start.measure,
+    "overhead": overhead.measure,
     "growth": growth.measure,
 }
 

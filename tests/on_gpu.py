@@ -36,7 +36,7 @@ SANITIZED = [
 #   copies of weights to bf16, 24 an iteration of the CNN, as one      bench step, bf16
 #   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
 #   the loss against the memory's floor, by block size and packs       bench loss, columns "graph"
-BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "data", "growth")
+BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "overhead", "data", "growth")
 MACHINE = """
 import json, sys, torch
 if not torch.cuda.is_available():

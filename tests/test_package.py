@@ -61,7 +61,7 @@ def test_the_wheel_holds_the_package_and_the_source_of_the_op(built):
 def test_the_sdist_holds_what_its_commands_need(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"run.py", "bench/__main__.py", "csrc/lvae.cpp"} <= names
+    assert {"run.py", "bench/__main__.py", "bench/overhead.py", "csrc/lvae.cpp"} <= names
 
 
 def test_an_installed_wheel_trains_loads_and_scores_in_any_folder(built, tmp_path):
