@@ -35,7 +35,7 @@ FIRST, LAST = 3, 6  # lines of a run's output that are shown
 
 
 def measurements(file: Path, only: tuple = ()) -> str:
-    """What bench.py found, a table a measurement, with the machine it ran on."""
+    """What bench found, a table a measurement, with the machine it ran on."""
     found = json.loads(file.read_text())
     lines = [
         f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, "
@@ -47,7 +47,7 @@ def measurements(file: Path, only: tuple = ()) -> str:
                 [f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()]
                 for row in rows
             ]
-            lines += ["", f"`python bench.py {name}`", "", *markdown(list(rows[0]), cells, "--:")]
+            lines += ["", f"`python -m bench {name}`", "", *markdown(list(rows[0]), cells, "--:")]
     return "\n".join(lines)
 
 

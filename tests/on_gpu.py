@@ -27,16 +27,16 @@ SANITIZED = [
 ]
 # In order of worth. What only a measurement decides, and what shows it:
 #
-#   memory format of the CNN in tf32 and bf16 (model.memory_format)    bench.py step, with the other format
+#   memory format of the CNN in tf32 and bf16 (model.memory_format)    bench step, with the other format
 #   what cuDNN takes for the gradients of the CNN's weights,           nsys profile --cuda-graph-trace=node
-#     and whether channels padded to 4 or 8 are taken faster             python bench.py step
+#     and whether channels padded to 4 or 8 are taken faster             python -m bench step
 #   which of the MLP's 175 kernels are splitK's, and whether           the same, and CUBLASLT_WORKSPACE_SIZE=0
 #     cuBLASLt's epilogues (bias, ReLU) replace sums of biases
-#   Adam's 115 us of 84 (a copy's): one launch for all tensors         nsys profile python bench.py step
-#   copies of weights to bf16, 24 an iteration of the CNN, as one      bench.py step, bf16
-#   how many runs at once are the fastest, by precision                bench.py grid, with another AT_ONCE
-#   the loss against the memory's floor, by block size and packs       bench.py loss, columns "graph"
-BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "data", "growth")
+#   Adam's 115 us of 84 (a copy's): one launch for all tensors         nsys profile python -m bench step
+#   copies of weights to bf16, 24 an iteration of the CNN, as one      bench step, bf16
+#   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
+#   the loss against the memory's floor, by block size and packs       bench loss, columns "graph"
+BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "overhead", "data", "growth")
 MACHINE = """
 import json, sys, torch
 if not torch.cuda.is_available():
@@ -179,9 +179,8 @@ def tests(part: Part) -> None:
 def bench(part: Part) -> None:
     for name in BENCHES:
         file = part.folder / f"bench-{name}.json"
-        if part.run(
-            f"bench-{name}", PYTHON, "bench.py", name, "--device", "cuda", "--json", str(file), limit=150
-        ):
+        words = ["-m", "bench", name, "--device", "cuda", "--json", str(file)]
+        if part.run(f"bench-{name}", PYTHON, *words, limit=150):
             part.summary["measured"][name] = json.loads(file.read_text())[name]
 
 

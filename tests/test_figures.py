@@ -473,7 +473,7 @@ def test_what_was_kept_is_not_kept_again(copied):
 
 
 @pytest.mark.parametrize(
-    "command", [["bench.py"], ["run.py"], ["-m", "lvae_min.metrics"], ["-m", "lvae_min.datasets"]]
+    "command", [["-m", "bench"], ["run.py"], ["-m", "lvae_min.metrics"], ["-m", "lvae_min.datasets"]]
 )
 def test_a_wrong_command_line_is_reported_in_one_line(command):
     given = [sys.executable, *command, "--nothing"]

@@ -22,7 +22,7 @@ case "$*" in
   *--junitxml=*) file=$(echo "$*" | sed 's/.*--junitxml=\([^ ]*\).*/\1/')
     echo '<t><testcase classname="t" name="a"/><testcase classname="t" name="b"><failure/></testcase>
           <testcase classname="t" name="c"><skipped/></testcase></t>' > "$file"; echo output; exit 1;;
-  bench.py*) while [ "$1" != --json ]; do [ "$2" = --device ] && name=$1; shift; done
+  "-m bench "*) while [ "$1" != --json ]; do [ "$2" = --device ] && name=$1; shift; done
     echo "{\"$name\": [{\"us\": 1}]}" > "$2";;
   run.py*) while [ "$1" != --out ]; do shift; done; mkdir -p "$2/one"; cd "$2/one"
     echo '{"scores": {"mig": 0.5}, "seconds": 9, "settings": {}}' > results.json
@@ -154,10 +154,10 @@ def test_a_command_that_takes_too_long_is_interrupted_and_the_next_one_is_not_be
     assert one.end() == 1 and json.loads((tmp_path / "slow.json").read_text())["failed"]
 
 
-def test_every_bench_is_one_of_bench_py():
-    import bench
+def test_every_bench_is_one_of_the_folder():
+    from bench.__main__ import BENCHES
 
-    assert set(on_gpu.BENCHES) <= set(bench.BENCHES)
+    assert set(on_gpu.BENCHES) <= set(BENCHES)
     assert re.search(
         r"def test_cuda_is_as_accurate_as_the_reference", (ROOT / "tests/test_fused.py").read_text()
     )

@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 names = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(
-    r"(?<![\w./-])((?:lvae_min|csrc|tests|figures|docs)(?:/[\w.-]+)+|[\w-]+\.(?:py|md|sh|toml))(?![\w/])"
+    r"(?<![\w./-])((?:lvae_min|bench|csrc|tests|figures|docs)(?:/[\w.-]+)+|[\w-]+\.(?:py|md|sh|toml))(?![\w/])"
 )
 MADE = re.compile(
     r"(?:fig\d|table\d|cost|scoring|rate|full|fixed_point|collapse)\.(?:png|md|tex)"
@@ -113,9 +113,9 @@ def test_every_command_exists_with_its_flags(page, flags):
         if words[:2] == ["python", "-m"]:
             module, rest = words[2], words[3:]
             assert importlib.util.find_spec(module), words
-            given, known = rest, flags if module.startswith("lvae_min") else None
+            given, known = rest, flags if module.startswith(("lvae_min", "bench")) else None
             target = ("-m", module, *(["prepare"] if "prepare" in rest else []))
-        elif script and Path(script).name in ("run.py", "bench.py"):
+        elif script and Path(script).name == "run.py":
             given, known, target = words[words.index(script) :], flags, (script,)
         else:
             continue
