@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvae_min import losses
+from lvae_min import adam, fused, losses
 from lvae_min.config import CONTROL, Config, learning_rates
 from lvae_min.data import Batches, Dataset
 from lvae_min.io.checkpoints import check_tensors
@@ -224,6 +224,7 @@ class Step:
             fused=True,
             capturable=device.type == "cuda",
         )
+        self.by_op = device.type == "cuda" and terms.lvae_loss is fused.lvae_loss  # Adam, as the loss is
         self.noise = torch.Generator(device).manual_seed(config.seed + 1)
         self.iteration, self.clock = 0, torch.zeros(1, dtype=torch.int64, device=device)
         self.sums, self.counted = torch.zeros(3, dtype=torch.float64, device=device), 0
@@ -283,7 +284,10 @@ class Step:
     def update(self) -> None:
         """Adam, with the learning rates of this iteration."""
         torch.index_select(self.rates, 0, self.clock, out=self.lr)
-        self.optimizer.step()
+        if self.by_op:
+            adam.step(self.optimizer)
+        else:
+            self.optimizer.step()
 
     def state(self) -> dict:
         """All that the next iterations depend on: plain tensors, numbers and dicts."""
