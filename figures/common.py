@@ -52,7 +52,7 @@ class Finished:
 
     @property
     def protocol(self) -> tuple:
-        """What runs must share to stand side by side: data set, iterations, schedule and the like."""
+        """What runs must share to be compared: data set, iterations, schedule and the like."""
         settings = with_defaults(self.results["settings"])
         return tuple(settings[name] for name in ("dataset", "iterations", "schedule", *SHARED))
 
@@ -69,16 +69,16 @@ class Finished:
         return given if OBJECTIVES[self["model"]].has_scales and given != usual.sigma_freeze else None
 
     @property
-    def held(self) -> str:
-        """What is not as usual with a method's own settings, in words, behind its name."""
+    def variant(self) -> str:
+        """The settings of a method that differ from its defaults, as text to append to its name."""
         settings, usual = with_defaults(self.results["settings"]), OBJECTIVES[self["model"]].controls
         others = [f", {name} {settings[name]:g}" for name in usual if settings[name] != usual[name]]
-        held = "" if self.freeze is None else f", sigma held for {self.freeze:g} of the schedule"
-        return held + "".join(others)
+        frozen = "" if self.freeze is None else f", sigma held for {self.freeze:g} of the schedule"
+        return frozen + "".join(others)
 
     @property
-    def looks(self) -> list[dict]:
-        """Lines of the log with validation scores that the selection looked at: no first look."""
+    def evaluations(self) -> list[dict]:
+        """Lines of the log whose validation scores the selection compared: not the early evaluation."""
         interval = evaluation_interval(self["iterations"])
         return [
             line
@@ -107,16 +107,16 @@ def read(folder: Path) -> list[Finished]:
     return runs
 
 
-def cut(protocol: tuple) -> str:
-    """Iterations in words, with the schedule if that was cut short."""
+def length(protocol: tuple) -> str:
+    """Iterations as text, with the schedule if that was cut short."""
     _, iterations, schedule, *_ = protocol
     return f"{iterations:,}" + ("" if schedule == iterations else f" of {schedule:,}")
 
 
-def named(protocol: tuple) -> str:
-    """A protocol in words: data set, iterations, and what is not as usual."""
+def protocol_title(protocol: tuple) -> str:
+    """A protocol as text: data set, iterations, and settings that are not the default."""
     others = "".join(f", {name} {value}" for name, value in unusual(protocol).items())
-    return f"{protocol[0]}, {cut(protocol)} iterations{others}"
+    return f"{protocol[0]}, {length(protocol)} iterations{others}"
 
 
 def unusual(protocol: tuple) -> dict:
@@ -140,11 +140,11 @@ def flags(protocol: tuple) -> str:
 
 
 def rank(run: Finished) -> tuple:
-    """Of runs that could be shown the least: sigma held as by default, least seed, batch 64."""
+    """Sort key of runs; the least is shown: sigma held as by default, least seed, batch 64."""
     return run.freeze is not None, run["seed"], abs(run["batch_size"] - 64)
 
 
-def worth(run: Finished) -> float:
+def validation_score(run: Finished) -> float:
     """The validation score of a run's network: of the last one, the beta-VAE score (Sec. 6.5)."""
     score = run.results["selected"]["score"]
     if run.results["selected"]["by"] == "last iteration":
@@ -156,7 +156,7 @@ def selected(runs: list[Finished]) -> list[Finished]:
     """One run a seed: that whose validation score is best (Sec. 6.5), the first of equal ones; NaN never."""
     best = {}
     for run in sorted(runs, key=lambda run: run.folder.name):
-        if run["seed"] not in best or worth(run) > worth(best[run["seed"]]):
+        if run["seed"] not in best or validation_score(run) > validation_score(best[run["seed"]]):
             best[run["seed"]] = run
     return [best[seed] for seed in sorted(best)]
 
@@ -170,7 +170,7 @@ def spread(values: list[float | None], digits: int = 2) -> str:
 
 
 def provenance(runs: list[Finished]) -> str:
-    """Where these runs were made, in a sentence; one that is given twice counts once."""
+    """Where these runs were made, in a sentence; duplicates count once."""
     runs = list({run.folder: run for run in runs}.values())
     commits = sorted({made or "unknown" for run in runs for made in run.commits})
     machines = sorted(

@@ -9,7 +9,7 @@ Needs the networks (best.pt), which figures/data does not hold, and the data set
 
 import numpy as np
 import torch
-from common import arguments, missing, named, provenance, rank, read, save, script, unusual
+from common import arguments, missing, protocol_title, provenance, rank, read, save, script, unusual
 
 import lvae_min
 from lvae_min import data, plots
@@ -40,8 +40,8 @@ def main() -> None:
         for number, image in enumerate(index[:IMAGES], 1):
             images = plots.traversal(vae, dataset.batch(torch.from_numpy(np.array([image]))), ranges)
             heading = (
-                f"Paper's Fig. 4, L-VAE{run.held}, {named(run.protocol)}: each row moves one latent of test "
-                f"image {number}\n{provenance([run])}"
+                f"Paper's Fig. 4, L-VAE{run.variant}, {protocol_title(run.protocol)}: each row moves one "
+                f"latent of test image {number}\n{provenance([run])}"
             )
             figure = plots.traversal_figure(images, titles, heading, ranges)
             save(figure, f"fig4-{dataset.name}-{number}.png")

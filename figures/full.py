@@ -40,7 +40,7 @@ def full_length() -> dict[str, list[dict]]:
 
 
 def validations(log: list[dict]) -> list[dict]:
-    """Lines of a log that the selection sees: each evaluation interval, without the first look at 1,000."""
+    """Lines of a log that the selection sees: each evaluation interval, without the early one at 1,000."""
     interval = evaluation_interval(log[-1]["step"])
     return [line for line in log if "validation" in line and line["step"] % interval == 0]
 

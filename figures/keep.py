@@ -31,7 +31,7 @@ KINDS = {
     for field in dataclasses.fields(Config)
     if field.name not in MOVABLE
 }
-SETTINGS = tuple(KINDS)  # they tell one run from another
+SETTINGS = tuple(KINDS)  # they identify a run
 NUMBERS = ("rec", "rec_mean", "kl", "beta", *SCORES, "sap_classification")  # of a network, on test images
 RESULTS = {
     **{f"{network}_{name}": float for network in ("last", "selected") for name in NUMBERS},

@@ -168,16 +168,16 @@ def made(methods: Methods) -> str:
         f"{device}, {threads} thread{'s' * (threads > 1)}, torch {torch}"
         for device, threads, torch in {(row["device"], row["threads"], row["torch"]) for row in runs}
     )
-    said = f"{len(runs)} run{'s' * (len(runs) > 1)} (commit {', '.join(commits) or 'unknown'}; "
-    said += f"{'; '.join(machines)})."
+    text = f"{len(runs)} run{'s' * (len(runs) > 1)} (commit {', '.join(commits) or 'unknown'}; "
+    text += f"{'; '.join(machines)})."
     seeds = {name: len({row["seed"] for row in found}) for name, found in methods.items()}
     few = [f"{name} ({count})" for name, count in seeds.items() if count < ENOUGH]
     if few:
-        said += f" Fewer than {ENOUGH} seeds, too few to say how seeds differ: {'; '.join(few)}."
+        text += f" Fewer than {ENOUGH} seeds, too few to say how seeds differ: {'; '.join(few)}."
     collapsed = [name for name, found in methods.items() for row in found if row["collapsed"]]
     if collapsed:
-        said += f" KL stayed below 0.1 nats for 1,000 iterations in {len(collapsed)}: {', '.join(collapsed)}."
-    return said
+        text += f" KL stayed below 0.1 nats for 1,000 iterations in {len(collapsed)}: {', '.join(collapsed)}."
+    return text
 
 
 def block(heading: str, heads: list[str], lines: list[list[str]], note: str) -> str:

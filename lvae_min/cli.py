@@ -61,7 +61,7 @@ def named(called: str) -> str:
 
 
 def parse(arguments: list[str], called: str = CALLED) -> tuple[list[Config], argparse.Namespace]:
-    """The runs asked for, and what else was given: out, data, jobs; `called` is how the command was."""
+    """The runs asked for, and the other flags: out, data, jobs; `called` is how the command was started."""
     manual = MANUAL.format(command=called, launched=called.removeprefix("python "))
     parser = Parser(prog=named(called), description=manual)
     for field in dataclasses.fields(Config):
@@ -145,7 +145,7 @@ def summary(results: dict) -> str:
 
 
 def remedy(settings: dict, rose: bool) -> str:
-    """What to try after a collapse, in words; `rose`: kl has come back."""
+    """Advice after a collapse; `rose`: kl has risen again since."""
     method = OBJECTIVES[settings["model"]]
     if method.has_scales and settings["sigma_freeze"] < 0.5:
         return "try --sigma-freeze 0.5, which holds sigma at 1 until kl has risen"
@@ -157,7 +157,7 @@ def remedy(settings: dict, rose: bool) -> str:
     return "try a lower --beta" if method.has_beta else "try another --seed"
 
 
-def told(error: Exception, folder: Path) -> str:
+def describe_error(error: Exception, folder: Path) -> str:
     """What went wrong with a run, in one line: what, where, what to do."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return (
@@ -165,22 +165,22 @@ def told(error: Exception, folder: Path) -> str:
             "try a smaller --batch-size or fewer --jobs"
         )
     if not isinstance(error, MISTAKES):
-        return f"{folder}: an error of the program itself, see above ({type(error).__name__})"
+        return f"{folder}: internal error, see the traceback above ({type(error).__name__})"
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor does Python try to write the rest
-        return f"{folder}: stopped, since nobody reads what it prints; the same command continues the run"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail again when it flushes at exit
+        return f"{folder}: stopped, since its output pipe was closed; the same command continues the run"
     if not isinstance(error, OSError) or error.errno is None:
         return one_line(error)
     if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
         return f"{folder}: was removed while the run worked in it; the same command starts it again"
     return (
-        f"{error.filename or folder}: {error.strerror}; nothing that was there is lost: mend that, and "
+        f"{error.filename or folder}: {error.strerror}; existing files are intact; once this is fixed, "
         "the same command continues the run"
     )
 
 
 class Runs:
-    """The runs that this process carries out, in turn or some at once, on one copy of the data."""
+    """The runs of this process, one after another or `jobs` at a time, on one copy of the data."""
 
     def __init__(
         self, configs: list[Config], given: argparse.Namespace, stop: Event, program: str = "run.py"
@@ -225,13 +225,13 @@ class Runs:
             run.close()
 
     def about_bf16(self, run: Run) -> str:
-        """What bf16 brings here: on some CPUs nothing."""
+        """The speed of bf16 on this CPU, as a note: some CPUs gain nothing."""
         if run.config.precision != "bf16" or run.device.type != "cpu":
             return ""
         return f"; products in bf16 are {bf16_speed():.1f} times as fast as in float32"
 
-    def one(self, config: Config) -> None:
-        """Carry out a run, if that was not done before, and say what came of it."""
+    def run_one(self, config: Config) -> None:
+        """Carry out a run unless it is finished already, and print its results."""
         folder = self.given.out / self.names[config]
         if self.stop.is_set():
             return
@@ -247,30 +247,30 @@ class Runs:
                 if results is None:
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
-        except Exception as error:  # whatever it is, the other runs go on
+        except Exception as error:  # of any kind: the other runs continue
             if not isinstance(error, MISTAKES) and "allocate memory" not in str(error):
                 traceback.print_exc()
-            reason = told(error, folder)
+            reason = describe_error(error, folder)
             if self.grid:
                 reason = reason if str(folder) in reason else f"{folder}: {reason}"
-                report.say(f"FAILED, the others go on: {reason}")
+                report.say(f"FAILED, the others continue: {reason}")
                 self.grid.end(self.names[config], config.iterations, failed=True)
             self.failures.append(reason)
             return
         if self.grid:
             self.grid.end(self.names[config], config.iterations)
 
-    def all(self) -> int:
+    def run_all(self) -> int:
         """Carry out all runs; the exit code: 0, 2 if a run failed, 130 if they were stopped.
 
-        Under torchrun a run that failed is told and the code is 0: it would end all other processes.
+        Under torchrun the code is 0 even if a run failed: any other would end all other processes.
         """
         if self.jobs == 1:
             for config in self.configs:
-                self.one(config)
+                self.run_one(config)
         else:
             with ThreadPoolExecutor(self.jobs) as pool:
-                list(pool.map(self.one, self.configs))
+                list(pool.map(self.run_one, self.configs))
         if self.grid:
             self.grid.close()
         for failure in self.failures:
@@ -294,7 +294,7 @@ def stop_on_signals() -> Event:
 def main(arguments: list[str], called: str) -> int:
     configs, given = parse(arguments, called)
     stop = stop_on_signals()
-    code = Runs(configs[RANK::WORLD], given, stop, named(called)).all()
+    code = Runs(configs[RANK::WORLD], given, stop, named(called)).run_all()
     if code == 130:
         again = f"continue with\n    {called} {shlex.join(arguments)}"
         print("stopped; " + ("the same command continues" if LAUNCHED else again), flush=True)

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command(arguments: list[str], program=None, name: str = "encode") -> int:
-    """`main` with a user's mistakes in one line of error message; the exit code is 2 then."""
+    """`main`; a user's mistake is one line of error message and exit code 2."""
     try:
         (program or main)(arguments)
     except (ValueError, OSError, MemoryError) as error:

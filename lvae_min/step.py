@@ -25,7 +25,7 @@ from lvae_min.model import VAE
 
 CAPTURING = Lock()  # waiting for a GPU spoils what another thread records on it
 WARM_UP = 3  # eager iterations before a graph is recorded: libraries allocate in their first calls
-MOST_STREAMS = 32  # that torch has on a GPU. It hands them out in turn, and the 33rd is the first again.
+MOST_STREAMS = 32  # of torch on a GPU. It hands them out round-robin: the 33rd is the first again.
 SWITCHES = (
     (torch.backends.cuda.matmul, "fp32_precision"),
     (torch.backends.cudnn.conv, "fp32_precision"),  # type: ignore[attr-defined]  # torch makes it at run time
@@ -150,7 +150,7 @@ def prepare_thread(threads: int, device: torch.device) -> None:
     torch.set_flush_denormal(True)
     if device.type == "cuda":
         with CAPTURING:
-            torch.cuda.synchronize(device)  # the images arrived on another stream
+            torch.cuda.synchronize(device)  # the images were copied on another stream
         torch.cuda.set_device(device)
         if torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
             torch.cuda.set_stream(STREAMS.mine(device))  # a graph cannot be recorded on the first one
@@ -299,7 +299,7 @@ class Step:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from a `state`. Raises KeyError, ValueError or RuntimeError if it is of other settings."""
+        """Continue from a `state`. Raises KeyError, ValueError or RuntimeError if it is of other settings."""
         own, optimizer = self.state(), self.optimizer.state_dict()
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         moments = (
@@ -334,7 +334,7 @@ class Step:
         self.optimizer.load_state_dict({**optimizer, "state": moments})
         for group, old in zip(self.optimizer.param_groups, optimizer["param_groups"], strict=True):
             group["lr"] = old["lr"]  # a part of self.lr; it has become a copy
-        if moved:  # a GPU draws other numbers: go on with some that are new
+        if moved:  # a GPU draws other numbers: continue with new ones
             self.noise.manual_seed(self.config.seed + 1 + state["iteration"])
         else:
             self.noise.set_state(state["noise"])

@@ -226,7 +226,7 @@ class Run:
             self.check_settings()
             torch.set_num_threads(self.threads)
             if (self.folder / "last.pt").exists():
-                with self.telling():
+                with self.advise_removal():
                     self.restore(load_checkpoint(self.folder / "last.pt"))
         except BaseException:
             self.close()
@@ -320,8 +320,8 @@ class Run:
         self.kept = self.iteration
 
     @contextmanager
-    def telling(self):
-        """Say what to do about a file of the run that is damaged."""
+    def advise_removal(self):
+        """Let the error about a damaged file of the run advise to remove its folder."""
         try:
             yield
         except ValueError as error:
@@ -360,7 +360,7 @@ class Run:
         return evaluation_interval(self.config.iterations)
 
     def due(self) -> bool:
-        """Whether this iteration is evaluated: at each interval, at the end, and for a first look."""
+        """Whether this iteration is evaluated: at each interval, at the end, and once early."""
         return self.iteration % self.interval == 0 or self.iteration in (
             min(1000, self.interval),
             self.config.iterations,
@@ -508,7 +508,7 @@ class Run:
 
     def finish(self) -> dict:
         """Score the selected and the last network on the test images, draw the first, write results.json."""
-        with self.telling():
+        with self.advise_removal():
             best = self.selected()
         last = {"iteration": self.iteration, "beta": self.step.objective.beta().item()}
         if best["iteration"] != self.iteration:

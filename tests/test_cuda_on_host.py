@@ -38,7 +38,7 @@ FAULTS = {  # what is wrong: what stands in lvae_cuda.cuh, what is put in its pl
         "i < p.pixels - 1; i += threads)",
     ),
     "the tail starts one element late": ("packs * size + thread;", "packs * size + thread + 1;"),
-    "alignment is not looked at": (
+    "alignment is not checked": (
         "const bool packed = aligned(p.logits, ",
         "const bool packed = true || aligned(p.logits, ",
     ),

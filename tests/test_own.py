@@ -1,4 +1,4 @@
-"""Images of the user's own, in every layout that is promised, and what is said of those that are not."""
+"""Images of the user's own, in every layout that is promised, and the messages about those that are not."""
 
 import io
 import json
@@ -400,13 +400,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_images_that_cannot_be_used_are_told_in_one_line(tmp_path, damage):
+def test_images_that_cannot_be_used_are_reported_in_one_line(tmp_path, damage):
     name, make, message = DAMAGES[damage]
     make(tmp_path / name)
     with pytest.raises(ValueError) as error:
         data.load(str(tmp_path / name), tmp_path / "data")
-    said = str(error.value)
-    assert message in said and str(tmp_path / name) in said and "\n" not in said
+    output = str(error.value)
+    assert message in output and str(tmp_path / name) in output and "\n" not in output
     assert not list(tmp_path.glob("data/own/*/*"))
 
 

@@ -190,12 +190,12 @@ def test_no_point_of_the_figure_covers_another():
         assert len(points) == len(rate.comparable(rate.all_runs(None)))
         middles = np.array([cell.transData.transform(line.get_xydata()[0]) for line in points])
         sizes = np.array([line.get_markersize() for line in points])
-        apart = np.hypot(*(middles[:, None] - middles[None]).T)
+        distances = np.hypot(*(middles[:, None] - middles[None]).T)
         least = 0.45 * (sizes[:, None] + sizes[None]) * 100 / 72
-        assert (apart >= least)[~np.eye(len(points), dtype=bool)].all()
+        assert (distances >= least)[~np.eye(len(points), dtype=bool)].all()
 
 
-def test_a_rec_beyond_the_panel_is_written_beside_its_point():
+def test_a_rec_beyond_the_panel_is_written_next_to_its_point():
     figure = rate.picture(rate.kept())
     assert [text.get_text() for text in figure.axes[0].texts] == ["132 ↑"]
     assert figure.axes[0].get_ylim()[1] < 50
@@ -219,7 +219,7 @@ def doctored(scores: dict[int, float]) -> list[dict]:
     return lines
 
 
-def test_the_best_validation_is_selected_the_first_of_equal_ones_and_never_the_first_look_or_nan():
+def test_the_best_validation_is_selected_the_first_of_equal_ones_and_never_the_early_evaluation_or_nan():
     log = doctored({1_000: 0.9, 10_000: 0.2, 20_000: math.nan, 30_000: 0.4, 50_000: 0.4, 60_000: 0.1})
     assert full.selected(log, "mig")["step"] == 30_000
     assert full.selected(log, "sap")["step"] == 60_000
@@ -294,14 +294,14 @@ def test_a_script_writes_its_table_and_pictures_of_at_most_300_kb(copied, script
 
 
 @pytest.mark.parametrize(
-    "script, given, told", [("rate", "nowhere", "no such folder"), ("full", "--x", "--x")]
+    "script, given, message", [("rate", "nowhere", "no such folder"), ("full", "--x", "--x")]
 )
-def test_a_wrong_argument_is_told_in_one_line(copied, script, given, told):
+def test_a_wrong_argument_is_reported_in_one_line(copied, script, given, message):
     done = call(copied, script, given)
-    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_table_that_is_not_there_is_told_in_one_line(copied, tmp_path):
+def test_a_table_that_is_not_there_is_reported_in_one_line(copied, tmp_path):
     shutil.copytree(copied, tmp_path / "figures")
     (tmp_path / "figures" / "data" / "rate.csv").unlink()
     done = call(tmp_path / "figures", "rate")

@@ -265,7 +265,7 @@ def test_an_evaluation_is_in_float32(small, monkeypatch):
     assert asked == [(CPU, "float32", "begins"), "rec", "rec", "ends"]
 
 
-def test_on_a_cpu_tf32_is_float32_and_says_so(small):
+def test_on_a_cpu_tf32_is_float32_and_reports_it(small):
     steps = [run_on(new_step(small, precision=precision), 5) for precision in ("float32", "tf32")]
     assert same(*(one.state() for one in steps))
     assert steps[1].description == steps[0].description + ", float32 (a CPU has no tf32)"
@@ -274,7 +274,7 @@ def test_on_a_cpu_tf32_is_float32_and_says_so(small):
 
 @pytest.fixture
 def pool(monkeypatch):
-    """torch's streams: 32, handed out in turn."""
+    """torch's streams: 32, handed out round-robin."""
     made = []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or (device, len(made) % 32))
     return made

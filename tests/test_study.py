@@ -186,7 +186,7 @@ def test_the_paper_has_numbers_for_its_own_beta_and_its_own_data_sets_alone():
     assert pool.paper_of(row("lvae", sigma_freeze=0.5)) == {}
 
 
-# What is said
+# Messages
 
 
 def test_a_table_has_mean_deviation_number_of_seeds_and_the_papers_number():
@@ -259,7 +259,7 @@ def test_a_learned_beta_stands_among_those_that_were_given():
     assert cells(seeds.text(rows)["betas"], "L-VAE")[:2] == ["2", "1.60 ± 0.14"]
 
 
-def test_l_vae_is_set_beside_beta_vae_with_its_own_beta_seed_by_seed():
+def test_l_vae_is_compared_with_beta_vae_of_its_own_beta_seed_by_seed():
     rows = [with_beta(1.5 + seed / 10, seed=seed, score=0.62) for seed in range(4)]
     rows += [
         with_beta(1.5 + seed / 10, model="beta-vae", seed=seed, score=0.5 + 0.06 * seed) for seed in range(4)
@@ -300,7 +300,7 @@ def test_a_score_that_some_runs_do_not_have_is_left_out():
     assert "| SAP |" not in text["variance"] and "| MIG |" in text["variance"]
 
 
-def test_a_collapse_is_told():
+def test_a_collapse_is_reported():
     rows = several("vae", [0.5, 0.6])
     rows[0]["collapsed"] = True
     assert "KL stayed below 0.1 nats for 1,000 iterations in 1: VAE." in seeds.text(rows)["last"]
@@ -385,7 +385,7 @@ def test_two_hundred_runs_fit_in_300_kb(tmp_path):
 @pytest.mark.parametrize(
     "old, new", [("lvae", "gan"), (",64,", ",x,"), ("seed", "sead"), (",abc,", ",abc,,,")]
 )
-def test_a_damaged_table_is_told_and_left_as_it_is(tmp_path, old, new):
+def test_a_damaged_table_is_reported_and_left_as_it_is(tmp_path, old, new):
     make_run(tmp_path / "runs", "lvae")
     file = tmp_path / "runs.csv"
     keep.add(keep.read(tmp_path / "runs"), file)
@@ -529,13 +529,13 @@ def test_ctrl_c_ends_the_study_with_code_130_and_nothing_is_begun_after_it(tmp_p
     assert capsys.readouterr().out.endswith("stopped; the same command continues\n")
 
 
-@pytest.mark.parametrize("arguments, told", [(["--jobs", "0"], "--jobs 0"), (["--seeds"], "--seeds")])
-def test_a_wrong_command_line_of_the_study_is_one_line(monkeypatch, capsys, arguments, told):
+@pytest.mark.parametrize("arguments, message", [(["--jobs", "0"], "--jobs 0"), (["--seeds"], "--seeds")])
+def test_a_wrong_command_line_of_the_study_is_one_line(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr("sys.argv", ["study.py", *arguments])
     with pytest.raises(SystemExit) as end:
         study.main()
     error = capsys.readouterr().err
-    assert end.value.code == 2 and told in error and error.count("\n") == 1
+    assert end.value.code == 2 and message in error and error.count("\n") == 1
 
 
 def test_columns_of_the_table_are_those_that_the_paper_is_compared_with():

@@ -91,12 +91,12 @@ def test_a_place_that_was_renamed_is_seen(named):
     assert len(unknown(f"`{named}s`")) == 1 and len(unknown(f"`x{named}`")) == 1
 
 
-def test_a_place_that_was_moved_is_told_with_where_it_is():
-    told = {
+def test_a_place_that_was_moved_is_reported_with_where_it_is():
+    expected = {
         "lvae_min/losses.py:Config.kl_target": "no Config.kl_target in lvae_min/losses.py",
         "lvae_min/settings.py:Config.kl_target": "no file lvae_min/settings.py",
     }
-    for named, what in told.items():
+    for named, what in expected.items():
         assert unknown(f"`{named}`") == [f"{what}; Config.kl_target is in lvae_min/config.py"]
 
 

@@ -286,8 +286,8 @@ def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, d
                 else:
                     prepare_array(kinds[path.suffix.lower()](path), target, about)
             except im.DAMAGED as error:
-                said = one_line(error)
+                message = one_line(error)
                 raise ValueError(
-                    said if said.startswith(f"{target}: ") else f"{path}: {brief(error)}"
+                    message if message.startswith(f"{target}: ") else f"{path}: {brief(error)}"
                 ) from None
         return im.open_set(target)
