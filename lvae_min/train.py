@@ -414,9 +414,10 @@ class Run:
                 if due or self.iteration % LOG_EVERY == 0:
                     record = self.record()
                     if due:
+                        test = self.begin_scoring(self.test) if self.config.score_test else None
                         record["validation"], codes = self.validate()
-                        if self.config.score_test:
-                            record["test"] = self.score(self.test, RECONSTRUCTED)[0]
+                        if test:
+                            record["test"] = test()
                         progress.validation(self.iteration, record["validation"])
                     self.write_log(record)
                     progress.show(record)
@@ -474,14 +475,23 @@ class Run:
             "collapsed": self.faint >= 1000,
         }
 
-    def score(self, index: np.ndarray, reconstructed: int | None = None) -> tuple[dict, np.ndarray]:
-        """Scores and codes of images `index`; of all images are reconstructed at the end of a run alone."""
-        quick = reconstructed is not None and self.interval < 10_000  # a longer run has the time for all
-        return evaluate(self.step.vae, self.dataset, index, reconstructed, quick, self.call)
+    @property
+    def quick(self) -> bool:
+        """Whether sap_classification is left out of evaluations in training: a longer run has the time."""
+        return self.interval < 10_000
+
+    def begin_scoring(self, index: np.ndarray) -> Callable[[], dict]:
+        """Score images `index` as in an evaluation; what is returned waits for the scores."""
+        scores, codes = measure(self.step.vae, self.dataset, index, RECONSTRUCTED)
+        if not self.dataset.factor_names:
+            return lambda: scores
+        found = self.call.later(metrics.score, self.dataset.factors(index), codes, quick=self.quick)
+        return lambda: scores | found()
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""
-        scores, codes = self.score(self.validation, RECONSTRUCTED)
+        vae, index = self.step.vae, self.validation
+        scores, codes = evaluate(vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call)
         by = self.select
         score = self.iteration if by == "last" else -scores["rec"] if by == "rec" else scores[by]
         score = -math.inf if math.isnan(score) else score
@@ -491,7 +501,6 @@ class Run:
         if not early and (again or self.better(score, scores["kl"]) or not self.best["iteration"]):
             self.lost = 0
             self.best = {"iteration": self.iteration, "score": score, "kl": scores["kl"]}
-            vae = self.step.vae
             weights = {name: weight.cpu().clone() for name, weight in vae.state_dict().items()}
             self.unwritten = {
                 "network": vae.settings,
@@ -546,7 +555,7 @@ class Run:
             best = self.selected()
         last = {"iteration": self.iteration, "beta": self.step.objective.beta().item()}
         if best["iteration"] != self.iteration:
-            last |= self.score(self.test)[0]
+            last |= evaluate(self.step.vae, self.dataset, self.test, call=self.call)[0]
         self.step.vae.load_state_dict(best["vae"])
         scores, codes = measure(self.step.vae, self.dataset, self.test)
         self.draw(self.test, codes, unlearned(scores["kl"], last.get("kl", scores["kl"])))

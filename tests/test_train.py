@@ -858,10 +858,8 @@ def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
 def test_training_validation_and_test_images_are_each_used_for_their_own(small, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SCORED", 50)
     run, seen, trained = Run(config(iterations=20), tmp_path, small), [], []
-    evaluate, batch = train.evaluate, small.batch
-    monkeypatch.setattr(
-        train, "evaluate", lambda *given: (seen.append(given[2].tolist()), evaluate(*given))[1]
-    )
+    measure, batch = train.measure, small.batch
+    monkeypatch.setattr(train, "measure", lambda *given: (seen.append(given[2].tolist()), measure(*given))[1])
     split = data.Split.of(len(small))
     monkeypatch.setattr(small, "batch", lambda index: (trained.extend(index.tolist()), batch(index))[1])
     for _ in range(10):
