@@ -301,9 +301,11 @@ def test_a_score_that_some_runs_do_not_have_is_left_out():
 
 
 def test_a_collapse_is_reported():
-    rows = several("vae", [0.5, 0.6])
-    rows[0]["collapsed"] = True
-    assert "KL stayed below 0.1 nats for 1,000 iterations in 1: VAE." in seeds.text(rows)["last"]
+    rows = several("vae", [0.5, 0.6, 0.7]) + several("lvae", [0.5]) + several("dynamic-vae", [0.5])
+    for place in (0, 2, 4):
+        rows[place]["collapsed"] = True
+    said = "KL stayed below 0.1 nats for 1,000 iterations in some runs: VAE (2); DynamicVAE (1)."
+    assert said in seeds.text(rows)["last"]
 
 
 def test_the_picture_has_a_panel_a_score_with_dots_and_the_papers_line():
