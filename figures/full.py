@@ -21,7 +21,6 @@ from paper import BETA_HAT, COLUMNS, METHODS, SELECTED_ITERATION, TABLE_2
 from table2 import TITLES
 
 from lvae_min.config import evaluation_interval
-from lvae_min.io.records import read_log
 from lvae_min.io.text import Parser
 from lvae_min.losses import PAPER_ITERATIONS
 from lvae_min.plots import new_figure
@@ -40,7 +39,7 @@ PANELS = {
 
 def full_length() -> dict[str, list[dict]]:
     """The log lines of each method, in the order of Table 2. Raises ValueError for a damaged log."""
-    return {method: read_log(FOLDER / f"{method}.jsonl") for method in METHODS}
+    return {method: read_gzipped(FOLDER / f"{method}.jsonl.gz") for method in METHODS}
 
 
 def validations(log: list[dict]) -> list[dict]:
@@ -236,7 +235,7 @@ def origins(rows: list[dict]) -> str:
     text = f"Seed 0 with a rise along a cosine: six {origin()}."
     if rows:
         precisions = ", ".join(sorted({row["precision"] for row in rows}))
-        text += f" The others, {precisions} products: {pool.made(by_title(rows), few=False)}"
+        text += f" The others, {precisions} products: {pool.made(by_title(rows), warnings=False)}"
     return text
 
 
@@ -259,8 +258,8 @@ def text(logs: dict[str, list[dict]]) -> str:
         "In brackets rec (validation, sampled z) and beta there.",
     ]
     if tested:
-        parts += ["", *tested, "", "rec of mu on test images and beta there; then the score on validation and "
-                  "on test images, in brackets the paper's. SAP: by decision trees."]  # fmt: skip
+        note = "rec of mu on test images and beta there; then the score on validation and on test images"
+        parts += ["", *tested, "", f"{note}, in brackets the paper's. SAP: by decision trees."]
     return "\n".join([*parts, "", "</details>"])
 
 

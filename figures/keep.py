@@ -148,13 +148,13 @@ def is_full_length(row: dict) -> bool:
 
 
 def log_name(row: dict) -> str:
-    """The file of data/paper with the log of a run of full length: lvae-linear-batch64-tf32-seed1.jsonl.gz."""
+    """Where the log of a run of full length is: lvae-linear-batch64-tf32-seed1.jsonl.gz in data/paper."""
     method = row["model"] + ("" if row["beta"] is None else f"-beta{row['beta']:g}")
     return f"{method}-{row['warmup']}-batch{row['batch_size']}-{row['precision']}-seed{row['seed']}.jsonl.gz"
 
 
 def keep_log(run: Finished, folder: Path) -> None:
-    """Write the lines of a run's log that the tables need, gzipped; a run not of full length has none there."""
+    """Write the lines of a run's log that the tables need, gzipped, if the run is of full length."""
     row = row_of(line_of(run))
     if is_full_length(row):
         kept = [line for line in run.log if line["step"] % 1000 == 0 or "validation" in line]

@@ -167,10 +167,10 @@ def paper_of(row: dict) -> dict[str, float]:
     return dict(zip(COLUMNS, known, strict=True)) if known and same_beta and not held else {}
 
 
-def made(methods: Methods, few: bool = True) -> str:
+def made(methods: Methods, warnings: bool = True) -> str:
     """How many runs these are and where they were made, in sentences.
 
-    Also which methods have collapsed, and, with `few`, which have too few seeds.
+    With `warnings` also which methods have too few seeds, and which have collapsed.
     """
     runs = [row for found in methods.values() for row in found]
     commits = sorted({row[name] for row in runs for name in ("commit", "began_at_commit")} - {""})
@@ -182,11 +182,11 @@ def made(methods: Methods, few: bool = True) -> str:
     text += f"{'; '.join(machines)})."
     seeds = {name: len({row["seed"] for row in found}) for name, found in methods.items()}
     scarce = [f"{name} ({count})" for name, count in seeds.items() if count < ENOUGH]
-    if scarce and few:
+    if scarce and warnings:
         text += f" Fewer than {ENOUGH} seeds, too few to say how seeds differ: {'; '.join(scarce)}."
     flat = {name: sum(row["collapsed"] for row in found) for name, found in methods.items()}
     collapsed = [f"{name} ({count})" for name, count in flat.items() if count]
-    if collapsed:
+    if collapsed and warnings:
         text += f" KL stayed below 0.1 nats for 1,000 iterations in some runs: {'; '.join(collapsed)}."
     return text
 

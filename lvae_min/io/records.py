@@ -120,7 +120,7 @@ def read_log(file: Path, size: int | None = None) -> list[dict]:
 
 
 def log_lines(content: bytes, file: Path) -> list[dict]:
-    """The lines of a log with this content. Raises ValueError, which names `file`, for one that is damaged."""
+    """The lines of a log. Raises ValueError, which names `file`, for one that is damaged."""
     lines = []
     if content and not content.endswith(b"\n"):
         raise ValueError(f"{file}: ends in half a line")
