@@ -185,12 +185,14 @@ def peak(log: list[dict]) -> tuple[bool, str]:
 
 
 def falls(log: list[dict]) -> tuple[bool, str]:
+    """By the validation scores, as the paper's Fig. 3."""
     top = full.selected(log, "beta_vae")
     before, after = (line["validation"]["beta_vae"] for line in (top, log[-1]))
     return after < before, f"{before:.2f} at {top['step']:,}, {after:.2f} at the end"
 
 
 def best_iteration(log: list[dict]) -> tuple[bool, str]:
+    """Within an evaluation of the paper's."""
     step = full.selected(log, "beta_vae")["step"]
     return abs(step - SELECTED_ITERATION) <= 10_000, f"{step:,}"
 

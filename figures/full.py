@@ -194,7 +194,8 @@ def both(row: dict, *names: str) -> str:
 def selection_table(logs: dict[str, list[dict]], more: list[tuple[dict, list[dict]]]) -> list[str]:
     """Which iteration each validation score selects, with rec and beta there."""
     lines = ["| method | seed | " + " | ".join(SCORES.values()) + " |", "|---|--:|" + "--:|" * len(SCORES)]
-    every = [(method, METHODS[method], "0", log) for method, log in logs.items()]
+    first = {row["method"]: rate.name_of(row) for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
+    every = [(method, first[method], "0", log) for method, log in logs.items()]
     every += [(row["model"], title_of(row), str(row["seed"]), log) for row, log in more]
     for _, title, seed, log in sorted(every, key=lambda one: list(METHODS).index(one[0])):
         chosen = [selected(log, score) for score in SCORES]

@@ -173,6 +173,17 @@ def test_the_default_comes_first_and_is_named_without_its_rate():
     ]
 
 
+def test_the_default_is_what_run_py_makes_and_nothing_else():
+    assert pool.is_default(row()) and pool.is_default(row("beta-vae", beta=8.0, seed=7))
+    assert pool.is_default(row(dataset="arm3d"))
+    others = [{"iterations": 2000}, {"rate": 1e-4}, {"precision": "tf32"}, {"paper": True}]
+    others += [
+        {"iterations": 5000, "schedule": 10_000},
+        {"paper": True, "iterations": 10_000, "schedule": 10_000},
+    ]
+    assert not any(pool.is_default(row(**some)) for some in others)
+
+
 def test_betas_stand_apart_and_those_of_other_figures_are_left_out():
     rows = [row("beta-vae", beta=beta) for beta in (0.25, 1.62, 2.0, 4.0)] + [row("vae")]
     (methods,) = pool.groups(rows).values()
