@@ -6,9 +6,11 @@ Fig. 4 and scoring.py.
 
 import argparse
 import dataclasses
+import gzip
 import math
 import shlex
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ DATA = HERE / "data"
 
 from lvae_min.config import Config, evaluation_interval, with_defaults  # noqa: E402
 from lvae_min.datasets.specs import SPECS  # noqa: E402
-from lvae_min.io.records import check, number, read_log, read_results  # noqa: E402
+from lvae_min.io.records import check, log_lines, number, read_log, read_results  # noqa: E402
 from lvae_min.io.text import Parser, one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.report import SCORES  # noqa: E402
@@ -105,6 +107,15 @@ def read(folder: Path) -> list[Finished]:
             ) from None
         runs.append(run)
     return runs
+
+
+def read_gzipped(file: Path) -> list[dict]:
+    """The lines of a gzipped log. Raises ValueError for a damaged one."""
+    try:
+        content = gzip.decompress(file.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: damaged ({one_line(error)})") from None
+    return log_lines(content, file)
 
 
 def length(protocol: tuple) -> str:

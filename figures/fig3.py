@@ -6,6 +6,7 @@ The red line is the selected iteration. One panel for each data set and schedule
 """
 
 import math
+from textwrap import fill
 
 from common import Finished, arguments, missing, protocol_title, provenance, rank, read, save, script
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def picture(found: list[Finished]) -> Figure:
             cell.plot(steps, [line[name] for line in run.log], label=title)
         cell.axvline(run.results["selected"]["iteration"], color="C3", lw=1, label="selected")
         cell.set(xlabel="iterations", ylabel="learned scale")
-        cell.set_title(protocol_title(protocol), fontsize=10)
+        cell.set_title(fill(protocol_title(protocol), 48), fontsize=10)
         cell.xaxis.set_major_locator(MaxNLocator(5))
         scored = [line for line in run.evaluations if "beta_vae" in line["validation"]]
         score = cell.twinx()

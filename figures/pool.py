@@ -76,6 +76,13 @@ def is_usual(protocol: tuple) -> bool:
     return row["iterations"] == row["schedule"] and not unusual(row, PROTOCOL)
 
 
+def is_default(row: dict) -> bool:
+    """Whether a run is as `run.py` makes it of its data set and method, whatever its seed and method are."""
+    default = Config(row["dataset"]) if row["dataset"] in SPECS else Config()
+    whole = row["iterations"] == row["schedule"] == default.iterations
+    return whole and not row["paper"] and is_usual(protocol_of(row))
+
+
 def groups(
     rows: list[dict], network: str = "last", betas: tuple[float, ...] | None = SEARCHED
 ) -> dict[tuple, Methods]:
@@ -160,8 +167,11 @@ def paper_of(row: dict) -> dict[str, float]:
     return dict(zip(COLUMNS, known, strict=True)) if known and same_beta and not held else {}
 
 
-def made(methods: Methods) -> str:
-    """How many runs these are and where they were made, in sentences, and what they are too few for."""
+def made(methods: Methods, warnings: bool = True) -> str:
+    """How many runs these are and where they were made, in sentences.
+
+    With `warnings` also which methods have too few seeds, and which have collapsed.
+    """
     runs = [row for found in methods.values() for row in found]
     commits = sorted({row[name] for row in runs for name in ("commit", "began_at_commit")} - {""})
     machines = sorted(
@@ -171,12 +181,13 @@ def made(methods: Methods) -> str:
     text = f"{len(runs)} run{'s' * (len(runs) > 1)} (commit {', '.join(commits) or 'unknown'}; "
     text += f"{'; '.join(machines)})."
     seeds = {name: len({row["seed"] for row in found}) for name, found in methods.items()}
-    few = [f"{name} ({count})" for name, count in seeds.items() if count < ENOUGH]
-    if few:
-        text += f" Fewer than {ENOUGH} seeds, too few to say how seeds differ: {'; '.join(few)}."
-    collapsed = [name for name, found in methods.items() for row in found if row["collapsed"]]
-    if collapsed:
-        text += f" KL stayed below 0.1 nats for 1,000 iterations in {len(collapsed)}: {', '.join(collapsed)}."
+    scarce = [f"{name} ({count})" for name, count in seeds.items() if count < ENOUGH]
+    if scarce and warnings:
+        text += f" Fewer than {ENOUGH} seeds, too few to say how seeds differ: {'; '.join(scarce)}."
+    flat = {name: sum(row["collapsed"] for row in found) for name, found in methods.items()}
+    collapsed = [f"{name} ({count})" for name, count in flat.items() if count]
+    if collapsed and warnings:
+        text += f" KL stayed below 0.1 nats for 1,000 iterations in some runs: {'; '.join(collapsed)}."
     return text
 
 

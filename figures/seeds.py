@@ -255,7 +255,7 @@ def picture(protocol: tuple, methods: Methods) -> Figure:
         for place, runs in enumerate(methods.values()):
             show(cell, place, values(runs, score), COLOURS[runs[0]["model"]])
             if paper := paper_of(runs[0]):
-                cell.hlines(paper[score], place - 0.42, place + 0.42, color="red", lw=2, zorder=4)
+                cell.hlines(paper[score], place - 0.42, place + 0.42, color="red", lw=2, zorder=2.5)
         cell.use_sticky_edges = False  # the foot of a box is no edge of the panel
         better = "lower" if score == "rec_mean" else "higher"
         cell.set_title(f"{BARE[score]} ({better} is better)", fontsize=14)

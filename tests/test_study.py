@@ -173,6 +173,17 @@ def test_the_default_comes_first_and_is_named_without_its_rate():
     ]
 
 
+def test_the_default_is_what_run_py_makes_and_nothing_else():
+    assert pool.is_default(row()) and pool.is_default(row("beta-vae", beta=8.0, seed=7))
+    assert pool.is_default(row(dataset="arm3d"))
+    others = [{"iterations": 2000}, {"rate": 1e-4}, {"precision": "tf32"}, {"paper": True}]
+    others += [
+        {"iterations": 5000, "schedule": 10_000},
+        {"paper": True, "iterations": 10_000, "schedule": 10_000},
+    ]
+    assert not any(pool.is_default(row(**some)) for some in others)
+
+
 def test_betas_stand_apart_and_those_of_other_figures_are_left_out():
     rows = [row("beta-vae", beta=beta) for beta in (0.25, 1.62, 2.0, 4.0)] + [row("vae")]
     (methods,) = pool.groups(rows).values()
@@ -301,9 +312,11 @@ def test_a_score_that_some_runs_do_not_have_is_left_out():
 
 
 def test_a_collapse_is_reported():
-    rows = several("vae", [0.5, 0.6])
-    rows[0]["collapsed"] = True
-    assert "KL stayed below 0.1 nats for 1,000 iterations in 1: VAE." in seeds.text(rows)["last"]
+    rows = several("vae", [0.5, 0.6, 0.7]) + several("lvae", [0.5]) + several("dynamic-vae", [0.5])
+    for place in (0, 2, 4):
+        rows[place]["collapsed"] = True
+    said = "KL stayed below 0.1 nats for 1,000 iterations in some runs: VAE (2); DynamicVAE (1)."
+    assert said in seeds.text(rows)["last"]
 
 
 def test_the_picture_has_a_panel_a_score_with_dots_and_the_papers_line():

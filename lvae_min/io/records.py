@@ -116,7 +116,12 @@ def read_results(file: Path) -> dict:
 
 def read_log(file: Path, size: int | None = None) -> list[dict]:
     """The lines of a log.jsonl, or of its first `size` bytes. Raises ValueError for one that is damaged."""
-    content, lines = file.read_bytes()[:size], []
+    return log_lines(file.read_bytes()[:size], file)
+
+
+def log_lines(content: bytes, file: Path) -> list[dict]:
+    """The lines of a log. Raises ValueError, which names `file`, for one that is damaged."""
+    lines = []
     if content and not content.endswith(b"\n"):
         raise ValueError(f"{file}: ends in half a line")
     for place, line in enumerate(content.splitlines(), 1):
