@@ -21,6 +21,7 @@ import pool
 import rate
 import scoring
 import seeds
+import stopped
 import study
 import table2
 import table3
@@ -228,6 +229,7 @@ def texts() -> dict[str, str]:
         "study": headline(kept),
         "speed": speed(DATA / "bench.json"),
         "full length": full.text(full.full_length()),
+        "stopped": stopped.text(full.full_length(), stopped.logs()),
         "claims": claims.text(kept),
         **of_seeds(kept),
         "rate": rate.text(rate.all_runs(None)),
@@ -273,6 +275,7 @@ def main() -> None:
     default = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
     save(seeds.picture(*next(iter(pool.groups(default).items()))), "seeds.png", DATA)
     save(full.scales(logs["lvae"]), "fig3-full.png", DATA)
+    save(stopped.picture(logs, stopped.logs()), "stopped.png", DATA)
     pages = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
     for page, text in fill(pages, texts()).items():
         if text != pages[page]:

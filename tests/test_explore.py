@@ -234,7 +234,7 @@ def test_an_unfinished_run_shows_its_last_evaluation_and_its_latest_network(runs
     assert (status.phase, status.iteration) == (STOPPED, last["step"])  # not the half line
     assert status.scores["rec"] == last["validation"]["rec"] and status.scores["beta"] == last["beta"]
     assert f"{last['step']} of {ITERATIONS} iterations" in page.facts(status)
-    state = torch.load(runs.folder / "half/last.pt", weights_only=True)
+    state = torch.load(runs.folder / "half/last.pt", "cpu", weights_only=True)
     explorer = runs.explorer("half")
     assert explorer.iteration == state["iteration"]
     for name, weights in explorer.vae.state_dict().items():
@@ -246,7 +246,7 @@ def test_the_latest_network_of_a_finished_run_is_available_too(runs):
     assert (selected.which, latest.which) == (gallery.SELECTED, gallery.LATEST)
     assert latest.iteration == ITERATIONS
     assert runs.explorer("whole").which == gallery.SELECTED and runs.explorer("half").which == gallery.LATEST
-    state = torch.load(runs.folder / "whole/last.pt", weights_only=True)["vae"]
+    state = torch.load(runs.folder / "whole/last.pt", "cpu", weights_only=True)["vae"]
     assert all(torch.equal(weights, state[name]) for name, weights in latest.vae.state_dict().items())
 
 
@@ -270,7 +270,7 @@ def test_the_time_left_follows_from_the_rate_that_was_seen(runs, monkeypatch):
 def test_a_network_that_was_written_again_is_read_again(runs):
     before = runs.explorer("half")
     assert runs.explorer("half") is before
-    state = torch.load(runs.folder / "half/last.pt", weights_only=True)
+    state = torch.load(runs.folder / "half/last.pt", "cpu", weights_only=True)
     torch.save({**state, "iteration": 29}, runs.folder / "half/last.pt")
     os.utime(runs.folder / "half/last.pt", (9e9, 9e9))
     assert runs.explorer("half").iteration == 29

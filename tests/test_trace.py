@@ -275,7 +275,7 @@ def test_figure_4_shows_a_row_of_images_for_each_latent_of_an_l_vae(small, tmp_p
     monkeypatch.setattr(metrics, "score", lambda *_, **__: dict.fromkeys(report.SCORES, 0.5))
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     monkeypatch.setattr(data, "load", lambda *_: small)
-    run = Run(Config(iterations=10, batch_size=8, threads=1), tmp_path / "run", small)
+    run = Run(Config(iterations=10, batch_size=8, threads=1, device="cpu"), tmp_path / "run", small)
     run.train()
     run.finish()
     run.close()

@@ -14,7 +14,6 @@ from threading import Event
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
 
 from lvae_min import cli, metrics, train
 from lvae_min.config import Config
@@ -116,7 +115,9 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
 
 def test_blas_has_one_thread_until_the_last_has_left():
     def threads():
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+        return {
+            library["num_threads"] for library in metrics.ONE_THREAD.libraries.select(user_api="blas").info()
+        }
 
     before = threads()
     with metrics.ONE_THREAD:
