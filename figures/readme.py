@@ -16,6 +16,7 @@ import cost
 import fig3
 import fixed_point
 import full
+import gpu
 import keep
 import pool
 import rate
@@ -227,7 +228,7 @@ def texts() -> dict[str, str]:
         "explore": explore(),
         "digits": digits(),
         "study": headline(kept),
-        "speed": speed(DATA / "bench.json"),
+        "speed": f"{speed(DATA / 'bench.json')} {gpu.speed(gpu.read())}",
         "full length": full.text(full.full_length()),
         "stopped": stopped.text(full.full_length(), stopped.logs()),
         "claims": claims.text(kept),
@@ -238,6 +239,7 @@ def texts() -> dict[str, str]:
         "scoring": scoring.text(json.loads((DATA / "scoring.json").read_text())),
         "fixed point": fixed_point.text([run for run in exact if run["model"] == "lvae"]),
         "collapse": collapse(DATA / "collapse.json"),
+        **gpu.texts(),
         "bench": measurements(DATA / "bench.json"),
         "bench of another": measurements(DATA / "bench-xeon.json", OTHERS),
         "bf16": precisions(runs),
