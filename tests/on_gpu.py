@@ -25,15 +25,14 @@ SANITIZED = [
     "-k",
     "test_cuda_is_as_accurate_as_the_reference",
 ]
-# In order of worth. What only a measurement decides, and what shows it:
+# In order of importance. What only a measurement decides, and what shows it:
 #
-#   memory format of the CNN in tf32 and bf16 (model.memory_format)    bench step, with the other format
-#   what cuDNN takes for the gradients of the CNN's weights,           nsys profile --cuda-graph-trace=node
-#     and whether channels padded to 4 or 8 are taken faster             python -m bench step
-#   which of the MLP's 175 kernels are splitK's, and whether           the same, and CUBLASLT_WORKSPACE_SIZE=0
-#     cuBLASLt's epilogues (bias, ReLU) replace sums of biases
-#   Adam's 115 us of 84 (a copy's): one launch for all tensors         nsys profile python -m bench step
-#   copies of weights to bf16, 24 an iteration of the CNN, as one      bench step, bf16
+#   an iteration with Adam in one launch and biases apart, none of     python -m bench step
+#     which was timed in a whole iteration (docs/speed.md)
+#   the 1.4 s that each of six short runs waits for evaluations and    python -m bench overhead
+#     the 6 s of the start: 19 s in all, where 12 are the aim
+#   sums of biases and of columns, 110 us of the CNN's 900             nsys profile python -m bench step
+#   Adam's update that also writes the weights in bf16: no casts       bench step, bf16
 #   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
 #   the loss against the memory's floor, by block size and packs       bench loss, columns "graph"
 BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "overhead", "data", "growth")
