@@ -29,8 +29,8 @@ SANITIZED = [
 #
 #   an iteration with Adam in one launch and biases apart, none of     python -m bench step
 #     which was timed in a whole iteration (docs/speed.md)
-#   the 1.4 s that each of six short runs waits for evaluations and    python -m bench overhead
-#     the 6 s of the start: 19 s in all, where 12 are the aim
+#   where six runs of 3,000 iterations spend 19 s, of which 5 are      python -m bench overhead
+#     iterations; 12 in all are the aim
 #   sums of biases and of columns, 110 us of the CNN's 900             nsys profile python -m bench step
 #   Adam's update that also writes the weights in bf16: no casts       bench step, bf16
 #   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
