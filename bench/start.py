@@ -12,7 +12,7 @@ START = """
 import sys, time
 moments = [time.perf_counter()]
 done = lambda: moments.append(time.perf_counter())
-from lvae_min import cli as run
+from lvae_min import cli, runs as run
 done()
 dataset = run.data.load("dsprites")
 done()

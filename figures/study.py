@@ -22,6 +22,7 @@ from lvae_min import cli
 from lvae_min.config import Config
 from lvae_min.io.text import Parser
 from lvae_min.report import duration, say
+from lvae_min.runs import Runs
 from lvae_min.train import finished
 
 SIX = f"--model {' '.join(sorted(METHODS, key='lvae'.__ne__))}"  # L-VAE first
@@ -132,7 +133,7 @@ def carry_out(given: argparse.Namespace, stop: Event) -> int:
         say(f"{part.title}: {len(runs) - len(pending)} of {len(runs)} runs finished")
         if pending:
             say(f"left over all parts: {left(given.out, given.jobs)}")
-            codes.append(cli.Runs(pending, given, stop, "study.py").run_all())
+            codes.append(Runs(pending, given, stop, "study.py").run_all())
         if stop.is_set():
             say("stopped; the same command continues")
             return 130

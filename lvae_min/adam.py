@@ -1,13 +1,29 @@
-"""Adam (Sec. 6.3) on a GPU for all weights in one launch: the op `lvae::adam_` of csrc/ (built by `fused`).
+"""Adam (Sec. 6.3): torch's, and on a GPU for all weights in one launch, by `lvae::adam_` of csrc/ (`fused`).
 
 `torch.optim.Adam` stays the owner of its settings and of its state, so that checkpoints are the same.
 """
+
+import inspect
 
 import torch
 from torch import Tensor
 
 SETTINGS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False}
 STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam without what torch.compile adds to its methods.
+
+    That would import the compiler, torch._dynamo, in the first call: as long as importing PyTorch itself. Of
+    a torch that adds nothing these are its own methods.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
 
 
 def step(optimizer: torch.optim.Adam) -> None:

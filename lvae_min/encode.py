@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lvae_min import codes, data
 from lvae_min.io.atomic import write_whole
 from lvae_min.io.text import Parser, one_line
-from lvae_min.train import load
 
 
 def main(arguments: list[str]) -> None:
@@ -31,7 +29,9 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     if given.out.suffix != ".npz":
         raise ValueError(f"{given.out}: expected a name that ends in .npz")
-    vae, dataset = load(given.run), data.load(given.images, given.data)
+    from lvae_min import codes, data, train  # not above: PyTorch takes a second
+
+    vae, dataset = train.load(given.run), data.load(given.images, given.data)
     found = codes.encode(vae, dataset, lambda chunks: tqdm(chunks, unit="chunk", disable=None))
     content = io.BytesIO()
     np.savez(content, **found)  # type: ignore[arg-type]  # the names are none of savez's own

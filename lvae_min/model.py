@@ -81,16 +81,27 @@ class VAE(nn.Module):
     latents             dimensions of z
     network             "mlp" or "cnn"
     binary              uint8 images are 0/1, not 0 to 255
+    seed                of the weights
     Raises ValueError for a shape that the network does not have.
     """
 
-    def __init__(self, shape: tuple[int, int, int], latents: int, network: str = "cnn", binary: bool = False):
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latents: int,
+        network: str = "cnn",
+        binary: bool = False,
+        seed: int = 0,
+    ):
         super().__init__()
         self.encoder, self.decoder = layers(shape, latents, network, binary)  # no random numbers yet
         self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
         self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
-        self.to_empty(device="cpu")
-        self.reset(torch.Generator().manual_seed(0))
+        for layer in self.modules():
+            for name, weight in list(layer.named_parameters(recurse=False)):
+                # Not by to_empty(), which imports sympy (0.3 s).
+                setattr(layer, name, nn.Parameter(torch.empty_strided(weight.shape, weight.stride())))
+        self.reset(torch.Generator().manual_seed(seed))
         self.lay_out("cpu")
 
     def lay_out(self, device: torch.device | str) -> None:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lvae_min import adam, fused, losses
-from lvae_min.config import CONTROL, Config, learning_rates
+from lvae_min.config import Config, learning_rates
 from lvae_min.data import Batches, Dataset
 from lvae_min.io.checkpoints import check_tensors
+from lvae_min.methods import CONTROL
 from lvae_min.model import VAE
 
 CAPTURING = Lock()  # waiting for a GPU spoils what another thread records on it
@@ -207,8 +208,8 @@ class Step:
         self.description += {"float32": "", "bf16": ", bf16"}.get(
             config.precision, ", tf32" if device.type == "cuda" else ", float32 (a CPU has no tf32)"
         )
-        self.vae = VAE(dataset.shape, config.latents or dataset.latents, dataset.network, dataset.binary)
-        self.vae.reset(torch.Generator().manual_seed(config.seed))
+        latents = config.latents or dataset.latents
+        self.vae = VAE(dataset.shape, latents, dataset.network, dataset.binary, config.seed)
         self.vae.lay_out(device)
         control = {name: getattr(config, name) for name in CONTROL if getattr(config, name) is not None}
         self.objective = losses.OBJECTIVES[config.model](
@@ -217,7 +218,7 @@ class Step:
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         self.rates = torch.tensor(np.stack(learning_rates(config), 1), dtype=torch.float32, device=device)
         self.lr = torch.zeros(1, self.rates.shape[1], device=device)  # those of this iteration
-        self.optimizer = torch.optim.Adam(  # Sec. 6.3: betas and eps
+        self.optimizer = adam.Adam(  # Sec. 6.3: betas and eps
             [{"params": group, "lr": lr} for group, lr in zip(groups, self.lr[0], strict=True) if group],
             betas=(0.9, 0.999),
             eps=1e-8,

@@ -346,10 +346,10 @@ def served(monkeypatch):
     """The command up to where it would serve: what it would show."""
     shown = []
     monkeypatch.setattr(explore, "import_gradio", lambda: None)
-    monkeypatch.setattr(explore, "page", lambda _, runs, first, training: shown.append((runs.folder, first)))
+    monkeypatch.setattr(page, "page", lambda _, runs, first, training: shown.append((runs.folder, first)))
     monkeypatch.setattr(explore, "serve", lambda *_: None)
     monkeypatch.setattr(explore.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(explore.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     return shown
 
 

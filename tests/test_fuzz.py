@@ -37,7 +37,7 @@ from hostile import (
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli, data, metrics, model, plots, report, train
+from lvae_min import cli, data, metrics, model, plots, report, runs, train
 from lvae_min.config import Config
 from lvae_min.datasets import dsprites, prepare, specs
 from lvae_min.datasets import prepared as images
@@ -161,7 +161,7 @@ def resume(folder, small):
             results = one.finish() if one.train() else None
         finally:
             one.close()
-    return cli.summary(results)
+    return runs.summary(results)
 
 
 def check_run(made, small, name, content):
@@ -455,7 +455,7 @@ def test_any_prepared_set_is_read_or_refused(random):
             (folder / "mpi3d" / name).write_bytes(content)
         spec = dataclasses.replace(specs.SPECS["mpi3d"], factors={"a": 2, "b": 2}, images=4)
         patch.setitem(specs.SPECS, "mpi3d", spec)
-        patch.setattr(data.own, "prepared", lambda *_: data.open_set(folder / "mpi3d"))
+        patch.setattr("lvae_min.datasets.own.prepared", lambda *_: images.open_set(folder / "mpi3d"))
         for call in (lambda: data.load("mpi3d", folder), lambda: data.load_own(folder / "mine.npz", folder)):
             dataset, message = outcome(folder, call, folder)
             assert message or dataset.batch(BATCH).shape[2:] == (64, 64) and len(dataset.factors([0])[0]) == 2

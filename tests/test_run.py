@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli, model
+from lvae_min import cli, model, runs
 from lvae_min.io.checkpoints import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py")]
@@ -134,13 +134,13 @@ def test_runs_in_one_process_end_with_the_numbers_of_runs_alone(finished, tmp_pa
 
 
 def test_runs_share_the_cores_unless_threads_are_given(monkeypatch):
-    monkeypatch.setattr(cli, "cores", lambda: 8)
+    monkeypatch.setattr(runs, "cores", lambda: 8)
     configs, given = cli.parse("--model vae lvae --jobs 2".split())
-    assert cli.Runs(configs, given, None).threads == 4
+    assert runs.Runs(configs, given, None).threads == 4
     configs, given = cli.parse("--model vae --jobs 2".split())
-    assert cli.Runs(configs, given, None).threads == 8
+    assert runs.Runs(configs, given, None).threads == 8
     configs, given = cli.parse("--model vae lvae --jobs 8 --threads 3".split())
-    assert cli.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
+    assert runs.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
 
 
 def test_a_run_that_fails_is_reported_at_the_end_and_stops_no_other(tmp_path):
@@ -256,10 +256,10 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
 )
 def test_a_collapse_is_reported_with_advice(finished, kl, model, words):
     results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
-    assert "COLLAPSED" not in cli.summary({**results, "collapsed": False})
+    assert "COLLAPSED" not in runs.summary({**results, "collapsed": False})
     results |= {"collapsed": True, "scores": {**results["scores"], "kl": kl}}
     results["settings"]["model"] = model
-    last = cli.summary(results).splitlines()[-1]
+    last = runs.summary(results).splitlines()[-1]
     assert words in last and ("try" in last) == ((kl, model) != (1.6, "dynamic-vae"))
 
 
@@ -267,7 +267,7 @@ def test_a_failure_that_names_no_run_is_reported_with_its_run(tmp_path, monkeypa
     def one(self, config, folder):
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(cli.Runs, "train", one)
+    monkeypatch.setattr(runs.Runs, "train", one)
     assert cli.command(["--seed", "5", "6", "--iterations", "20", "--out", str(tmp_path)]) == 2
     for output in capsys.readouterr():
         for seed in (5, 6):
@@ -279,7 +279,7 @@ def test_an_internal_error_is_shown_and_stops_no_other_run(tmp_path, monkeypatch
         if config.model == "vae":
             raise RuntimeError("of ours")
 
-    monkeypatch.setattr(cli.Runs, "train", one)
+    monkeypatch.setattr(runs.Runs, "train", one)
     assert cli.command(["--model", "vae", "lvae", "--iterations", "20", "--out", str(tmp_path)]) == 2
     output = capsys.readouterr()
     assert "grid: 1 of 2 runs done, 1 failed" in output.out and "lvae-iterations20: stopped" in output.out

@@ -507,7 +507,7 @@ def test_a_finished_run_is_not_made_again(quick, tmp_path, monkeypatch, capsys):
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     assert len(list(tmp_path.glob("*/results.json"))) == 2
     assert "first: 0 of 2 runs finished\nleft over all parts: an unknown" in capsys.readouterr().out
-    monkeypatch.setattr(cli, "Runs", None)
+    monkeypatch.setattr(study, "Runs", None)
     assert study.carry_out(given, Event()) == 0
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
     assert capsys.readouterr().out == "first: 2 of 2 runs finished\n"
@@ -529,7 +529,7 @@ def test_ctrl_c_ends_the_study_with_code_130_and_nothing_is_begun_after_it(tmp_p
         os.kill(os.getpid(), signal.SIGINT)
         assert runs.stop.wait(10)
 
-    monkeypatch.setattr(cli.Runs, "train", train)
+    monkeypatch.setattr(study.Runs, "train", train)
     monkeypatch.setattr("sys.argv", ["study.py", "--out", str(tmp_path), "--jobs", "1"])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -15,7 +15,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from lvae_min import cli, metrics, train
+from lvae_min import metrics, runs, train
 from lvae_min.config import Config
 from lvae_min.io.atomic import naming
 from lvae_min.train import Run
@@ -96,7 +96,7 @@ def test_a_run_is_the_same_with_workers(small, tmp_path, monkeypatch, workers):
 
 
 def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
-    monkeypatch.setattr(cli.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runs.torch.cuda, "is_available", lambda: True)
     configs = [Config(seed=seed) for seed in range(2)]
     before = sys.getswitchinterval()
     seen = []
@@ -104,12 +104,14 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
     def one(runs, config):
         seen.append((type(runs.call), sys.getswitchinterval()))
 
-    monkeypatch.setattr(cli.Runs, "run_one", one)
+    monkeypatch.setattr(runs.Runs, "run_one", one)
     for jobs, device in ((2, "auto"), (2, "cpu"), (1, "auto")):
         given = Namespace(jobs=jobs, out=Path(), data=Path())
-        cli.Runs([dataclasses.replace(config, device=device) for config in configs], given, Event()).run_all()
+        runs.Runs(
+            [dataclasses.replace(config, device=device) for config in configs], given, Event()
+        ).run_all()
     assert [kind is Workers for kind, _ in seen] == [True] * 2 + [False] * 4
-    assert [turn for _, turn in seen] == pytest.approx([cli.SHORT_TURN] * 2 + [before] * 4)
+    assert [turn for _, turn in seen] == pytest.approx([runs.SHORT_TURN] * 2 + [before] * 4)
     assert sys.getswitchinterval() == before
 
 

@@ -24,7 +24,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lvae_min.data import load_prepared
 from lvae_min.datasets import dsprites
 from lvae_min.datasets import prepared as im
 from lvae_min.datasets.specs import ATTRIBUTES, SPECS, Spec
@@ -321,6 +320,8 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     archive, file = ARCHIVES[given.name], given.file or given.data / ARCHIVES[given.name].file
     if given.file is None and (given.data / given.name).exists():
+        from lvae_min.data import load_prepared  # not above: PyTorch takes a second
+
         load_prepared(given.name, given.data)
         print(f"{given.data / given.name}: prepared before; --from FILE does it again")
         return

@@ -21,10 +21,6 @@ import webbrowser
 from pathlib import Path
 from threading import Lock, Timer
 
-import torch
-
-from lvae_min.explore.gallery import Gallery, open_folder
-from lvae_min.explore.page import CSS, page
 from lvae_min.io.text import Parser, brief, one_line
 
 HOST = "127.0.0.1"
@@ -37,7 +33,7 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 class Training:
     """The run of the quick start, in a process of its own."""
 
-    def __init__(self, gallery: Gallery):
+    def __init__(self, gallery):
         where = ["--out", str(gallery.folder), "--data", str(gallery.archives)]
         self.command = [sys.executable, *RUN, *QUICK_START, *where]
         self.process: subprocess.Popen | None = None
@@ -107,6 +103,8 @@ def serve(gr, blocks, own: socket.socket) -> None:
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from lvae_min.explore.page import CSS
+
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     # Another site's page cannot reach this one by a name of its own that leads to 127.0.0.1.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
@@ -155,6 +153,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     given = parse(arguments)
     gradio = import_gradio()
+    import torch  # not above: it takes a second
+
+    from lvae_min.explore.gallery import open_folder
+    from lvae_min.explore.page import page
+
     torch.set_num_threads(1)  # a few images: 10 ms, and with two threads 40 to 90 during a training run
     with listen(given.port) as own:
         gallery, first = open_folder(given.runs or Path("runs"), given.data, wanted=given.runs is not None)

@@ -2,6 +2,8 @@
 
 import argparse
 
+MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError)  # of a user or a machine, not of the code
+
 
 def one_line(text) -> str:
     """A text without line breaks and control characters: it may come out of any file."""
