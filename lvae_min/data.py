@@ -24,7 +24,7 @@ SCORED = 10_000  # images of a split that are scored, always the same ones
 TEST_SHARE = 0.075  # Sec. 6.1: around 85 % for training, the rest equally split
 
 
-NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npz or an .h5"])
+NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npy, .npz or .h5"])
 
 
 class Dataset:
@@ -62,8 +62,10 @@ class Dataset:
 
     @property
     def latents(self) -> int:
-        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3), 10 without factors."""
-        return self.wanted_latents or len(self.factor_names) or 10
+        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3); 10 where there are none,
+        or only one, as the class is of labelled images, which does not describe them."""
+        factors = len(self.factor_names)
+        return self.wanted_latents or (factors if factors > 1 else 10)
 
     @property
     def device(self) -> torch.device:
