@@ -17,6 +17,7 @@ import fig3
 import fixed_point
 import full
 import keep
+import own
 import pool
 import rate
 import scoring
@@ -225,6 +226,7 @@ def texts() -> dict[str, str]:
         "output": output(exact),
         "explore": explore(),
         "digits": digits(),
+        "own images": own.text(),
         "study": headline(kept),
         "speed": speed(DATA / "bench.json"),
         "full length": full.text(full.full_length()),

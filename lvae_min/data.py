@@ -62,8 +62,10 @@ class Dataset:
 
     @property
     def latents(self) -> int:
-        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3); 10 where there are none,
-        or only one, as the class is of labelled images, which does not describe them."""
+        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3), 10 with fewer than two.
+
+        A single factor, such as a class, does not describe an image.
+        """
         factors = len(self.factor_names)
         return self.wanted_latents or (factors if factors > 1 else 10)
 

@@ -29,7 +29,7 @@ MOST_PACKED = 1100  # deflate makes a byte of at most 1,032
 
 
 class Array:
-    """Images in an .npy, .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`.
+    """Images in a file: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`.
 
     A subclass, one a kind of file, has `arrays`, `chunks` and `read`.
     """
@@ -52,10 +52,10 @@ class Array:
         if len(images) != 1:
             tables = (f"{name} {shape}" for name, (shape, _) in found.items())
             names = one_line(", ".join(tables))[:200] or "nothing"
-            raise ValueError(
-                f"holds {names}; expected one array of images (N, H, W), (N, H, W, C) or "
-                "(N, C, H, W), or several of which one is called 'images'"
+            forms = (
+                ", or that one is called 'images'" if images else " (N, H, W), (N, H, W, C) or (N, C, H, W)"
             )
+            raise ValueError(f"holds {names}; expected one array of images{forms}")
         ((self.name, (self.shape, self.dtype)),) = images.items()
         self.shapes = {name: found[name][0] for name in (FACTORS, NAMES) if name in found}
         self.unused = [name for name in found if name not in (self.name, *self.shapes)]
