@@ -18,6 +18,7 @@ import fixed_point
 import full
 import gpu
 import keep
+import own
 import pool
 import rate
 import scoring
@@ -227,6 +228,7 @@ def texts() -> dict[str, str]:
         "output": output(exact),
         "explore": explore(),
         "digits": digits(),
+        "own images": own.text(),
         "study": headline(kept),
         "speed": f"{speed(DATA / 'bench.json')} {gpu.speed(gpu.read())}",
         "full length": full.text(full.full_length()),

@@ -59,7 +59,8 @@ class Config:
     """
 
     dataset: str = setting(
-        "dsprites", f"data set: {', '.join(SPECS)}, or the path of your images: a folder, an .npz or an .h5"
+        "dsprites",
+        f"data set: {', '.join(SPECS)}, or the path of your images: a folder, an .npy, .npz or .h5",
     )
     model: str = setting("lvae", f"method: {', '.join(METHODS)}")
     paper: bool = setting(
@@ -128,7 +129,9 @@ class Config:
         f"{control_defaults('beta_start')})",
     )
     latents: int | None = setting(
-        None, "dimensions of z (default: the number of factors, Sec. 6.3; 10 for celeba and without factors)"
+        None,
+        "dimensions of z (default: the number of factors, Sec. 6.3; 10 for celeba and "
+        "with fewer than two factors)",
     )
     sigma_freeze: float = setting(
         None,

@@ -57,8 +57,12 @@ class Dataset:
 
     @property
     def latents(self) -> int:
-        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3), 10 without factors."""
-        return self.wanted_latents or len(self.factor_names) or 10
+        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3), 10 with fewer than two.
+
+        A single factor, such as a class, does not describe an image.
+        """
+        factors = len(self.factor_names)
+        return self.wanted_latents or (factors if factors > 1 else 10)
 
     @property
     def device(self) -> torch.device:

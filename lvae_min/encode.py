@@ -3,7 +3,7 @@
     python -m lvae_min.encode RUN IMAGES -o codes.npz       RUN: the folder of a run
     python -m lvae_min.metrics codes.npz                    their scores, where the images have factors
 
-IMAGES is a folder, an .npz or an .h5 of your own, or the name of a data set. The file has the arrays mu,
+IMAGES is a folder, an .npy, .npz or .h5 of your own, or the name of a data set. The file has the arrays mu,
 logvar and codes (mu again), (M, L) float32, and factors (M, K) where there are some.
 """
 
@@ -21,7 +21,7 @@ from lvae_min.io.text import Parser, one_line
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="python -m lvae_min.encode", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("images", help="folder, .npz or .h5 of images, or the name of a data set")
+    parser.add_argument("images", help="folder, .npy, .npz or .h5 of images, or the name of a data set")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .npz to write")
     parser.add_argument(
         "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets"

@@ -73,6 +73,11 @@ def summary(results: dict) -> str:
             f"COLLAPSED: kl stayed below {COLLAPSED} nats for 1,000 iterations"
             f"{', and rose later' * rose}; {remedy(results['settings'], rose)}"
         )
+    elif (kl := (last or results["scores"])["kl"]) < COLLAPSED:
+        lines.append(
+            f"kl ends at {kl:.2g} nats: the latents hold almost nothing of an image. If more --iterations do "
+            f"not help, it has collapsed: {remedy(results['settings'], False)}"
+        )
     return "\n".join(lines)
 
 

@@ -79,7 +79,7 @@ SPECS = {
     "celeba": Spec((3, 128, 128), dict.fromkeys(ATTRIBUTES, 2), latents=10, images=28_602, iterations=5_000),
     "arm3d": Spec((3, 64, 64), arm3d.FACTORS),
 }
-NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npz or an .h5"])
+NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npy, .npz or .h5"])
 
 
 def spec_of(name: str) -> Spec:
