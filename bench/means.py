@@ -5,6 +5,7 @@ from unittest import mock
 
 import torch
 
+import lvae_min.adam
 import lvae_min.step
 from bench import common
 from lvae_min import data
@@ -42,7 +43,7 @@ def ways(device: torch.device) -> dict[str, Callable[[], object]]:
     def stock_adam(groups, fused, capturable, **settings):
         return ADAM(groups, **settings)
 
-    with mock.patch.object(torch.optim, "Adam", stock_adam):
+    with mock.patch.object(lvae_min.adam, "Adam", stock_adam):
         plain_adam = common.make_step(sprites, 64, device)
     dense = common.make_step(sprites, 64, device)
     dense.vae.posterior = lambda x: dense.vae.encoder(x.float()).chunk(2, dim=1)
