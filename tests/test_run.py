@@ -265,7 +265,7 @@ def test_a_collapse_is_reported_with_advice(finished, kl, model, words):
 
 def test_a_short_run_that_ends_without_kl_says_so(finished):
     results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
-    ends = {kl: cli.summary({**results, "last": {**results["last"], "kl": kl}}) for kl in (2e-6, 0.11)}
+    ends = {kl: runs.summary({**results, "last": {**results["last"], "kl": kl}}) for kl in (2e-6, 0.11)}
     assert "kl ends at 2e-06 nats" in ends[2e-6] and "try --sigma-freeze 0.5" in ends[2e-6]
     assert "kl ends" not in ends[0.11]
 
