@@ -322,6 +322,19 @@ def test_a_setting_may_be_at_its_limits_and_not_beyond(name, least, most, others
                 Config(**others, **{name: further})
 
 
+def test_every_choice_that_a_message_names_is_one():
+    choices = {
+        "rate_form": ("onecycle", "constant"),
+        "warmup": ("linear", "cosine"),
+        "select": ("beta_vae", "sap_classification", "rec", "last"),
+        "precision": ("float32", "tf32", "bf16"),
+        "loss": ("fused", "torch", "auto"),
+        "graph": ("on", "off", "auto"),
+    }
+    for name, values in choices.items():
+        assert [getattr(Config(**{name: value}), name) for value in values] == list(values)
+
+
 def test_a_whole_number_may_stand_for_a_decimal_one():
     assert Config(model="beta-vae", beta=4) == Config(model="beta-vae", beta=4.0)
     assert Config(model="control-vae", kl_target=9) == Config(model="control-vae", kl_target=9.0)
