@@ -1,11 +1,21 @@
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lvae_min.config import Config, learning_rates, one_cycle, with_defaults
+from lvae_min.config import (
+    CONTROL,
+    OLD_DEFAULTS,
+    Config,
+    evaluation_interval,
+    learning_rates,
+    one_cycle,
+    with_defaults,
+)
 from lvae_min.losses import OBJECTIVES
 
 
@@ -52,6 +62,16 @@ def test_warmup_shapes_the_rates_of_the_network_and_of_the_scales():
     for kind in ("linear", "cosine"):
         network, sigma = learning_rates(Config(iterations=1000, schedule=300_000, warmup=kind))
         assert (network == one_cycle(300_000, 1000, kind)).all() and (sigma == network).all()
+
+
+def test_the_shortest_schedules_have_both_ends():
+    assert one_cycle(1, 1).tolist() == pytest.approx([1e-5])
+    assert one_cycle(2, 2).tolist() == pytest.approx([1e-5, 1e-6])
+    assert one_cycle(3, 3).tolist() == pytest.approx([1e-5, 7.525e-5, 1e-6])
+
+
+def test_the_warmup_is_linear_where_none_is_named():
+    assert (one_cycle(1000, 1000) == one_cycle(1000, 1000, "linear")).all()
 
 
 def test_fewer_iterations_truncate_the_schedule():
@@ -105,6 +125,7 @@ def test_the_default_is_short_and_takes_the_last_network():
         64,
     )
     assert (config.warmup, config.rate_form, config.sigma_freeze) == ("linear", "onecycle", 0.05)
+    assert Config("celeba").iterations == 5000
 
 
 def test_paper_is_section_6_3_and_other_flags_take_precedence():
@@ -176,10 +197,26 @@ def test_settings_of_older_runs_are_those_of_their_time(model):
     settings = with_defaults(stored)
     assert (settings["rate"], settings["warmup"], settings["select"]) == (1e-4, "cosine", "beta_vae")
     assert settings["beta"] == 4.0
-    if (
-        settings["ki"] is not None
-    ):  # whose gains did not grow at a schedule of 20,000: 15 times smaller ones do
-        assert settings["ki"] == pytest.approx(Config(model=model).ki / 15) and settings["kl_target"] == 18
+    if OBJECTIVES[
+        model
+    ].controls:  # their gains did not grow at a schedule of 20,000: 15 times smaller ones do
+        now = Config(model=model)
+        assert (settings["kp"], settings["ki"]) == pytest.approx((now.kp / 15, now.ki / 15))
+        assert settings["kl_target"] == 18
+    else:
+        assert settings["ki"] is settings["kl_target"] is None
+
+
+def test_settings_of_a_run_without_a_method_are_filled_as_well():
+    assert with_defaults({}) == {**OLD_DEFAULTS, **dict.fromkeys(CONTROL)}
+
+
+@pytest.mark.parametrize(
+    "iterations, interval",
+    [(1, 1), (9, 1), (99, 9), (999, 99), (1000, 1000), (10_001, 1000), (25_000, 2500), (300_000, 10_000)],
+)
+def test_a_run_is_evaluated_ten_times_but_not_more_often_than_every_thousand_iterations(iterations, interval):
+    assert evaluation_interval(iterations) == interval
 
 
 @pytest.mark.parametrize(
@@ -211,47 +248,101 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(settings, name):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"dataset": "mnist"}, "--dataset mnist: expected dsprites"),
-        ({"model": "gan"}, "--model gan: expected vae or beta-vae"),
-        ({"iterations": 0}, "--iterations 0: expected at least 1"),
-        ({"batch_size": -1}, "--batch-size -1"),
+        ({"dataset": "mnist"}, "--dataset mnist: expected dsprites or .* or the path of your own images: .*"),
+        ({"model": "gan"}, f"--model gan: expected {' or '.join(OBJECTIVES)}"),
+        ({"iterations": 0}, "--iterations 0: expected at least 1, at most 10,000,000"),
+        ({"batch_size": -1}, "--batch-size -1: expected at least 1"),
         ({"iterations": 10, "schedule": 5}, "--schedule 5: expected at least the 10 iterations"),
-        ({"schedule": 0}, "--schedule 0: expected at least 1"),
+        ({"iterations": 0, "schedule": 5}, "--iterations 0: expected at least 1, at most 10,000,000"),
+        ({"schedule": 0}, r"--schedule 0: expected at least 1, at most 2\^53"),
         ({"schedule": 20_000_000}, "--schedule 20000000: expected at least 1, at most 10,000,000"),
         ({"seed": True}, "--seed True: expected int, not bool"),
         ({"paper": 1}, "--paper 1: expected bool, not int"),
         ({"rate": 0.0}, "--rate 0.0: expected more than 0, at most 1"),
-        ({"rate": float("nan")}, "--rate nan"),
-        ({"rate": 1.5}, "--rate 1.5"),
+        ({"rate": float("nan")}, "--rate nan: expected more than 0, at most 1"),
         ({"rate_form": "cyclic"}, "--rate-form cyclic: expected onecycle or constant"),
-        ({"model": "control-vae", "kl_target": float("inf")}, "--kl-target inf: expected a number"),
-        ({"model": "dynamic-vae", "kl_period": 0.0}, "--kl-period 0.0: expected a number from 1e-06"),
-        ({"beta": float("nan")}, "--beta nan"),
+        (
+            {"model": "control-vae", "kl_target": float("inf")},
+            r"--kl-target inf: expected a number from -1e\+06 to 1e6",
+        ),
+        (
+            {"model": "dynamic-vae", "kl_period": 0.0},
+            "--kl-period 0.0: expected a number from 1e-06 to 1e6",
+        ),
+        ({"beta": float("nan")}, "--beta nan: expected 0 or more, at most 1e30"),
         ({"warmup": "line"}, "--warmup line: expected linear or cosine"),
         ({"sigma_freeze": 1.5}, "--sigma-freeze 1.5: expected 0 to 1"),
-        ({"seed": -1}, "--seed -1"),
-        ({"latents": 0}, "--latents 0"),
-        ({"loss": "fast"}, "--loss fast"),
-        ({"select": "fid"}, "--select fid: expected beta_vae or factor_vae"),
-        ({"graph": "yes"}, "--graph yes"),
-        ({"threads": 0}, "--threads 0"),
-        ({"iterations": 10**30}, "--iterations 1000.*at most 10,000,000"),
-        ({"schedule": 10**400}, "--schedule 1000"),
-        ({"beta": 1e300}, "--beta 1e.300: expected 0 or more, at most 1e30"),
+        ({"seed": -1}, "--seed -1: expected 0 or more"),
+        ({"latents": 0}, "--latents 0: expected 1 to 10,000"),
+        ({"precision": "fp8"}, "--precision fp8: expected float32, tf32 or bf16"),
+        ({"loss": "fast"}, "--loss fast: expected fused, torch or auto"),
+        ({"select": "fid"}, "--select fid: expected beta_vae or factor_vae or .* or rec or last"),
+        ({"graph": "yes"}, "--graph yes: expected on, off or auto"),
+        ({"threads": 0}, "--threads 0: expected 1 to 1024"),
+        ({"iterations": 10**30}, "--iterations 10{30}: expected at least 1, at most 10,000,000"),
+        ({"schedule": 10**400}, r"--schedule 10{119}: expected at least 1, at most 2\^53"),
+        ({"beta": 1e300}, r"--beta 1e\+300: expected 0 or more, at most 1e30"),
         ({"iterations": "many"}, "--iterations many: expected int, not str"),
-        ({"beta": None}, "--beta None: expected float"),
-        ({"dataset": "a\0/b"}, "--dataset a /b: expected no control characters"),
-        ({"dataset": "\udcff/b"}, "--dataset /b: expected .* no bytes that are not UTF-8"),
-        ({"dataset": "x" * 300}, "--dataset xxx.*: expected dsprites or"),
+        ({"kl_rise": "many"}, "--kl-rise many: expected float, not str"),
+        ({"beta": None}, "--beta None: expected float, not NoneType"),
+        ({"dataset": "a\0/b"}, "--dataset a /b: expected no control characters .*; rename it"),
+        ({"dataset": "\udcff/b"}, "--dataset /b: expected .* no bytes that are not UTF-8; rename it"),
+        ({"dataset": "x" * 300}, "--dataset x{117}...: expected dsprites or .*"),
     ],
 )
 def test_impossible_settings_are_named_with_what_is_expected(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         Config(**settings)
+    assert re.fullmatch(message, str(error.value)), error.value
+
+
+@pytest.mark.parametrize(
+    "name, least, most, others",
+    [
+        ("iterations", 1, 10_000_000, {}),
+        ("schedule", 1, 2**53, {"iterations": 1}),
+        ("batch_size", 1, None, {}),
+        ("rate", None, 1.0, {}),
+        ("seed", 0, 2**63 - 1, {}),
+        ("beta", 0.0, 1e30, {"model": "beta-vae"}),
+        ("latents", 1, 10_000, {}),
+        ("sigma_freeze", 0.0, 1.0, {}),
+        ("threads", 1, 1024, {}),
+        ("kl_rise", -1e6, 1e6, {"model": "control-vae"}),
+        ("kl_period", 1e-6, 1e6, {"model": "dynamic-vae"}),
+    ],
+)
+def test_a_setting_may_be_at_its_limits_and_not_beyond(name, least, most, others):
+    for limit, beyond in ((least, -math.inf), (most, math.inf)):
+        if limit is not None:
+            assert getattr(Config(**others, **{name: limit}), name) == limit
+            step = math.copysign(1, beyond)
+            further = limit + int(step) if isinstance(limit, int) else math.nextafter(limit, beyond)
+            with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .*: expected "):
+                Config(**others, **{name: further})
+
+
+def test_every_choice_that_a_message_names_is_one():
+    choices = {
+        "rate_form": ("onecycle", "constant"),
+        "warmup": ("linear", "cosine"),
+        "select": ("beta_vae", "sap_classification", "rec", "last"),
+        "precision": ("float32", "tf32", "bf16"),
+        "loss": ("fused", "torch", "auto"),
+        "graph": ("on", "off", "auto"),
+    }
+    for name, values in choices.items():
+        assert [getattr(Config(**{name: value}), name) for value in values] == list(values)
+
+
+def test_a_whole_number_may_stand_for_a_decimal_one():
+    assert Config(model="beta-vae", beta=4) == Config(model="beta-vae", beta=4.0)
+    assert Config(model="control-vae", kl_target=9) == Config(model="control-vae", kl_target=9.0)
 
 
 def test_a_method_without_learned_scales_has_none_to_freeze():
     assert Config(model="vae", sigma_freeze=0.1) == Config(model="vae")
+    assert (Config(model="vae").sigma_freeze, Config(model="vae", beta=4.0).beta) == (0, 2)
     assert Config(model="sigma-vae", iterations=9, sigma_freeze=0.1).name.endswith("sigma-freeze0.1")
 
 

@@ -1,4 +1,5 @@
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from lvae_min import data
 from lvae_min.datasets import dsprites, specs
 
 ARCHIVE_SIZES = (3, 2, 5, 4, 4)
+SPLIT_OF_20 = [[13, 16, 3, 11, 10, 8, 0, 12, 7, 5, 18, 17, 14, 9, 1, 15], [4, 19], [6, 2]]
 
 
 @pytest.fixture
@@ -51,6 +53,13 @@ def test_split_is_85_to_two_times_7_point_5_and_always_the_same():
     assert len(np.unique(np.concatenate([split.training, split.validation, split.test]))) == 737_280
 
 
+def test_a_split_is_the_same_in_every_version_and_holds_one_image_of_each_part_at_least():
+    split = data.Split.of(20)
+    parts = split.training, split.validation, split.test
+    assert [part.tolist() for part in parts] == SPLIT_OF_20
+    assert [len(part) for part in vars(data.Split.of(3)).values()] == [1, 1, 1]
+
+
 def batch(batches, iteration):
     batches.turn(iteration)
     return batches.at(torch.tensor([iteration]))
@@ -73,6 +82,25 @@ def test_batches_depend_on_seed_and_iteration_alone():
     assert torch.equal(batch(jumped, 149), last) and not torch.equal(batch(other, 149), last)
 
 
+@pytest.mark.parametrize("iteration", range(0, 16, 3))
+def test_batches_begin_at_any_iteration(iteration):
+    straight = data.Batches(np.arange(19), 4, seed=0)  # epochs of 4 iterations; three images are left out
+    for number in range(iteration + 1):
+        expected = batch(straight, number)
+    assert torch.equal(batch(data.Batches(np.arange(19), 4, seed=0), iteration), expected)
+
+
+def test_an_epoch_is_laid_out_once():
+    batches = data.Batches(np.arange(64), 16, seed=0)
+    batches.turn(0)
+    batches.order.zero_()
+    assert not batch(batches, 3).any() and batch(batches, 4).any()
+
+
+def test_a_batch_may_be_the_whole_training_set():
+    assert sorted(batch(data.Batches(np.arange(64), 64, seed=0), 5).tolist()) == list(range(64))
+
+
 def test_a_batch_larger_than_the_training_set_is_refused():
     with pytest.raises(ValueError, match="--batch-size 65: the training set has 64"):
         data.Batches(np.arange(64), 65, seed=0)
@@ -82,6 +110,18 @@ def test_the_published_archive_is_read_instead_of_drawing(archive):
     file, rows = archive
     dataset = data.load("dsprites", file.parent)
     assert dataset.source == str(file) and (dataset.store.octets.numpy().view(np.uint64) == rows).all()
+    assert (dataset.name, dataset.shape, dataset.binary, dataset.scale) == ("dsprites", (1, 64, 64), True, 1)
+
+
+def test_dsprites_is_drawn_where_the_folder_data_has_no_archive(archive, monkeypatch):
+    file, rows = archive
+    monkeypatch.setattr(dsprites, "draw", lambda: rows)
+    monkeypatch.chdir(file.parent)
+    drawn = data.load("dsprites")
+    assert (drawn.name, drawn.source, len(drawn)) == ("dsprites", "drawn", 480)
+    (file.parent / "data").mkdir()
+    file.rename(file.parent / "data" / file.name)
+    assert data.load("dsprites").source == str(Path("data") / file.name)
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,26 @@ def test_huge_logits_and_variances_stay_as_accurate_as_the_reference(at):
         assert_close(results(arguments), arguments)
 
 
+@pytest.mark.parametrize("logvar", [87.0, 89.0, 150.0, 1e4, -59.0, -61.0, -95.0, -1e4])
+def test_variances_beyond_the_range_of_single_give_what_the_reference_gives(logvar):
+    logits, x, mu, _, sigma = inputs(1, 3)
+    arguments = logits, x, mu, torch.full_like(mu, logvar), sigma
+    ours, theirs = (results(arguments, module) for module in (fused, losses))
+    for name in ("kl", "d_logvar"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=0)
+
+
 def test_a_saturated_pixel_keeps_its_digits():
     logits, x = torch.full((1, 64), 20.0), torch.full((1, 64), 255, dtype=torch.uint8)
     rec = fused.elbo_terms(logits, x, torch.zeros(1, 1), torch.zeros(1, 1))[0].double()
     exact = 64 * torch.tensor(-20.0, dtype=torch.float64).sigmoid() ** 2
     assert abs(rec / exact - 1) < 1e-6  # the twin has 1 - sigmoid(20) = 0 of 2e-9
+
+
+@pytest.mark.parametrize("sigma", [[0.1003, 0.0997], [0.0997, 0.1003], [-1.25, 1e-30]])
+def test_a_weight_is_bounded_where_the_reference_bounds_it(sigma):
+    arguments = *inputs(3, 37, dtype=torch.float64)[:4], torch.tensor(sigma, dtype=torch.float64)
+    assert_close(results(arguments), arguments)
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.34, 0.36])

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -106,11 +108,66 @@ def test_encode_reads_bytes_and_floats_alike():
     assert torch.allclose(vae.encode(bits)[0], vae.encode(bits.float())[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("side, first", [(64, 0), (128, 1)])
+def test_the_convolutions_are_those_of_table_1(side, first):
+    """4 x 4 with a stride of 2 and a padding of 1, but for the encoder's last and the decoder's first."""
+    vae = VAE((3, side, side), 5)
+    forms = [
+        [(*layer.kernel_size, *layer.stride, *layer.padding) for layer in half if hasattr(layer, "stride")]
+        for half in (vae.encoder, vae.decoder)
+    ]
+    halving = (4, 4, 2, 2, 1, 1)
+    assert forms == [[halving] * 4 + [(4, 4, 1, 1, 0, 0)], [(4, 4, 2, 2, first, first)] + [halving] * 4]
+
+
+def test_the_smallest_networks_are_made():
+    for vae in (VAE((1, 1, 1), 1, "mlp"), VAE((1, 64, 64), 1)):
+        assert vae.decode(torch.zeros(1, 1)).shape == (1, *vae.shape)
+
+
+def test_a_network_is_made_again_of_its_settings():
+    vae = VAE((1, 8, 8), 3, "mlp", binary=True)
+    assert vae.settings == {"shape": [1, 8, 8], "latents": 3, "network": "mlp", "binary": True}
+    assert VAE((3, 64, 64), 2).settings == {**VAE((3, 64, 64), 2, "cnn", False).settings}
+
+
+def test_stored_images_take_the_type_of_the_weights():
+    bytes_ = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
+    for vae, x in ((VAE((1, 64, 64), 4), bytes_), (VAE((1, 64, 64), 4, "mlp", binary=True), bytes_ % 2)):
+        assert vae.double().encode(x)[0].dtype == vae.encode(x.double() * vae.scale)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "shape, latents, network, message",
+    [
+        ((3, 65, 65), 5, "cnn", r"image shape \(3, 65, 65\): the cnn takes .* with H = W, 64 or 128"),
+        ((3, 64, 128), 5, "cnn", r"image shape \(3, 64, 128\): .*"),
+        ((3, 128, 64), 5, "cnn", r"image shape \(3, 128, 64\): .*"),
+        ((64, 64), 5, "cnn", r"image shape \(64, 64\): .*"),
+        ((3, 8, 9), 5, "mlp", r"image shape \(3, 8, 9\): the mlp takes \(C, H, W\) with H = W"),
+        ((3, 64, 64), 0, "cnn", r"latents 0, image shape \(3, 64, 64\): at least 1"),
+        ((0, 8, 8), 5, "mlp", r"latents 5, image shape \(0, 8, 8\): at least 1"),
+        ((1, 64, 64), 5, "rnn", "network 'rnn': expected mlp or cnn"),
+    ],
+)
+def test_a_network_that_is_not_in_table_1_is_refused(shape, latents, network, message):
+    with pytest.raises(ValueError) as error:
+        VAE(shape, latents, network)
+    assert re.fullmatch(message, str(error.value)), error.value
+
+
+def test_images_at_the_ends_of_their_range_are_encoded_and_those_beyond_are_not():
+    vae, cnn = VAE((1, 64, 64), 5, "mlp", binary=True), VAE((1, 64, 64), 5)
+    for network, top in ((vae, 1), (cnn, 255)):
+        for value in (0, top):
+            network.encode(torch.full((1, 1, 64, 64), value, dtype=torch.uint8))
+    for value in (-0.01, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=f"images from {value:g} to {value:g}: expected 0 to 1"):
+            cnn.encode(torch.full((1, 1, 64, 64), value))
+    assert cnn.encode(torch.zeros(0, 1, 64, 64))[0].shape == (0, 5)
+
+
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="shape .3, 65, 65."):
-        VAE((3, 65, 65), 5)
-    with pytest.raises(ValueError, match="'rnn': expected mlp or cnn"):
-        VAE((3, 64, 64), 5, "rnn")
     vae = VAE((1, 64, 64), 5, "mlp", binary=True)
     with pytest.raises(ValueError, match=r"expected \(N, 1, 64, 64\)"):
         vae.encode(torch.zeros(1, 64, 64))
