@@ -11,6 +11,8 @@ import math
 import shlex
 import sys
 import zlib
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,23 +182,30 @@ def spread(values: list[float | None], digits: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def machines(found: Iterable[tuple[str, int, str]]) -> str:
+    """Devices, threads and versions of PyTorch in words; runs that differ in threads alone share an entry."""
+    threads = defaultdict(set)
+    for device, count, torch in found:
+        threads[device, torch].add(count)
+    return "; ".join(
+        f"{device}, {' or '.join(map(str, sorted(counts)))} thread{'s' * (max(counts) > 1)}, torch {torch}"
+        for (device, torch), counts in sorted(threads.items())
+    )
+
+
 def provenance(runs: list[Finished]) -> str:
     """Where these runs were made, in a sentence; duplicates count once."""
     runs = list({run.folder: run for run in runs}.values())
     commits = sorted({made or "unknown" for run in runs for made in run.commits})
-    machines = sorted(
-        {
-            f"{run.results['device']}, {run.results['threads']} thread{'s' * (run.results['threads'] > 1)}, "
-            f"torch {run.results['versions']['torch']}"
-            for run in runs
-        }
+    where = machines(
+        (run.results["device"], run.results["threads"], run.results["versions"]["torch"]) for run in runs
     )
     minutes = sorted(round(run.results["seconds"] / 60) for run in runs)
     taken = f"{minutes[0]} minutes" if minutes[0] == minutes[-1] else f"{minutes[0]} to {minutes[-1]} minutes"
     seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} of {taken}, seed {seeds} (commit {', '.join(commits)}; "
-        f"{'; '.join(machines)})"
+        f"{where})"
     )
 
 

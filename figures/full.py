@@ -172,7 +172,7 @@ def networks() -> list[tuple[str, str, str, str, str, dict]]:
 
 def network_table() -> list[str]:
     """Each run's last and selected network on test images, the paper's Table 2 in brackets."""
-    heads = ["method", "seed", "rise", "network", "rec of mu / rec ↓", "KL", "beta"]
+    heads = ["method", "seed", "rise", "network", "rec of mu / of a sampled z ↓", "KL", "beta"]
     heads += [*list(TITLES.values())[1:-1], "SAP by trees / by lines ↑"]
     lines = ["| " + " | ".join(heads) + " |", "|---|--:|---|---|" + "--:|" * (len(heads) - 4)]
     for title, method, seed, rise, network, row in networks():
@@ -245,18 +245,20 @@ def text(logs: dict[str, list[dict]]) -> str:
     more = more_logs(rows)
     tested = tested_table(more)
     parts = [
-        "Two networks of each run, test images; in brackets the paper's, whose beta-VAE has beta 2",
+        "The last network of each run, and the one with the best validation beta-VAE score, on test images. "
+        "In brackets the paper's Table 2, whose beta-VAE has beta 2. A dash: not computed.",
         "",
         *network_table(),
         "",
-        f"{origins(rows)} rec: of z = mu and of a sampled z. SAP: of decision trees and of lines.",
+        f"{origins(rows)} Rise: of the learning rate. rec: with z = mu, and with a sampled z. SAP: by "
+        "decision trees, and by linear regression.",
         "",
         "<details>",
         "<summary>The iteration that each validation score selects</summary>",
         "",
         *selection_table(logs, more),
         "",
-        "In brackets rec (validation, sampled z) and beta there.",
+        "In brackets the rec (validation, sampled z) and the beta at that iteration.",
     ]
     if tested:
         note = "rec of mu on test images and beta there; then the score on validation and on test images"

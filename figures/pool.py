@@ -10,6 +10,7 @@ from itertools import permutations
 
 import keep
 import numpy as np
+from common import machines
 from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
 from samples import ENOUGH
 from table2 import SEARCHED, TITLES
@@ -174,12 +175,8 @@ def made(methods: Methods, warnings: bool = True) -> str:
     """
     runs = [row for found in methods.values() for row in found]
     commits = sorted({row[name] for row in runs for name in ("commit", "began_at_commit")} - {""})
-    machines = sorted(
-        f"{device}, {threads} thread{'s' * (threads > 1)}, torch {torch}"
-        for device, threads, torch in {(row["device"], row["threads"], row["torch"]) for row in runs}
-    )
-    text = f"{len(runs)} run{'s' * (len(runs) > 1)} (commit {', '.join(commits) or 'unknown'}; "
-    text += f"{'; '.join(machines)})."
+    where = machines((row["device"], row["threads"], row["torch"]) for row in runs)
+    text = f"{len(runs)} run{'s' * (len(runs) > 1)} (commit {', '.join(commits) or 'unknown'}; {where})."
     seeds = {name: len({row["seed"] for row in found}) for name, found in methods.items()}
     scarce = [f"{name} ({count})" for name, count in seeds.items() if count < ENOUGH]
     if scarce and warnings:

@@ -302,10 +302,10 @@ def place_in_table(same: list[dict]) -> tuple:
 
 def text(rows: list[dict]) -> str:
     sources = Counter(row["source"].split(":")[0] for row in rows if row["network"] == "last")
-    made = "; ".join(f"{count} of {source}" for source, count in sources.items())
+    made = "; ".join(f"{source} ({count})" for source, count in sources.items())
     return (
         f"{table(rows)}\n\nMeans over runs, each with its last network. A good end, of beta-VAE with beta 4 "
-        f"alone: MIG of at least {GOOD_MIG}. Runs: {made}."
+        f"alone: MIG of at least {GOOD_MIG}. Runs by source: {made}."
     )
 
 

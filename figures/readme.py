@@ -52,6 +52,22 @@ PARTS = {  # each block about seeds, and how the part of the study begins that m
     "best": "Seeds",
 }
 FOLDED = ("rate", "short", "selected", "best")
+MEANING = {  # of the columns of each measurement
+    "loss": "microseconds of the loss and its gradients. Twin: the plain version in PyTorch. Compiled twin: "
+    "the same through `torch.compile`. Fused: the operator of `csrc/`. Op alone: the same without "
+    "autograd. Sigmoid: that of the logits, alone. Memory floor: a copy of logits and pixels.",
+    "step": "one iteration. GFLOP/s: of the network's products in float32. Peak: the rate of a product of "
+    "two matrices of 1024 x 1024.",
+    "parts": "medians of each part, measured one after the other.",
+    "means": "an iteration of 64 images with all means, and without one of them.",
+    "grid": "one run on all threads, against a run on each thread at the same time.",
+    "data": "batches of 64. Resident: the memory that a set takes. Step: the iteration that uses the batch. "
+    "Sets that have to be downloaded are replaced by files of zeros.",
+    "evaluation": "one encodes and scores 10,000 images; with `--paper` it follows 10,000 iterations.",
+    "scores": "on one thread, five factors.",
+    "start": "seconds from the command to the first iteration.",
+    "overhead": "what a run does outside its iterations.",
+}
 FIRST, LAST = 3, 6  # lines of a run's output that are shown
 
 
@@ -64,12 +80,16 @@ def measurements(file: Path, only: tuple = ()) -> str:
     ]
     for name, rows in found.items():
         if isinstance(rows, list) and rows and name != "growth" and (not only or name in only):
-            cells = [
-                [f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()]
-                for row in rows
-            ]
-            lines += ["", f"`python -m bench {name}`", "", *markdown(list(rows[0]), cells, "--:")]
+            note = f"`python -m bench {name}`: {MEANING[name]}"
+            cells = [[cell(value) for value in row.values()] for row in rows]
+            lines += ["", note, "", *markdown(list(rows[0]), cells, "--:")]
     return "\n".join(lines)
+
+
+def cell(value) -> str:
+    """A number with what digits a reader needs."""
+    digits = 0 if isinstance(value, float) and abs(value) >= 1000 else 2
+    return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def markdown(heads: list[str], rows: list[list[str]], first: str = "---") -> list[str]:
@@ -167,7 +187,7 @@ def headline(rows: list[dict]) -> str:
         titles |= {name: method for name in sorted(names)}
     heads, lines = ["method"], []
     for score in HEADLINE:
-        heads += [f"{pool.BARE[score]}, {PAPER_ITERATIONS:,}", f"{SHORT:,}"]
+        heads += [f"{table2.TITLES[score]}, {PAPER_ITERATIONS:,}", f"{SHORT:,}"]
     heads.append("seeds")
     for title, method in titles.items():
         runs, cells = methods.get(title, []), [title]
@@ -178,8 +198,9 @@ def headline(rows: list[dict]) -> str:
             cells += [once + paper, spread(pool.values(runs, score)) if runs else ""]
         lines.append([*cells, str(len(runs))])
     note = (
-        "The last network, test images; rec with z = mu, where lower is better. Left of each pair: six "
-        f"{full.origin()}; in brackets the paper's Table 2. Right: mean ± sample standard deviation over the "
+        f"The last network, test images; rec with z = mu. Columns of {PAPER_ITERATIONS:,} iterations: six "
+        f"{full.origin()}; in brackets the paper's Table 2, a dash where we have no run. Columns of "
+        f"{SHORT:,}: mean ± sample standard deviation over the "
     )
     made = f"seeds of {pool.made(methods, warnings=False)}" if methods else "seeds; no run yet."
     return "\n".join([*markdown(heads, lines), "", note + made])

@@ -65,7 +65,7 @@ def table(rows: list[dict]) -> str:
         *IN_BOTH.values(),
         "SAP by lines ↑",
         "by trees ↑",
-        "paper",
+        "paper's SAP",
     ]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
     order = list(METHODS.values())

@@ -57,9 +57,9 @@ def text(first: dict[str, list[dict]], runs: list[tuple[str, int, str, list[dict
         lines += [row(method, 0, "cosine", same), row(method, seed, rise, last)]
     made = json.loads((FOLDER / "provenance.json").read_text())
     note = (
-        f"Validation images. Seed 0: the runs above. The others were stopped there, of {PAPER_ITERATIONS:,} "
-        f"iterations (commit {made['commit']}; {made['device']}, tf32 products, "
-        f"torch {made['versions']['torch']})."
+        f"Validation images. Seed 0: the runs of full length at the same iteration. The others were "
+        f"stopped there, before their {PAPER_ITERATIONS:,} iterations (commit {made['commit']}; "
+        f"{made['device']}, tf32 products, torch {made['versions']['torch']})."
     )
     return "\n".join([*lines, "", note])
 
