@@ -326,7 +326,7 @@ def test_every_choice_that_a_message_names_is_one():
     choices = {
         "rate_form": ("onecycle", "constant"),
         "warmup": ("linear", "cosine"),
-        "select": ("beta_vae", "sap_classification", "rec", "last"),
+        "select": ("beta_vae", "sap", "rec", "last"),
         "precision": ("float32", "tf32", "bf16"),
         "loss": ("fused", "torch", "auto"),
         "graph": ("on", "off", "auto"),

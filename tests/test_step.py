@@ -314,12 +314,12 @@ def test_a_thread_gets_a_stream_where_it_has_none(monkeypatch, current, taken):
     for name, do in (
         ("synchronize", lambda _: None),
         ("set_device", lambda _: None),
-        ("current_stream", lambda _: current),
-        ("default_stream", lambda _: "default"),
+        ("current_stream", {CUDA: current}.get),
+        ("default_stream", {CUDA: "default"}.get),
         ("set_stream", given.append),
     ):
         monkeypatch.setattr(torch.cuda, name, do)
-    monkeypatch.setattr(step, "STREAMS", SimpleNamespace(mine=lambda device: "own"))
+    monkeypatch.setattr(step, "STREAMS", SimpleNamespace(mine={CUDA: "own"}.get))
     before = switches()
     step.prepare_thread(torch.get_num_threads(), CUDA)
     assert given == taken and switches() == before
@@ -372,7 +372,114 @@ def test_a_restored_run_takes_the_rates_of_its_iterations(small):
     assert rates[0] == rates[1] == whole.rates[6].tolist() and rates[0][0] != whole.rates[4, 0].item()
 
 
+def test_a_state_of_another_kind_of_device_continues_with_new_noise(small):
+    """A GPU's generator has a state of 16 bytes, which a CPU's cannot take."""
+    state = run_on(new_step(small, seed=3), 5).state()
+    part = new_step(small, seed=3)
+    part.restore({**state, "device": "cuda", "noise": torch.zeros(16, dtype=torch.uint8)})
+    assert (part.iteration, part.noise.initial_seed()) == (5, 3 + 1 + 5)
+    with pytest.raises(ValueError, match="noise"):
+        new_step(small).restore({**state, "noise": torch.zeros(16, dtype=torch.uint8)})
+    with pytest.raises(ValueError, match="sums"):
+        new_step(small).restore({**state, "device": "cuda", "sums": torch.zeros(2, dtype=torch.float64)})
+
+
+def test_a_restored_step_warms_up_and_records_again(small):
+    one = run_on(new_step(small), 5)
+    one.graph = "recorded"
+    one.restore(run_on(new_step(small), 2).state())
+    assert (one.graph, one.warm, one.iteration, one.clock.item(), one.counted) == (None, 0, 2, 2, 2)
+
+
+def test_an_optimizer_of_other_weights_is_refused(small):
+    state = run_on(new_step(small), 2).state()
+    del state["optimizer"]["state"][0]
+    with pytest.raises(ValueError, match="Adam's state is not that of 13 weights"):
+        new_step(small).restore(state)
+
+
 # ----------------------------------------------------------------------- what an iteration consists of
+
+
+def test_adam_is_that_of_section_6_3(small):
+    settings = new_step(small).optimizer.defaults
+    assert (settings["betas"], settings["eps"], settings["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
+    assert settings["fused"] and not settings["capturable"]  # the latter is for a CUDA graph
+
+
+def test_every_image_of_a_batch_has_its_own_noise(small):
+    logits, mu, _ = new_step(small).forward(small.batch(torch.tensor([7, 7, 7])))
+    assert torch.equal(mu[0], mu[1]) and not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("precision, kind", [("float32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_in_bfloat16_where_that_was_asked_for(small, precision, kind):
+    one = new_step(small, precision=precision)
+    assert {t.dtype for t in one.forward(small.batch(torch.arange(3)))} == {kind}
+    assert one.description.startswith("elbo: ") and one.description.endswith("bf16") == (precision == "bf16")
+
+
+@pytest.mark.parametrize("kind, scale", [("bits", 1.0), ("pixels", 1 / 255)])
+@pytest.mark.parametrize("method", ["vae", "lvae"])
+def test_the_loss_is_of_images_from_0_to_1(kind, scale, method, small_images):
+    one = new_step(dataset_of(kind, small_images), method=method, loss="torch")
+    x = one.dataset.batch(torch.arange(8))
+    logits, mu, logvar = one.forward(x)
+    _, rec, _ = one.objective(logits, x, mu, logvar)
+    assert rec.item() == pytest.approx((logits.sigmoid() - scale * x).square().sum().item() / 8, rel=1e-5)
+
+
+def test_the_sums_for_the_log_are_double_and_over_the_iterations_that_are_counted(small):
+    one = run_on(new_step(small, method="vae"), 3)
+    state = one.state()
+    assert (state["sums"].dtype, state["counted"]) == (torch.float64, 3)
+    loss, rec, kl = state["sums"].tolist()
+    assert loss == pytest.approx(rec + kl, rel=1e-6) and kl > 0
+
+
+@pytest.mark.parametrize(
+    "graph, on_gpu, elsewhere", [("auto", True, False), ("on", True, None), ("off",) + (False,) * 2]
+)
+def test_a_graph_is_recorded_where_a_gpu_holds_the_images(small, graph, on_gpu, elsewhere):
+    one = new_step(small)
+    one.config = Config(graph=graph)
+    for device, resident in ((CUDA, True), (CUDA, False), (CPU, True)):
+        one.device, one.dataset = device, SimpleNamespace(resident=resident)
+        expected = on_gpu if device == CUDA and resident else elsewhere
+        if expected is None:
+            with pytest.raises(ValueError, match="--graph on: expected a GPU whose memory holds the images"):
+                one.wants_graph()
+        else:
+            assert one.wants_graph() is expected
+
+
+def test_bf16_is_as_much_faster_as_the_best_of_its_products(monkeypatch):
+    """Five products of each type; the seconds of the float32 ones first."""
+    seconds = [9, 8, 6, 7, 9, 5, 3, 2, 4, 5]
+    clock = [time for number, each in enumerate(seconds) for time in (100 * number, 100 * number + each)]
+    monkeypatch.setattr(step.time, "perf_counter", lambda: clock.pop(0))
+    assert step.bf16_speed() == 6 / 2 and clock == []
+
+
+def test_glibc_keeps_what_an_iteration_frees(monkeypatch):
+    """M_MMAP_THRESHOLD above the largest gradient, M_TRIM_THRESHOLD at its most, M_TOP_PAD of 256 MB."""
+    calls = {}
+    monkeypatch.setattr(step.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=calls.__setitem__))
+    for libc, expected in (("glibc", {-3: 2**30, -1: 2**31 - 1, -2: 2**28}), ("", {})):
+        calls.clear()
+        monkeypatch.setattr(step.platform, "libc_ver", lambda libc=libc: (libc, "2.0"))
+        step.keep_freed_memory()
+        assert calls == expected
+
+
+def test_an_iteration_trains_on_the_images_of_its_batch(small):
+    one = new_step(small)
+    asked, batch = [], small.batch
+    one.dataset = SimpleNamespace(batch=lambda index: asked.append(index.tolist()) or batch(index))
+    run_on(one, 2)
+    again = data.Batches(data.Split.of(len(small)).training, 8, 0)
+    again.turn(0)
+    assert asked == again.order[:2].tolist()
 
 
 class Count(TorchDispatchMode):
