@@ -42,7 +42,7 @@ def object_place(views):
 
 def test_the_set_has_the_factors_of_mpi3d_complex(arm):
     assert len(arm) == 460_800 and arm.factor_sizes == SIZES and arm.shape == (3, 64, 64)
-    assert arm.network == "cnn" and arm.latents == 7 and arm.source == "drawn"
+    assert arm.network == "cnn" and arm.latents == 7 and (arm.name, arm.source) == ("arm3d", "drawn")
 
 
 def test_views_are_always_the_same(arm):

@@ -248,6 +248,20 @@ def test_a_mistake_names_its_file_however_short_the_name_is(tmp_path, monkeypatc
         data.load("e/", "data")
 
 
+def test_own_images_have_the_name_of_their_file_and_are_known_by_their_content(tmp_path):
+    values = np.arange(8).reshape(4, 2)
+    file = write(tmp_path / "mine.npz", images=colors(4), factors=values)
+    dataset, _ = loaded(file, tmp_path)
+    content = {"pixels": zlib.crc32(colors(4)), "labels": zlib.crc32(values)}
+    assert (dataset.name, dataset.source, dataset.content) == ("mine", str(file), content)
+    (about,) = (tmp_path / "own").glob("*/about.json")
+    older = json.loads(about.read_text())
+    del older["source"], older["content"]
+    about.write_text(json.dumps(older))
+    dataset = data.load_own(file, tmp_path)
+    assert (dataset.source, dataset.content["pixels"]) == (str(file), None)
+
+
 def test_images_are_prepared_once_and_again_when_they_change(tmp_path):
     file = write(tmp_path / "mine.npz", images=colors(4), factors=np.zeros((4, 1)))
     loaded(file, tmp_path)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,9 @@ def test_a_prepared_set_holds_the_pictures_of_its_archive(published, tmp_path, c
     assert code == 0 and f"{name}: {specs.SPECS[name].count} images in" in output.out
     dataset = data.load(name, tmp_path / "data")
     assert isinstance(dataset.store.images, np.memmap) and dataset.source == str(archive.file)
+    labels = None if dataset.labels is None else zlib.crc32(dataset.labels)
+    assert dataset.name == name
+    assert dataset.content == {"pixels": zlib.crc32(dataset.store.images), "labels": labels}
     index = torch.arange(len(dataset)).flip(0)
     batch = dataset.batch(index)
     assert batch.dtype == torch.uint8 and batch.shape[1:] == dataset.shape == specs.SPECS[name].shape
@@ -429,6 +433,28 @@ def test_a_damaged_prepared_set_is_refused(published, tmp_path, capsys, damage):
         (tmp_path / "mpi3d" / "about.json").unlink()
     with pytest.raises(ValueError, match="remove it and prepare it again"):
         data.load("mpi3d", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, columns, expected", [("mpi3d", 2, "no"), ("celeba", 39, "40"), ("celeba", 0, "40")]
+)
+def test_labels_of_another_form_than_the_data_set_has_are_refused(
+    published, tmp_path, capsys, name, columns, expected
+):
+    command(name, published(name).file, tmp_path, capsys)
+    file = tmp_path / name / "factors.npy"
+    file.unlink(missing_ok=True)
+    if columns:
+        np.save(file, np.zeros((specs.SPECS[name].count, columns), np.int64))
+    with pytest.raises(ValueError, match=f"factors.npy is not of {expected} factors; remove it and prepare"):
+        data.load(name, tmp_path)
+
+
+def test_a_set_that_an_older_version_prepared_has_no_source_and_no_content(published, tmp_path, capsys):
+    command("mpi3d", published("mpi3d").file, tmp_path, capsys)
+    (tmp_path / "mpi3d" / "about.json").write_text("{}")
+    dataset = data.load("mpi3d", tmp_path)
+    assert dataset.source == "" and dataset.content == {"pixels": None, "labels": None}
 
 
 SLOW = """
