@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lvae_min import losses
+from lvae_min import fused, losses
 from lvae_min.losses import OBJECTIVES, ControlVAE, DynamicVAE, SigmaVAE, elbo_terms, lvae_loss
 
 STEERED = [0, 0.2, 1, 5, 20, 20, 3, 0.1, 18, 18]  # nats; betas below: the authors' controllers on these
@@ -202,6 +202,14 @@ def test_gains_of_a_controller_are_what_was_given():
 
 
 @pytest.mark.parametrize("cls", [ControlVAE, DynamicVAE])
+def test_a_controller_counts_its_iterations_from_1(cls):
+    objective = cls()
+    for iteration in (1, 2):
+        objective.control(torch.tensor(0.5))
+        assert objective.step == iteration
+
+
+@pytest.mark.parametrize("cls", [ControlVAE, DynamicVAE])
 def test_the_state_of_a_controller_is_double(cls):
     """An integral of 300,000 small steps would stand still in single."""
     assert {buffer.dtype for buffer in cls().buffers()} == {torch.float64}
@@ -233,6 +241,21 @@ def test_sigma_vae_is_the_negative_log_likelihood_of_a_gaussian():
         3565.2288
     )
     assert objective.sigmas().item() == pytest.approx(math.exp(-1.488952))
+
+
+@pytest.mark.parametrize(
+    "given, module, description",
+    [
+        (("torch",), losses, "elbo: PyTorch"),
+        (("auto",), fused, "elbo: fused C++ op"),
+        (("fused", "cuda:1"), fused, "elbo: fused CUDA kernel"),
+    ],
+)
+def test_it_is_said_where_the_terms_are_computed(monkeypatch, given, module, description):
+    monkeypatch.setattr(fused, "why_not", lambda device: "")  # as where the op is built
+    terms = losses.implementation(*given)
+    assert (terms.elbo_terms, terms.lvae_loss) == (module.elbo_terms, module.lvae_loss)
+    assert terms.description == description
 
 
 def test_lvae_sigma_settles_at_the_fourth_root_of_each_term():
