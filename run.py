@@ -2,7 +2,7 @@
 
 import sys
 
-from lvae_min.cli import command
-
 if __name__ == "__main__":
+    from lvae_min.cli import command  # not above: processes that score and draw import this file too
+
     sys.exit(command(sys.argv[1:], "python run.py"))

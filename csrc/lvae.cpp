@@ -221,6 +221,9 @@ STABLE_TORCH_LIBRARY(lvae, m) {
         " Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor d_sigma)");
   m.def("scale_(Tensor(a!) d_logits, Tensor(b!) d_mu, Tensor(c!) d_logvar, Tensor(d!) d_sigma,"
         " Tensor? g_rec, Tensor? g_kl) -> ()");
+  // On CUDA alone: a CPU has torch's fused Adam.
+  m.def("adam_(Tensor(a!)[] weights, Tensor[] gradients, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs,"
+        " Tensor(d!)[] steps, Tensor[] rates) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(lvae, CPU, m) {
   m.impl("elbo", TORCH_BOX(&lvae::elbo_cpu));

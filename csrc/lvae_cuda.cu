@@ -1,7 +1,10 @@
-// The op on CUDA: the tensors' device and current stream for lvae_cuda.cuh. Schema: lvae.cpp.
+// The ops on CUDA: the tensors' device and current stream for the kernels (*.cuh). Schemas: lvae.cpp.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
+#include <vector>
+
+#include "adam_cuda.cuh"
 #include "lvae_cuda.cuh"
 #include "lvae_op.h"
 
@@ -36,9 +39,34 @@ void scale_gradients_cuda(Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor 
   scale_with(run_scale_cuda, d_logits, d_mu, d_logvar, d_sigma, g_rec, g_kl);
 }
 
+// The memory of `t`, after a look at what could be read out of bounds: adam.py looks at the rest.
+float* floats(const Tensor& t, int64_t size, const Tensor& like) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.numel() == size, "lvae: ", size,
+                  " numbers of float32 expected for Adam");
+  check_device(like, t, "Adam's tensors");
+  return static_cast<float*>(t.mutable_data_ptr());
+}
+using Tensors = std::vector<Tensor>;
+void adam_cuda(Tensors weights, Tensors gradients, Tensors exp_avgs, Tensors exp_avg_sqs, Tensors steps,
+               Tensors rates) {
+  const size_t count = weights.size();
+  for (const Tensors* list : {&gradients, &exp_avgs, &exp_avg_sqs, &steps, &rates})
+    STD_TORCH_CHECK(list->size() == count, "lvae: Adam's lists must have one length");
+  if (count == 0) return;
+  std::vector<AdamTensor> all;
+  for (size_t k = 0; k < count; ++k) {
+    const int64_t size = weights[k].numel();
+    const auto memory = [&](const Tensors& list, int64_t n) { return floats(list[k], n, weights[0]); };
+    all.push_back({memory(weights, size), memory(gradients, size), memory(exp_avgs, size),
+                   memory(exp_avg_sqs, size), memory(steps, 1), memory(rates, 1), size});
+  }
+  on_stream_of(weights[0], [&](cudaStream_t s) { launch_adam(all.data(), int64_t(count), s); });
+}
+
 }    // namespace lvae
 
 STABLE_TORCH_LIBRARY_IMPL(lvae, CUDA, m) {
   m.impl("elbo", TORCH_BOX(&lvae::elbo_cuda));
   m.impl("scale_", TORCH_BOX(&lvae::scale_gradients_cuda));
+  m.impl("adam_", TORCH_BOX(&lvae::adam_cuda));
 }

@@ -26,7 +26,7 @@ class MyVAE(nn.Module):
 
 
 model, criterion = MyVAE(), lvae_min.LVAE()
-scales = {"params": criterion.parameters(), "lr": 3e-3}  # a short run: let the scales arrive in time
+scales = {"params": criterion.parameters(), "lr": 3e-3}  # a short run: let the scales converge in time
 optimizer = torch.optim.Adam([{"params": model.parameters()}, scales], lr=1e-3)
 curve = []
 for step in range(1, 2001):

@@ -6,9 +6,13 @@ Fig. 4 and scoring.py.
 
 import argparse
 import dataclasses
+import gzip
 import math
 import shlex
 import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +24,7 @@ DATA = HERE / "data"
 
 from lvae_min.config import Config, evaluation_interval, with_defaults  # noqa: E402
 from lvae_min.datasets.specs import SPECS  # noqa: E402
-from lvae_min.io.records import check, number, read_log, read_results  # noqa: E402
+from lvae_min.io.records import check, log_lines, number, read_log, read_results  # noqa: E402
 from lvae_min.io.text import Parser, one_line  # noqa: E402
 from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.report import SCORES  # noqa: E402
@@ -52,7 +56,7 @@ class Finished:
 
     @property
     def protocol(self) -> tuple:
-        """What runs must share to stand side by side: data set, iterations, schedule and the like."""
+        """What runs must share to be compared: data set, iterations, schedule and the like."""
         settings = with_defaults(self.results["settings"])
         return tuple(settings[name] for name in ("dataset", "iterations", "schedule", *SHARED))
 
@@ -69,16 +73,16 @@ class Finished:
         return given if OBJECTIVES[self["model"]].has_scales and given != usual.sigma_freeze else None
 
     @property
-    def held(self) -> str:
-        """What is not as usual with a method's own settings, in words, behind its name."""
+    def variant(self) -> str:
+        """The settings of a method that differ from its defaults, as text to append to its name."""
         settings, usual = with_defaults(self.results["settings"]), OBJECTIVES[self["model"]].controls
         others = [f", {name} {settings[name]:g}" for name in usual if settings[name] != usual[name]]
-        held = "" if self.freeze is None else f", sigma held for {self.freeze:g} of the schedule"
-        return held + "".join(others)
+        frozen = "" if self.freeze is None else f", sigma held for {self.freeze:g} of the schedule"
+        return frozen + "".join(others)
 
     @property
-    def looks(self) -> list[dict]:
-        """Lines of the log with validation scores that the selection looked at: no first look."""
+    def evaluations(self) -> list[dict]:
+        """Lines of the log whose validation scores the selection compared: not the early evaluation."""
         interval = evaluation_interval(self["iterations"])
         return [
             line
@@ -107,16 +111,25 @@ def read(folder: Path) -> list[Finished]:
     return runs
 
 
-def cut(protocol: tuple) -> str:
-    """Iterations in words, with the schedule if that was cut short."""
+def read_gzipped(file: Path) -> list[dict]:
+    """The lines of a gzipped log. Raises ValueError for a damaged one."""
+    try:
+        content = gzip.decompress(file.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: damaged ({one_line(error)})") from None
+    return log_lines(content, file)
+
+
+def length(protocol: tuple) -> str:
+    """Iterations as text, with the schedule if that was cut short."""
     _, iterations, schedule, *_ = protocol
     return f"{iterations:,}" + ("" if schedule == iterations else f" of {schedule:,}")
 
 
-def named(protocol: tuple) -> str:
-    """A protocol in words: data set, iterations, and what is not as usual."""
+def protocol_title(protocol: tuple) -> str:
+    """A protocol as text: data set, iterations, and settings that are not the default."""
     others = "".join(f", {name} {value}" for name, value in unusual(protocol).items())
-    return f"{protocol[0]}, {cut(protocol)} iterations{others}"
+    return f"{protocol[0]}, {length(protocol)} iterations{others}"
 
 
 def unusual(protocol: tuple) -> dict:
@@ -140,11 +153,11 @@ def flags(protocol: tuple) -> str:
 
 
 def rank(run: Finished) -> tuple:
-    """Of runs that could be shown the least: sigma held as by default, least seed, batch 64."""
+    """Sort key of runs; the least is shown: sigma held as by default, least seed, batch 64."""
     return run.freeze is not None, run["seed"], abs(run["batch_size"] - 64)
 
 
-def worth(run: Finished) -> float:
+def validation_score(run: Finished) -> float:
     """The validation score of a run's network: of the last one, the beta-VAE score (Sec. 6.5)."""
     score = run.results["selected"]["score"]
     if run.results["selected"]["by"] == "last iteration":
@@ -156,7 +169,7 @@ def selected(runs: list[Finished]) -> list[Finished]:
     """One run a seed: that whose validation score is best (Sec. 6.5), the first of equal ones; NaN never."""
     best = {}
     for run in sorted(runs, key=lambda run: run.folder.name):
-        if run["seed"] not in best or worth(run) > worth(best[run["seed"]]):
+        if run["seed"] not in best or validation_score(run) > validation_score(best[run["seed"]]):
             best[run["seed"]] = run
     return [best[seed] for seed in sorted(best)]
 
@@ -169,23 +182,30 @@ def spread(values: list[float | None], digits: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def machines(found: Iterable[tuple[str, int, str]]) -> str:
+    """Devices, threads and versions of PyTorch in words; runs that differ in threads alone share an entry."""
+    threads = defaultdict(set)
+    for device, count, torch in found:
+        threads[device, torch].add(count)
+    return "; ".join(
+        f"{device}, {' or '.join(map(str, sorted(counts)))} thread{'s' * (max(counts) > 1)}, torch {torch}"
+        for (device, torch), counts in sorted(threads.items())
+    )
+
+
 def provenance(runs: list[Finished]) -> str:
-    """Where these runs were made, in a sentence; one that is given twice counts once."""
+    """Where these runs were made, in a sentence; duplicates count once."""
     runs = list({run.folder: run for run in runs}.values())
     commits = sorted({made or "unknown" for run in runs for made in run.commits})
-    machines = sorted(
-        {
-            f"{run.results['device']}, {run.results['threads']} thread{'s' * (run.results['threads'] > 1)}, "
-            f"torch {run.results['versions']['torch']}"
-            for run in runs
-        }
+    where = machines(
+        (run.results["device"], run.results["threads"], run.results["versions"]["torch"]) for run in runs
     )
     minutes = sorted(round(run.results["seconds"] / 60) for run in runs)
     taken = f"{minutes[0]} minutes" if minutes[0] == minutes[-1] else f"{minutes[0]} to {minutes[-1]} minutes"
     seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} of {taken}, seed {seeds} (commit {', '.join(commits)}; "
-        f"{'; '.join(machines)})"
+        f"{where})"
     )
 
 

@@ -1,6 +1,6 @@
 """How cost grows: time of an iteration over batch size and width, memory over the size of a data set.
 
-python bench.py --json figures/data/bench.json
+python -m bench --json figures/data/bench.json
 python figures/cost.py [figures/data/bench.json]       writes cost.png beside this file
 """
 
@@ -18,8 +18,8 @@ ROW = {"over": text, "value": number, "ms or GB": number}
 
 
 def measured(file: Path) -> dict:
-    """What bench.py measured. Raises ValueError if the file is not there or holds something else."""
-    again = f"make it with python bench.py --json {file}"
+    """What bench measured. Raises ValueError if the file is not there or holds something else."""
+    again = f"make it with python -m bench --json {file}"
     if not file.exists():
         raise ValueError(f"{file}: not there; {again}")
     try:

@@ -3,7 +3,7 @@
 python figures/fig1.py [runs]       writes fig1.png beside this file
 """
 
-from common import arguments, flags, missing, named, provenance, read, save, script
+from common import arguments, flags, missing, protocol_title, provenance, read, save, script
 
 from lvae_min.plots import new_figure
 
@@ -39,7 +39,7 @@ def main() -> None:
         cell.set(title=title, xlabel="iterations", yscale="log")
     axes[0, 0].set_ylabel("term of the loss, training batches")
     made = list(pair.values())
-    figure.suptitle(f"Paper's Fig. 1, {named(protocol)}\n{provenance(made)}", fontsize=7)
+    figure.suptitle(f"Paper's Fig. 1, {protocol_title(protocol)}\n{provenance(made)}", fontsize=7)
     save(figure, "fig1.png")
 
 

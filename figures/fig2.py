@@ -5,7 +5,7 @@
 A point is a network of a VAE (beta = 1) or beta-VAE run at one evaluation, on validation images.
 """
 
-from common import Finished, arguments, missing, named, provenance, read, save, script
+from common import Finished, arguments, missing, protocol_title, provenance, read, save, script
 
 from lvae_min.plots import new_figure
 
@@ -18,7 +18,7 @@ def weight(run: Finished) -> float:
 def main() -> None:
     folder = arguments(__doc__).folder
     runs = [run for run in read(folder) if run["model"] in ("vae", "beta-vae")]
-    runs = [run for run in runs if any("beta_vae" in line["validation"] for line in run.looks)]
+    runs = [run for run in runs if any("beta_vae" in line["validation"] for line in run.evaluations)]
     if not runs:
         search = "--model vae beta-vae --beta 2 4 --batch-size 32 64 128 256 --jobs 2"
         missing("VAE and beta-VAE", search, folder)
@@ -29,16 +29,16 @@ def main() -> None:
         here = [run for run in runs if run.protocol == protocol]
         values = sorted({weight(run) for run in here})
         for beta in values:
-            looks = [line["validation"] for run in here if weight(run) == beta for line in run.looks]
+            scored = [line["validation"] for run in here if weight(run) == beta for line in run.evaluations]
             cell.scatter(
-                [look["beta_vae"] for look in looks],
-                [look.get("rec_mean", look["rec"]) for look in looks],
+                [line["beta_vae"] for line in scored],
+                [line.get("rec_mean", line["rec"]) for line in scored],
                 s=14,
                 color=f"C{values.index(beta)}",
                 label=f"beta = {beta:g}",
             )
         cell.set(
-            title=named(protocol),
+            title=protocol_title(protocol),
             xlabel="beta-VAE score (0 to 1)",
             ylabel="reconstruction loss of z = mu (squared error)",
         )

@@ -6,8 +6,9 @@ The red line is the selected iteration. One panel for each data set and schedule
 """
 
 import math
+from textwrap import fill
 
-from common import Finished, arguments, missing, named, provenance, rank, read, save, script
+from common import Finished, arguments, missing, protocol_title, provenance, rank, read, save, script
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -31,13 +32,13 @@ def picture(found: list[Finished]) -> Figure:
             cell.plot(steps, [line[name] for line in run.log], label=title)
         cell.axvline(run.results["selected"]["iteration"], color="C3", lw=1, label="selected")
         cell.set(xlabel="iterations", ylabel="learned scale")
-        cell.set_title(named(protocol), fontsize=10)
+        cell.set_title(fill(protocol_title(protocol), 48), fontsize=10)
         cell.xaxis.set_major_locator(MaxNLocator(5))
-        looks = [line for line in run.looks if "beta_vae" in line["validation"]]
+        scored = [line for line in run.evaluations if "beta_vae" in line["validation"]]
         score = cell.twinx()
         score.plot(
-            [line["step"] for line in looks],
-            [line["validation"]["beta_vae"] for line in looks],
+            [line["step"] for line in scored],
+            [line["validation"]["beta_vae"] for line in scored],
             "C2.-",
             label="beta-VAE score",
         )

@@ -9,10 +9,10 @@ Needs the networks (best.pt), which figures/data does not hold, and the data set
 
 import numpy as np
 import torch
-from common import arguments, missing, named, provenance, rank, read, save, script, unusual
+from common import arguments, missing, protocol_title, provenance, rank, read, save, script, unusual
 
 import lvae_min
-from lvae_min import data, plots
+from lvae_min import data, latents, plots
 from lvae_min.train import evaluate
 
 IMAGES = 3  # that are traversed
@@ -36,14 +36,14 @@ def main() -> None:
         index = data.Split.of(len(dataset)).test[:2000]
         _, codes = evaluate(vae, dataset, index)
         ranges = np.quantile(codes, [0.005, 0.995], axis=0).T
-        titles = plots.latent_titles(vae, dataset, index, codes)
+        titles = latents.latent_titles(vae, dataset, index, codes)
         for number, image in enumerate(index[:IMAGES], 1):
-            images = plots.traversal(vae, dataset.batch(torch.from_numpy(np.array([image]))), ranges)
+            images = latents.traversal(vae, dataset.batch(torch.from_numpy(np.array([image]))), ranges)
             heading = (
-                f"Paper's Fig. 4, L-VAE{run.held}, {named(run.protocol)}: each row moves one latent of test "
-                f"image {number}\n{provenance([run])}"
+                f"Paper's Fig. 4, L-VAE{run.variant}, {protocol_title(run.protocol)}: each row moves one "
+                f"latent of test image {number}\n{provenance([run])}"
             )
-            figure = plots.traversal_figure(images, titles, heading, ranges)
+            figure = plots.traversal_figure(images.numpy(), titles, heading, ranges)
             save(figure, f"fig4-{dataset.name}-{number}.png")
 
 

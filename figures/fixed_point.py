@@ -1,4 +1,4 @@
-"""What Eq. 5 says of its own solution, beside the paper's Table 2 and these runs.
+"""The fixed point that Eq. 5 implies, compared with the paper's Table 2 and these runs.
 
 python figures/fixed_point.py [runs]        writes fixed_point.md beside this file
 
@@ -7,7 +7,7 @@ dL/ds_i = 0:  s_i^4 = L_i,   beta_hat = s_0^2 / s_1^2 = sqrt(rec / kl),   L = 2 
 
 from math import inf, sqrt
 
-from common import arguments, missing, named, provenance, read, script, write
+from common import arguments, missing, protocol_title, provenance, read, script, write
 from paper import BETA_HAT, COLUMNS, SELECTED_ITERATION, TABLE_2
 
 from lvae_min.config import one_cycle
@@ -53,7 +53,7 @@ def reach_table() -> list[str]:
 
 
 def run_table(runs: list) -> list[str]:
-    """Scales at the end of each run beside the fourth roots of its terms over its last 1,000 iterations."""
+    """Scales at the end of each run, and the fourth roots of its terms over its last 1,000 iterations."""
     lines = [
         "| run | batch | seed | rec | KL | beta_hat | sqrt(rec / KL) | s_0^4 / rec - 1 | s_1^4 / KL - 1 |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -63,7 +63,7 @@ def run_table(runs: list) -> list[str]:
         first, second = end["residuals"].values()
         implied = sqrt(end["rec"] / end["kl"]) if end["kl"] else inf
         lines.append(
-            f"| {named(run.protocol)}{run.held} | {run['batch_size']} | {run['seed']} "
+            f"| {protocol_title(run.protocol)}{run.variant} | {run['batch_size']} | {run['seed']} "
             f"| {end['rec']:.2f} | {end['kl']:.2f} | {last['beta']:.3f} "
             f"| {implied:.3f} | {first:+.3f} | {second:+.3f} |"
         )

@@ -1,23 +1,26 @@
-"""The paper's setting to its end: six methods over 300,000 iterations, one seed.
+"""The paper's setting to its end: six methods over 300,000 iterations.
 
     python figures/full.py      writes full.md beside this file, data/full.png and data/fig3-full.png
 
 Reads figures/data/paper: of each run's log the lines of every 1,000th iteration, and scores on test images.
+Those of seed 0 have files of their own; of others the scores are in data/runs.csv (`keep.py --table`). Runs
+of different seeds or settings each have rows of their own.
 """
 
 import csv
 import json
 import math
 
+import keep
+import pool
 import rate
-from common import DATA, save, script, write
+from common import DATA, read_gzipped, save, script, write
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from paper import BETA_HAT, COLUMNS, METHODS, SELECTED_ITERATION, TABLE_2
 from table2 import TITLES
 
 from lvae_min.config import evaluation_interval
-from lvae_min.io.records import read_log
 from lvae_min.io.text import Parser
 from lvae_min.losses import PAPER_ITERATIONS
 from lvae_min.plots import new_figure
@@ -36,11 +39,11 @@ PANELS = {
 
 def full_length() -> dict[str, list[dict]]:
     """The log lines of each method, in the order of Table 2. Raises ValueError for a damaged log."""
-    return {method: read_log(FOLDER / f"{method}.jsonl") for method in METHODS}
+    return {method: read_gzipped(FOLDER / f"{method}.jsonl.gz") for method in METHODS}
 
 
 def validations(log: list[dict]) -> list[dict]:
-    """Lines of a log that the selection sees: each evaluation interval, without the first look at 1,000."""
+    """Lines of a log that the selection sees: each evaluation interval, without the early one at 1,000."""
     interval = evaluation_interval(log[-1]["step"])
     return [line for line in log if "validation" in line and line["step"] % interval == 0]
 
@@ -128,27 +131,58 @@ def crossings(log: list[dict], beta: float) -> list[str]:
     ]
 
 
-def network_table() -> list[str]:
-    """Each method's last and selected network on test images, the paper's Table 2 in brackets."""
-    heads = ["method", "network", "rec of mu / rec ↓", "KL", "beta", *list(TITLES.values())[1:]]
-    heads[-1] = "SAP by trees / by lines ↑"
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
+def more_runs() -> list[dict]:
+    """The kept runs of full length beside those of seed 0, in the order of Table 2."""
+    rows = [row for row in keep.rows(keep.TABLE) if keep.is_full_length(row)]
+    order = list(METHODS)
+    return sorted(rows, key=lambda row: (order.index(row["model"]), row["beta"] or 0, row["seed"]))
+
+
+def more_logs(rows: list[dict]) -> list[tuple[dict, list[dict]]]:
+    """Of these runs those whose log was kept, each with its log."""
+    files = [(row, FOLDER / keep.log_name(row)) for row in rows]
+    return [(row, read_gzipped(file)) for row, file in files if file.exists()]
+
+
+def title_of(row: dict) -> str:
+    """A method with its beta, and with its batch size where that is not 64."""
+    return pool.name_of(row) + f", batch {row['batch_size']}" * (row["batch_size"] != 64)
+
+
+def networks() -> list[tuple[str, str, str, str, str, dict]]:
+    """Title, method, seed, rise of the rate, which network, and its test scores: two networks a run."""
     last = {row["method"]: row for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
     with (FOLDER / "runs.csv").open(newline="") as file:
         full = [run for run in csv.DictReader(file) if int(run["iterations"]) == PAPER_ITERATIONS]
-    chosen = {run["method"]: run for run in full}
+    chosen, found = {run["method"]: run for run in full}, []
     for method in METHODS:
-        paper = dict(zip(COLUMNS, TABLE_2["dsprites", method], strict=True))
         names = ("rec", "kl", "beta", *SCORES)
         selected = {name: float(chosen[method][f"selected_{name}"]) for name in names}
         iteration = f"selected at {int(chosen[method]['selected_iteration']):,}"
         for network, row in (("last", last[method]), (iteration, selected)):
-            cells = [rate.name_of(last[method]), network]
-            cells.append(f"{both(row, 'rec_mean', 'rec')} ({paper['rec_mean']:.2f})")
-            cells += [f"{row['kl']:.2f}", f"{row['beta']:.3g}"]
-            cells += [f"{row[score]:.2f} ({paper[score]:.2f})" for score in list(SCORES)[:-1]]
-            cells.append(f"{both(row, 'sap_classification', 'sap')} ({paper['sap_classification']:.2f})")
-            lines.append("| " + " | ".join(cells) + " |")
+            found.append((rate.name_of(last[method]), method, "0", "cosine", network, row))
+        for run in more_runs():
+            if run["model"] == method:
+                for network in ("last", "selected"):
+                    row = {name: run[f"{network}_{name}"] for name in keep.NUMBERS}
+                    label = network if network == "last" else f"selected at {run['selected_iteration']:,}"
+                    found.append((title_of(run), method, str(run["seed"]), run["warmup"], label, row))
+    return found
+
+
+def network_table() -> list[str]:
+    """Each run's last and selected network on test images, the paper's Table 2 in brackets."""
+    heads = ["method", "seed", "rise", "network", "rec of mu / of a sampled z ↓", "KL", "beta"]
+    heads += [*list(TITLES.values())[1:-1], "SAP by trees / by lines ↑"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|--:|---|---|" + "--:|" * (len(heads) - 4)]
+    for title, method, seed, rise, network, row in networks():
+        paper = dict(zip(COLUMNS, TABLE_2["dsprites", method], strict=True))
+        cells = [title, seed, rise, network]
+        cells.append(f"{both(row, 'rec_mean', 'rec')} ({paper['rec_mean']:.2f})")
+        cells += [f"{row['kl']:.2f}", f"{row['beta']:.3g}"]
+        cells += [f"{row[score]:.2f} ({paper[score]:.2f})" for score in list(SCORES)[:-1]]
+        cells.append(f"{both(row, 'sap_classification', 'sap')} ({paper['sap_classification']:.2f})")
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
@@ -157,30 +191,79 @@ def both(row: dict, *names: str) -> str:
     return " / ".join("-" if row.get(name) is None else f"{row[name]:.2f}" for name in names)
 
 
-def selection_table(logs: dict[str, list[dict]]) -> list[str]:
+def selection_table(logs: dict[str, list[dict]], more: list[tuple[dict, list[dict]]]) -> list[str]:
     """Which iteration each validation score selects, with rec and beta there."""
-    lines = ["| method | " + " | ".join(SCORES.values()) + " |", "|---|" + "--:|" * len(SCORES)]
-    for method, log in logs.items():
+    lines = ["| method | seed | " + " | ".join(SCORES.values()) + " |", "|---|--:|" + "--:|" * len(SCORES)]
+    first = {row["method"]: rate.name_of(row) for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
+    every = [(method, first[method], "0", log) for method, log in logs.items()]
+    every += [(row["model"], title_of(row), str(row["seed"]), log) for row, log in more]
+    for _, title, seed, log in sorted(every, key=lambda one: list(METHODS).index(one[0])):
         chosen = [selected(log, score) for score in SCORES]
         cells = [f"{line['step']:,} ({line['validation']['rec']:.1f}, {line['beta']:.3g})" for line in chosen]
-        lines.append(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {title} | {seed} | " + " | ".join(cells) + " |")
     return lines
 
 
+def tested_table(more: list[tuple[dict, list[dict]]]) -> list[str]:
+    """For each validation score the network that it selects, with that score on validation and test images.
+
+    Of runs whose log has test scores (`--score-test`); nothing if there are none.
+    """
+    names = [name for name in (*SCORES, "sap_classification") if name != "sap"]
+    lines = []
+    for row, log in more:
+        known = [line for line in log if "test" in line and set(names) <= set(line["validation"])]
+        if not known:
+            continue
+        paper, cells = dict(zip(COLUMNS, TABLE_2["dsprites", row["model"]], strict=True)), []
+        for name in names:
+            line = selected(known, name)
+            there = f"{line['step']:,}: rec {line['test']['rec_mean']:.1f}, beta {line['beta']:.3g}"
+            scores = f"{line['validation'][name]:.2f} / {line['test'][name]:.2f} ({paper[name]:.2f})"
+            cells.append(f"{there}<br>{scores}")
+        lines.append(f"| {title_of(row)} | {row['seed']} | " + " | ".join(cells) + " |")
+    heads = ["method", "seed", *(f"by {TITLES[name][:-2]}" for name in names)]
+    table = ["| " + " | ".join(heads) + " |", "|---|--:|" + "--:|" * len(names), *lines]
+    return table if lines else []
+
+
+def by_title(rows: list[dict]) -> pool.Methods:
+    return {title_of(row): [other for other in rows if title_of(other) == title_of(row)] for row in rows}
+
+
+def origins(rows: list[dict]) -> str:
+    """Where the runs were made: those of seed 0, and the others with their products."""
+    text = f"Seed 0 with a rise along a cosine: six {origin()}."
+    if rows:
+        precisions = ", ".join(sorted({row["precision"] for row in rows}))
+        text += f" The others, {precisions} products: {pool.made(by_title(rows), warnings=False)}"
+    return text
+
+
 def text(logs: dict[str, list[dict]]) -> str:
-    return "\n".join(
-        [
-            "Two networks of each method, test images; in brackets the paper's, whose beta-VAE has beta 2",
-            "",
-            *network_table(),
-            "",
-            "The iteration that each validation score selects; in brackets rec (validation) and beta there",
-            "",
-            *selection_table(logs),
-            "",
-            f"Six {origin()}. rec: of z = mu and of a sampled z. SAP: of decision trees and of lines.",
-        ]
-    )
+    rows = more_runs()
+    more = more_logs(rows)
+    tested = tested_table(more)
+    parts = [
+        "The last network of each run, and the one with the best validation beta-VAE score, on test images. "
+        "In brackets the paper's Table 2, whose beta-VAE has beta 2. A dash: not computed.",
+        "",
+        *network_table(),
+        "",
+        f"{origins(rows)} Rise: of the learning rate. rec: with z = mu, and with a sampled z. SAP: by "
+        "decision trees, and by linear regression.",
+        "",
+        "<details>",
+        "<summary>The iteration that each validation score selects</summary>",
+        "",
+        *selection_table(logs, more),
+        "",
+        "In brackets the rec (validation, sampled z) and the beta at that iteration.",
+    ]
+    if tested:
+        note = "rec of mu on test images and beta there; then the score on validation and on test images"
+        parts += ["", *tested, "", f"{note}, in brackets the paper's. SAP: by decision trees."]
+    return "\n".join([*parts, "", "</details>"])
 
 
 def main() -> None:

@@ -1,7 +1,10 @@
 """Keep what the figures need of finished runs in figures/data.
 
     python figures/keep.py [runs]               copies results.json and log.jsonl, for all figures but Fig. 4
-    python figures/keep.py [runs] --table       writes a line a run in data/runs.csv, and copies nothing
+    python figures/keep.py [runs] --table       writes a line a run in data/runs.csv
+
+--table also keeps the log of a run of full length (--paper), gzipped, in data/paper: of every 1,000th
+iteration, and of each that was evaluated.
 
 A line of the table says how a run was made and what its last and its selected network score on the test
 images. The same settings, seed included, are the same run: kept again, its new line replaces the old one.
@@ -9,7 +12,9 @@ images. The same settings, seed included, are the same run: kept again, its new 
 
 import csv
 import dataclasses
+import gzip
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import get_args
@@ -20,7 +25,7 @@ from paper import METHODS
 from lvae_min.config import MOVABLE, Config, with_defaults
 from lvae_min.io.atomic import write_whole
 from lvae_min.io.records import SCALES
-from lvae_min.losses import OBJECTIVES
+from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS
 from lvae_min.report import SCORES
 
 TABLE = DATA / "runs.csv"
@@ -31,7 +36,7 @@ KINDS = {
     for field in dataclasses.fields(Config)
     if field.name not in MOVABLE
 }
-SETTINGS = tuple(KINDS)  # they tell one run from another
+SETTINGS = tuple(KINDS)  # they identify a run
 NUMBERS = ("rec", "rec_mean", "kl", "beta", *SCORES, "sap_classification")  # of a network, on test images
 RESULTS = {
     **{f"{network}_{name}": float for network in ("last", "selected") for name in NUMBERS},
@@ -137,6 +142,28 @@ def add(runs: list[Finished], file: Path) -> int:
     return len(found)
 
 
+def is_full_length(row: dict) -> bool:
+    """Whether a run is of the paper's setting to its end, on dSprites."""
+    return row["paper"] and row["dataset"] == "dsprites" and row["iterations"] == PAPER_ITERATIONS
+
+
+def log_name(row: dict) -> str:
+    """Where the log of a run of full length is: lvae-linear-batch64-tf32-seed1.jsonl.gz in data/paper."""
+    method = row["model"] + ("" if row["beta"] is None else f"-beta{row['beta']:g}")
+    return f"{method}-{row['warmup']}-batch{row['batch_size']}-{row['precision']}-seed{row['seed']}.jsonl.gz"
+
+
+def keep_log(run: Finished, folder: Path) -> None:
+    """Write the lines of a run's log that the tables need, gzipped, if the run is of full length."""
+    row = row_of(line_of(run))
+    if is_full_length(row):
+        kept = [line for line in run.log if line["step"] % 1000 == 0 or "validation" in line]
+        content = "".join(json.dumps(line) + "\n" for line in kept).encode()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / log_name(row), gzip.compress(content, mtime=0))
+        print(f"kept: {folder / log_name(row)}")
+
+
 def main() -> None:
     given = arguments(__doc__, table=True)
     if given.folder.resolve() == DATA.resolve() and not given.table:
@@ -146,6 +173,8 @@ def main() -> None:
         missing("a finished run", "--iterations 20000", given.folder)
     elif given.table:
         print(f"written: {TABLE}, {add(runs, TABLE)} runs")
+        for run in runs:
+            keep_log(run, DATA / "paper")
     for run in [] if given.table else runs:
         kept = DATA / run.folder.name
         kept.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from itertools import permutations
 
 import keep
 import numpy as np
+from common import machines
 from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
 from samples import ENOUGH
 from table2 import SEARCHED, TITLES
@@ -74,6 +75,13 @@ def is_usual(protocol: tuple) -> bool:
     """Whether all but data set and length is the default."""
     row = settings_of(protocol)
     return row["iterations"] == row["schedule"] and not unusual(row, PROTOCOL)
+
+
+def is_default(row: dict) -> bool:
+    """Whether a run is as `run.py` makes it of its data set and method, whatever its seed and method are."""
+    default = Config(row["dataset"]) if row["dataset"] in SPECS else Config()
+    whole = row["iterations"] == row["schedule"] == default.iterations
+    return whole and not row["paper"] and is_usual(protocol_of(row))
 
 
 def groups(
@@ -160,24 +168,24 @@ def paper_of(row: dict) -> dict[str, float]:
     return dict(zip(COLUMNS, known, strict=True)) if known and same_beta and not held else {}
 
 
-def made(methods: Methods) -> str:
-    """How many runs these are and where they were made, in sentences, and what they are too few for."""
+def made(methods: Methods, warnings: bool = True) -> str:
+    """How many runs these are and where they were made, in sentences.
+
+    With `warnings` also which methods have too few seeds, and which have collapsed.
+    """
     runs = [row for found in methods.values() for row in found]
     commits = sorted({row[name] for row in runs for name in ("commit", "began_at_commit")} - {""})
-    machines = sorted(
-        f"{device}, {threads} thread{'s' * (threads > 1)}, torch {torch}"
-        for device, threads, torch in {(row["device"], row["threads"], row["torch"]) for row in runs}
-    )
-    said = f"{len(runs)} run{'s' * (len(runs) > 1)} (commit {', '.join(commits) or 'unknown'}; "
-    said += f"{'; '.join(machines)})."
+    where = machines((row["device"], row["threads"], row["torch"]) for row in runs)
+    text = f"{len(runs)} run{'s' * (len(runs) > 1)} (commit {', '.join(commits) or 'unknown'}; {where})."
     seeds = {name: len({row["seed"] for row in found}) for name, found in methods.items()}
-    few = [f"{name} ({count})" for name, count in seeds.items() if count < ENOUGH]
-    if few:
-        said += f" Fewer than {ENOUGH} seeds, too few to say how seeds differ: {'; '.join(few)}."
-    collapsed = [name for name, found in methods.items() for row in found if row["collapsed"]]
-    if collapsed:
-        said += f" KL stayed below 0.1 nats for 1,000 iterations in {len(collapsed)}: {', '.join(collapsed)}."
-    return said
+    scarce = [f"{name} ({count})" for name, count in seeds.items() if count < ENOUGH]
+    if scarce and warnings:
+        text += f" Fewer than {ENOUGH} seeds, too few to say how seeds differ: {'; '.join(scarce)}."
+    flat = {name: sum(row["collapsed"] for row in found) for name, found in methods.items()}
+    collapsed = [f"{name} ({count})" for name, count in flat.items() if count]
+    if collapsed and warnings:
+        text += f" KL stayed below 0.1 nats for 1,000 iterations in some runs: {'; '.join(collapsed)}."
+    return text
 
 
 def block(heading: str, heads: list[str], lines: list[list[str]], note: str) -> str:

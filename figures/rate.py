@@ -28,7 +28,7 @@ TABLE = DATA / "rate.csv"
 WORDS = ("source", "commit", "device", "precision", "method", "warmup", "network", "images")
 COUNTS = ("iterations", "schedule", "batch", "seed", "network_iteration")
 SETTING = ("method", "beta_given", "peak_rate", "start_rate", "iterations", "schedule", "batch", "warmup")
-IDENTITY = (*SETTING, "seed", "device", "precision", "network")  # what tells one line from another
+IDENTITY = (*SETTING, "seed", "device", "precision", "network")  # what identifies a line
 DEFAULT_ITERATIONS = 10_000
 GOOD_MIG = 0.15  # of beta-VAE with beta 4: ends lie on both sides of it, .17 to .27 and .02 to .12
 SHOWN = {"vae": "VAE", "lvae": "L-VAE", "beta-vae": "beta-VAE, beta 4"}
@@ -116,7 +116,9 @@ def all_runs(folder: Path | None) -> list[dict]:
 def usual(run: Finished) -> bool:
     """Whether a run differs from the table's in nothing that the table has no column for."""
     scored = set(SCORES) <= set(run.log[-1].get("validation", {}))
-    return run["dataset"] == "dsprites" and scored and not run.held and "latents" not in unusual(run.protocol)
+    return (
+        run["dataset"] == "dsprites" and scored and not run.variant and "latents" not in unusual(run.protocol)
+    )
 
 
 def identity(row: dict) -> tuple:
@@ -159,20 +161,20 @@ def places(rows: list[dict]) -> list[float]:
     """
     limits = {name: (min(row[name] for row in rows), max(row[name] for row in rows)) for name in PANELS}
     limits["rec"] = limits["rec"][0], min(limits["rec"][1], HIGHEST_REC)
-    taken = []  # peak, points beside it, marker size, heights
+    taken = []  # peak, points in the same column, marker size, heights
     for row in rows:
         size = marker(row)[1] + 1
         heights = [
             POINTS * (min(row[name], top) - low) / max(top - low, 1e-9) for name, (low, top) in limits.items()
         ]
-        beside = [other for other in taken if other[0] == group(row)]
+        column = [other for other in taken if other[0] == group(row)]
         shift = next(
             shift
             for shift in sorted(range(-999, 1000), key=abs)
             if all(
                 abs(shift - place) >= (size + other) / 2
                 or all(abs(a - b) >= (size + other) / 2 for a, b in zip(heights, levels, strict=True))
-                for _, place, other, levels in beside
+                for _, place, other, levels in column
             )
         )
         taken.append((group(row), shift, size, heights))
@@ -187,9 +189,9 @@ def picture(rows: list[dict]) -> Figure:
     peaks = sorted({group(row) for row in rows})
     for cell, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
         for peak in peaks:
-            beside = [place for row, place in zip(rows, where, strict=True) if group(row) == peak]
+            column = [place for row, place in zip(rows, where, strict=True) if group(row) == peak]
             edge = 10 ** (6 / DECADE)
-            cell.axvspan(min(beside) / edge, max(beside) * edge, color="0.94", lw=0, zorder=0)
+            cell.axvspan(min(column) / edge, max(column) * edge, color="0.94", lw=0, zorder=0)
         cell.axvline(default_rate(DEFAULT_ITERATIONS), color="0.4", ls="--", lw=1, zorder=1)
         for row, place in zip(rows, where, strict=True):
             shape, size = marker(row)
@@ -300,10 +302,10 @@ def place_in_table(same: list[dict]) -> tuple:
 
 def text(rows: list[dict]) -> str:
     sources = Counter(row["source"].split(":")[0] for row in rows if row["network"] == "last")
-    made = "; ".join(f"{count} of {source}" for source, count in sources.items())
+    made = "; ".join(f"{source} ({count})" for source, count in sources.items())
     return (
         f"{table(rows)}\n\nMeans over runs, each with its last network. A good end, of beta-VAE with beta 4 "
-        f"alone: MIG of at least {GOOD_MIG}. Runs: {made}."
+        f"alone: MIG of at least {GOOD_MIG}. Runs by source: {made}."
     )
 
 

@@ -10,13 +10,21 @@ import json
 import re
 from pathlib import Path
 
+import claims
 import collapse as collapsing
 import cost
 import fig3
 import fixed_point
 import full
+import gpu
+import keep
+import own
+import pool
 import rate
 import scoring
+import seeds
+import stopped
+import study
 import table2
 import table3
 from common import DATA, HERE, Finished, provenance, read, save, script, spread
@@ -31,11 +39,40 @@ DEFAULT = DATA / "dsprites-lvae"  # the run of README's first command, and what 
 NO_OUTPUT = "(output of the default run is filled in by figures/readme.py)"
 NO_PAIRS = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
 SHORT = Config().iterations  # of a default run on dSprites
+HEADLINE = ("rec_mean", "beta_vae", "mig")  # README's scores
+PARTS = {  # each block about seeds, and how the part of the study begins that makes its runs
+    "last": "Seeds",
+    "rivals": "Seeds",
+    "variance": "Seeds",
+    "rate": "Rate",
+    "short": "Short against long",
+    "betas": "Fig. 2",
+    "learned": "Table 3",
+    "selected": "Seeds",
+    "best": "Seeds",
+}
+FOLDED = ("rate", "short", "selected", "best")
+MEANING = {  # of the columns of each measurement
+    "loss": "microseconds of the loss and its gradients. Twin: the plain version in PyTorch. Compiled twin: "
+    "the same through `torch.compile`. Fused: the operator of `csrc/`. Op alone: the same without "
+    "autograd. Sigmoid: that of the logits, alone. Memory floor: a copy of logits and pixels.",
+    "step": "one iteration. GFLOP/s: of the network's products in float32. Peak: the rate of a product of "
+    "two matrices of 1024 x 1024.",
+    "parts": "medians of each part, measured one after the other.",
+    "means": "an iteration of 64 images with all means, and without one of them.",
+    "grid": "one run on all threads, against a run on each thread at the same time.",
+    "data": "batches of 64. Resident: the memory that a set takes. Step: the iteration that uses the batch. "
+    "Sets that have to be downloaded are replaced by files of zeros.",
+    "evaluation": "one encodes and scores 10,000 images; with `--paper` it follows 10,000 iterations.",
+    "scores": "on one thread, five factors.",
+    "start": "seconds from the command to the first iteration.",
+    "overhead": "what a run does outside its iterations.",
+}
 FIRST, LAST = 3, 6  # lines of a run's output that are shown
 
 
 def measurements(file: Path, only: tuple = ()) -> str:
-    """What bench.py found, a table a measurement, with the machine it ran on."""
+    """What bench found, a table a measurement, with the machine it ran on."""
     found = json.loads(file.read_text())
     lines = [
         f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, "
@@ -43,12 +80,16 @@ def measurements(file: Path, only: tuple = ()) -> str:
     ]
     for name, rows in found.items():
         if isinstance(rows, list) and rows and name != "growth" and (not only or name in only):
-            cells = [
-                [f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()]
-                for row in rows
-            ]
-            lines += ["", f"`python bench.py {name}`", "", *markdown(list(rows[0]), cells, "--:")]
+            note = f"`python -m bench {name}`: {MEANING[name]}"
+            cells = [[cell(value) for value in row.values()] for row in rows]
+            lines += ["", note, "", *markdown(list(rows[0]), cells, "--:")]
     return "\n".join(lines)
+
+
+def cell(value) -> str:
+    """A number with what digits a reader needs."""
+    digits = 0 if isinstance(value, float) and abs(value) >= 1000 else 2
+    return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def markdown(heads: list[str], rows: list[list[str]], first: str = "---") -> list[str]:
@@ -104,80 +145,65 @@ def collapse(file: Path) -> str:
     return f"{collapsing.table(found['rows'])}\n\nCommit {found['commit']}, one thread."
 
 
-def default_runs(runs: list[Finished]) -> dict[str, list[Finished]]:
-    """The kept runs on dSprites that were trained as by default, one a seed, by row; any selection.
+def of_seeds(rows: list[dict]) -> dict[str, str]:
+    """The blocks about seeds; where there are no runs for one, a sentence says what makes them.
 
-    beta-VAE is there with beta 4, as in the full-length runs, and with the paper's 2.
+    Those of the default have it all; other settings only stand where they are the question.
     """
-    found = {}
-    for method in METHODS:
-        for beta in (2.0, 4.0) if method == "beta-vae" else (2.0,):
-            usual = Config(model=method, beta=beta)
-            same = {run["seed"]: run for run in runs if run["model"] == method and trained_alike(run, usual)}
-            if same:
-                title = f"{METHODS[method]}, beta {beta:g}" if method == "beta-vae" else METHODS[method]
-                found[title] = [same[seed] for seed in sorted(same)]
-    return found
+    default = [row for row in rows if pool.is_default(row)]
+    dsprites = [row for row in default if row["dataset"] == "dsprites"]
+    short = [row for row in rows if row["precision"] == "float32" and not row["paper"]]
+    found = seeds.text(dsprites)
+    found |= {"last": seeds.networks(default, "last")}
+    found |= {name: some for name, some in seeds.text(short).items() if name in ("rate", "short", "learned")}
+    empty = {name: f"No such runs yet. {making(part)}" for name, part in PARTS.items()}
+    blocks = {name: found[name] or empty[name] for name in PARTS}
+    return {f"seeds {name}": folded(block) if name in FOLDED else block for name, block in blocks.items()}
 
 
-def trained_alike(run: Finished, usual: Config) -> bool:
-    """Whether a run has the settings of `usual`, except for its seed, its selection and where it was done."""
-    settings = with_defaults(run.results["settings"])
-    free = ("seed", "select", "latents", *MOVABLE)
-    return all(settings[name] == value for name, value in vars(usual).items() if name not in free)
+def making(part: str) -> str:
+    """The command that makes the runs of a part of the study, in a sentence."""
+    title = next(some.title for some in study.PARTS if some.title.startswith(part))
+    return f'`python figures/study.py` makes them, in its part "{title}".'
 
 
-def last(run: Finished) -> dict:
-    """Test scores of a run's last network."""
-    return {**run.scores, **run.results.get("last", {})}
+def folded(block: str) -> str:
+    """Tables that open at a click, under the heading of the first."""
+    heading = re.match(r"\*\*(.*)\*\*", block)
+    if not heading:
+        return block
+    rest = block[heading.end() :].strip()
+    return f"<details>\n<summary>{heading[1]}</summary>\n\n{rest}\n\n</details>"
 
 
-def short_study(runs: list[Finished]) -> str:
-    """Mean and deviation over the seeds of the default, the paper's number in brackets."""
-    methods = default_runs(runs)
-    if not methods:
-        return "No run of the default was kept yet."
-    heads = ["method", "seeds", "beta", "KL", *table2.TITLES.values()]
-    rows = []
-    for title, same in methods.items():
-        paper = TABLE_2["dsprites", same[0]["model"]]
-        cells = [title, str(len(same)), over_seeds(same, "beta"), over_seeds(same, "kl")]
-        for name, value in zip(COLUMNS, paper, strict=True):
-            cells.append(f"{over_seeds(same, name)} ({value:.2f})")
-        rows.append(cells)
-    made = provenance([run for same in methods.values() for run in same])
-    return "\n".join(
-        [*markdown(heads, rows), "", f"{made}. SAP: by decision trees. In brackets: the paper's."]
-    )
-
-
-def over_seeds(runs: list[Finished], name: str) -> str:
-    return spread([last(run)[name] for run in runs])
-
-
-def study(runs: list[Finished]) -> str:
-    """README's table: full length beside the paper, and what is known of the spread over seeds."""
-    rows, short = [], default_runs(runs)
-    shown = ("beta_vae", "mig") if any(len(same) > 1 for same in short.values()) else ()
+def headline(rows: list[dict]) -> str:
+    """README's table: full length beside the paper, and the seeds of the default."""
+    default = [row for row in rows if pool.is_default(row) and row["dataset"] == "dsprites"]
+    methods = next(iter(pool.groups(default).values()), {})
     lasts = {row["method"]: row for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
-    heads = ["method", *table2.TITLES.values()]
-    heads += [f"{table2.TITLES[name][:-2]}, {SHORT:,} iterations" for name in shown]
+    long, titles = {rate.name_of(row): row for row in lasts.values()}, {}
     for method, title in METHODS.items():
-        row, cells = lasts[method], [rate.name_of(lasts[method])]
-        for name, value in zip(COLUMNS, TABLE_2["dsprites", method], strict=True):
-            cells.append(f"{row[name]:.2f} ({value:.2f})")
-        seeds = short.get(f"{title}, beta 4" if method == "beta-vae" else title, [])
-        cells += [over_seeds(seeds, name) if seeds else "" for name in shown]
-        rows.append(cells)
+        names = [name for name in {**methods, **long} if name.split(",")[0] == title]
+        titles |= {name: method for name in sorted(names)}
+    heads, lines = ["method"], []
+    for score in HEADLINE:
+        heads += [f"{table2.TITLES[score]}, {PAPER_ITERATIONS:,}", f"{SHORT:,}"]
+    heads.append("seeds")
+    for title, method in titles.items():
+        runs, cells = methods.get(title, []), [title]
+        printed = dict(zip(COLUMNS, TABLE_2["dsprites", method], strict=True))
+        for score in HEADLINE:
+            once = f"{long[title][score]:.2f}" if title in long else "-"
+            paper = "" if title == "beta-VAE, beta 4" else f" ({printed[score]:.2f})"
+            cells += [once + paper, spread(pool.values(runs, score)) if runs else ""]
+        lines.append([*cells, str(len(runs))])
     note = (
-        f"Six {full.origin()}; the last network, test images; rec with z = mu, SAP by decision trees. "
-        "In brackets: the paper's Table 2, whose beta-VAE has beta 2."
+        f"The last network, test images; rec with z = mu. Columns of {PAPER_ITERATIONS:,} iterations: six "
+        f"{full.origin()}; in brackets the paper's Table 2, a dash where we have no run. Columns of "
+        f"{SHORT:,}: mean ± sample standard deviation over the "
     )
-    if shown:
-        counts = sorted({len(same) for same in short.values()})
-        several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-        note += f" Last columns: mean ± sample standard deviation of {several} seeds."
-    return "\n".join([*markdown(heads, rows), "", note])
+    made = f"seeds of {pool.made(methods, warnings=False)}" if methods else "seeds; no run yet."
+    return "\n".join([*markdown(heads, lines), "", note + made])
 
 
 def output(runs: list[Finished]) -> str:
@@ -216,22 +242,27 @@ def texts() -> dict[str, str]:
     """The content of each block by its name."""
     runs = read(DATA)
     exact = [run for run in runs if precision(run) == "float32"]
+    kept = keep.rows(keep.TABLE)
     pairs = [(run, other) for run, other in table3.pairs(exact) if other is not None]
     return {
         "picture": picture(),
         "output": output(exact),
         "explore": explore(),
         "digits": digits(),
-        "study": study(exact),
-        "speed": speed(DATA / "bench.json"),
+        "own images": own.text(),
+        "study": headline(kept),
+        "speed": f"{speed(DATA / 'bench.json')} {gpu.speed(gpu.read())}",
         "full length": full.text(full.full_length()),
-        "short study": short_study(exact),
+        "stopped": stopped.text(full.full_length(), stopped.logs()),
+        "claims": claims.text(kept),
+        **of_seeds(kept),
         "rate": rate.text(rate.all_runs(None)),
         "table 3": table3.text(pairs) if pairs else NO_PAIRS,
         "results": table2.markdown(table2.groups(exact)),
         "scoring": scoring.text(json.loads((DATA / "scoring.json").read_text())),
         "fixed point": fixed_point.text([run for run in exact if run["model"] == "lvae"]),
         "collapse": collapse(DATA / "collapse.json"),
+        **gpu.texts(),
         "bench": measurements(DATA / "bench.json"),
         "bench of another": measurements(DATA / "bench-xeon.json", OTHERS),
         "bf16": precisions(runs),
@@ -260,13 +291,16 @@ def fill(pages: dict[Path, str], blocks: dict[str, str]) -> dict[Path, str]:
 
 
 def main() -> None:
-    runs = [run for run in read(DATA) if run["model"] == "lvae"]
+    runs = [run for run in read(DATA) if run["model"] == "lvae" and precision(run) == "float32"]
     save(fig3.picture(runs), "fig3.png", DATA)
     save(cost.picture(cost.measured(DATA / "bench.json")), "cost.png", DATA)
     save(rate.picture(rate.all_runs(None)), "rate.png", DATA)
     logs = full.full_length()
     save(full.picture(logs), "full.png", DATA)
+    default = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
+    save(seeds.picture(*next(iter(pool.groups(default).items()))), "seeds.png", DATA)
     save(full.scales(logs["lvae"]), "fig3-full.png", DATA)
+    save(stopped.picture(logs, stopped.logs()), "stopped.png", DATA)
     pages = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
     for page, text in fill(pages, texts()).items():
         if text != pages[page]:

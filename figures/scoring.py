@@ -10,7 +10,7 @@ they are. Needs the networks (best.pt), which figures/data does not hold, and th
 
 import json
 
-from common import Finished, arguments, missing, named, provenance, read, script, write
+from common import Finished, arguments, missing, protocol_title, provenance, read, script, write
 from paper import METHODS, PAPER_BETA, TABLE_2
 from table2 import TITLES, title
 
@@ -36,7 +36,7 @@ def in_each_way(run: Finished, dataset: Dataset) -> dict:
     factors = dataset.factors(index)
     plain = metrics.score(factors, codes, discrete=True)
     return {
-        "run": named(run.protocol),
+        "run": protocol_title(run.protocol),
         "method": title(run),
         "batch": run["batch_size"],
         "seed": run["seed"],
@@ -65,7 +65,7 @@ def table(rows: list[dict]) -> str:
         *IN_BOTH.values(),
         "SAP by lines ↑",
         "by trees ↑",
-        "paper",
+        "paper's SAP",
     ]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
     order = list(METHODS.values())

@@ -111,8 +111,8 @@ def variance(rows: list[dict]) -> str:
             if share is not None:
                 lines.append([BARE[score], f"{share:.0%}", f"{1 - share:.0%}"])
         if not lines:
-            said = "Not known: it takes two methods, and two seeds of one of them."
-            blocks.append(f"**{heading}**\n\n{said} {made(methods)}")
+            reason = "Not known: it takes two methods, and two seeds of one of them."
+            blocks.append(f"**{heading}**\n\n{reason} {made(methods)}")
             continue
         count, runs = len(methods), sum(map(len, methods.values()))
         chance = (count - 1) / (runs - 1)
@@ -194,7 +194,7 @@ def ranking(both: Pairs, score: str, side: int) -> str:
 
 
 def best(rows: list[dict]) -> str:
-    """The best of n seeds by its validation score, for each n, beside the paper's best of many."""
+    """The best of n seeds by its validation score, for each n, against the paper's best of many."""
     blocks = []
     for key, methods in groups(rows, "selected").items():
         by, most = key[-1], max(map(len, methods.values()))
@@ -255,7 +255,7 @@ def picture(protocol: tuple, methods: Methods) -> Figure:
         for place, runs in enumerate(methods.values()):
             show(cell, place, values(runs, score), COLOURS[runs[0]["model"]])
             if paper := paper_of(runs[0]):
-                cell.hlines(paper[score], place - 0.42, place + 0.42, color="red", lw=2, zorder=4)
+                cell.hlines(paper[score], place - 0.42, place + 0.42, color="red", lw=2, zorder=2.5)
         cell.use_sticky_edges = False  # the foot of a box is no edge of the panel
         better = "lower" if score == "rec_mean" else "higher"
         cell.set_title(f"{BARE[score]} ({better} is better)", fontsize=14)
@@ -279,8 +279,8 @@ def show(cell, place: int, found: list[float], colour: str) -> None:
         low, middle, high = np.percentile(found, [25, 50, 75])
         cell.bar(place, high - low, 0.62, low, color=colour, alpha=0.22, zorder=1)
         cell.hlines(middle, place - 0.31, place + 0.31, color=colour, lw=2.5, zorder=2)
-        beside = (np.arange(len(found)) - (len(found) - 1) / 2) * 0.5 / max(len(found), 7)
-        cell.plot(place + beside, found, "o", color=colour, ms=6, mec="white", mew=0.6, zorder=3)
+        offsets = (np.arange(len(found)) - (len(found) - 1) / 2) * 0.5 / max(len(found), 7)
+        cell.plot(place + offsets, found, "o", color=colour, ms=6, mec="white", mew=0.6, zorder=3)
 
 
 def in_two_lines(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Make the runs of the study, the most telling first: seeds, rates, betas, lengths.
+"""Make the runs of the study, the most informative first: seeds, rates, betas, lengths.
 
     python figures/study.py [--jobs 2] [--out runs]     makes them all, which takes hours
     python figures/study.py --list                      only lists them, as commands of run.py
@@ -22,6 +22,7 @@ from lvae_min import cli
 from lvae_min.config import Config
 from lvae_min.io.text import Parser
 from lvae_min.report import duration, say
+from lvae_min.runs import Runs
 from lvae_min.train import finished
 
 SIX = f"--model {' '.join(sorted(METHODS, key='lvae'.__ne__))}"  # L-VAE first
@@ -81,7 +82,7 @@ def runs_of(part: Part, out: Path) -> list[Config]:
 
 
 def results_of(config: Config, out: Path) -> dict | None:
-    """What a finished run found; None also where it cannot be read: run.py says so in its turn."""
+    """What a finished run found; None also for damaged ones, which run.py then reports."""
     try:
         return finished(config, out / config.name)
     except (ValueError, OSError):
@@ -117,14 +118,14 @@ def left(out: Path, jobs: int) -> str:
             pending += cli.parse(command(part.flags, *part.seeds[len(runs) :]))[0]
     each = [seconds(config, known) for config in pending]
     sure = [one for one in each if one is not None]
-    said = [f"about {duration(sum(sure) / jobs)} for {len(sure)} runs"] if sure else []
+    parts = [f"about {duration(sum(sure) / jobs)} for {len(sure)} runs"] if sure else []
     if len(sure) < len(each):
-        said.append(f"an unknown time for {len(each) - len(sure)} runs, of whose data set none is finished")
-    return " and ".join(said)
+        parts.append(f"an unknown time for {len(each) - len(sure)} runs, of whose data set none is finished")
+    return " and ".join(parts)
 
 
 def carry_out(given: argparse.Namespace, stop: Event) -> int:
-    """Make all parts in turn; the exit code: 0, 2 if a run failed, 130 if they were stopped."""
+    """Make all parts one after another; the exit code: 0, 2 if a run failed, 130 if they were stopped."""
     codes = [0]
     for part in PARTS:
         runs = runs_of(part, given.out)
@@ -132,7 +133,7 @@ def carry_out(given: argparse.Namespace, stop: Event) -> int:
         say(f"{part.title}: {len(runs) - len(pending)} of {len(runs)} runs finished")
         if pending:
             say(f"left over all parts: {left(given.out, given.jobs)}")
-            codes.append(cli.Runs(pending, given, stop, "study.py").all())
+            codes.append(Runs(pending, given, stop, "study.py").run_all())
         if stop.is_set():
             say("stopped; the same command continues")
             return 130

@@ -15,7 +15,7 @@ from common import (
     arguments,
     flags,
     missing,
-    named,
+    protocol_title,
     provenance,
     read,
     script,
@@ -60,7 +60,7 @@ def groups(runs: list[Finished]) -> dict[tuple, dict[str, list[Finished]]]:
 
 
 def title(run: Finished) -> str:
-    return METHODS[run["model"]] + run.held
+    return METHODS[run["model"]] + run.variant
 
 
 def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
@@ -95,7 +95,7 @@ def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, st
     """A row of cells for each method; `styles` are the formats of the best and the second best."""
     placed, lines = marks(methods), []
     for name, runs in methods.items():
-        paper = None if runs[0].held else TABLE_2.get((dataset, runs[0]["model"]))
+        paper = None if runs[0].variant else TABLE_2.get((dataset, runs[0]["model"]))
         values = {
             score: spread([run.scores[score] for run in runs]) for score in ("beta", "kl", *COLUMNS, *MORE)
         }
@@ -117,7 +117,7 @@ def markdown(found: dict[tuple, dict[str, list[Finished]]]) -> str:
     lines = []
     for protocol, methods in found.items():
         lines += [
-            f"**{named(protocol)}**",
+            f"**{protocol_title(protocol)}**",
             "",
             "| " + " | ".join(heads) + " |",
             "|---|--:|---|" + "--:|" * (len(heads) - 3),
@@ -145,7 +145,7 @@ def latex(found: dict[tuple, dict[str, list[Finished]]]) -> str:
     for protocol, methods in found.items():
         lines += [
             r"\hline",
-            rf"\multicolumn{{{len(heads)}}}{{l}}{{{tex(named(protocol))}}} \\",
+            rf"\multicolumn{{{len(heads)}}}{{l}}{{{tex(protocol_title(protocol))}}} \\",
             " & ".join(heads).translate(ARROWS) + r" \\",
         ]
         lines += [
@@ -173,7 +173,7 @@ def main() -> None:
                 " ".join(map(str, sorted({run[name] for run in there}))) for name in ("seed", "batch_size")
             )
             missing(
-                f"{named(protocol)}: {', '.join(absent)}",
+                f"{protocol_title(protocol)}: {', '.join(absent)}",
                 f"--model {' '.join(absent)} {flags(protocol)} --seed {seeds} --batch-size {sizes} --jobs 2",
                 folder,
             )

@@ -5,7 +5,7 @@ python figures/table3.py [runs]     writes table3.md and table3.tex beside this 
 
 import math
 
-from common import Finished, arguments, flags, missing, named, provenance, read, script, tex, write
+from common import Finished, arguments, flags, missing, protocol_title, provenance, read, script, tex, write
 from paper import BETA_HAT, COLUMNS, TABLE_2, TABLE_3
 from table2 import ARROWS, TITLES
 
@@ -41,12 +41,12 @@ def better(pair: tuple[Finished, Finished], name: str) -> list[bool]:
 def rows(learned: Finished, given: Finished, best: str) -> list[list[str]]:
     """The cells of a pair, beta-VAE first; `best` is the format of the better score."""
     dataset, pair = learned["dataset"], (given, learned)
-    titles = ("beta-VAE, beta = beta_hat", f"L-VAE{learned.held}")
+    titles = ("beta-VAE, beta = beta_hat", f"L-VAE{learned.variant}")
     papers = (TABLE_3, {dataset: TABLE_2.get((dataset, "lvae"))})
     lines = []
     for place, (run, title, paper) in enumerate(zip(pair, titles, papers, strict=True)):
         cells = [
-            named(run.protocol),
+            protocol_title(run.protocol),
             str(run["seed"]),
             title,
             f"{run.results['selected']['iteration']:,}",

@@ -1,4 +1,7 @@
-"""The settings of a run and the learning rates that follow from them (Sec. 6.3)."""
+"""The settings of a run and the learning rates that follow from them (Sec. 6.3).
+
+PyTorch is not imported here: it takes a second, and a command line is read and refused without it.
+"""
 
 import dataclasses
 import math
@@ -8,10 +11,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lvae_min.data import NAMES, is_path, own_name
-from lvae_min.datasets.specs import SPECS, spec_of
+from lvae_min.datasets.specs import NAMES, SPECS, is_path, own_name, spec_of
 from lvae_min.io.text import one_line
-from lvae_min.losses import OBJECTIVES, PAPER_ITERATIONS, gain_factor
+from lvae_min.methods import CONTROL, METHODS, PAPER_ITERATIONS, gain_factor
 from lvae_min.report import SCORES
 
 PAPER_RATE = 1e-4  # Sec. 6.3: the peak of the OneCycle of 300,000 iterations
@@ -21,7 +23,7 @@ MAX_SIGMA_RATE = 1e-2
 TOO_FAST = 1e-3  # all runs with such a peak ended with low scores (figures/rate.py)
 CELEBA_ITERATIONS = 1_000_000  # Sec. 8
 LONGEST = 10_000_000  # iterations: their learning rates are kept, half a gigabyte while computed
-MOVABLE = ("device", "threads", "loss", "graph")  # where and how a run is done, not what it is
+MOVABLE = ("device", "threads", "loss", "graph", "score_test")  # where and how a run is done, not what it is
 # Settings that older runs did not write down, and what they were.
 OLD_DEFAULTS = {
     "precision": "float32",
@@ -31,7 +33,6 @@ OLD_DEFAULTS = {
     "rate": PAPER_RATE,
     "rate_form": "onecycle",
 }
-CONTROL = ("kl_target", "kl_start", "kl_rise", "kl_period", "kp", "ki", "beta_start")
 
 
 def setting(default, text: str):
@@ -41,9 +42,7 @@ def setting(default, text: str):
 def control_defaults(name: str) -> str:
     """What a setting of the controllers is by default, in words."""
     return ", ".join(
-        f"{OBJECTIVES[model].controls[name]:g} for {model}"
-        for model in OBJECTIVES
-        if OBJECTIVES[model].controls
+        f"{METHODS[model].controls[name]:g} for {model}" for model in METHODS if METHODS[model].controls
     )
 
 
@@ -60,9 +59,10 @@ class Config:
     """
 
     dataset: str = setting(
-        "dsprites", f"data set: {', '.join(SPECS)}, or the path of your images: a folder, an .npz or an .h5"
+        "dsprites",
+        f"data set: {', '.join(SPECS)}, or the path of your images: a folder, an .npy, .npz or .h5",
     )
-    model: str = setting("lvae", f"method: {', '.join(OBJECTIVES)}")
+    model: str = setting("lvae", f"method: {', '.join(METHODS)}")
     paper: bool = setting(
         False,
         "train as in Sec. 6.3: 300,000 iterations, peak rate 1e-4, the network of the "
@@ -129,7 +129,9 @@ class Config:
         f"{control_defaults('beta_start')})",
     )
     latents: int | None = setting(
-        None, "dimensions of z (default: the number of factors, Sec. 6.3; 10 for celeba and without factors)"
+        None,
+        "dimensions of z (default: the number of factors, Sec. 6.3; 10 for celeba and "
+        "with fewer than two factors)",
     )
     sigma_freeze: float = setting(
         None,
@@ -142,6 +144,10 @@ class Config:
         "the best of a validation score (Sec. 6.5): "
         f"{', '.join(SCORES)}, rec (the lowest); without factors rec or last "
         "(default: last; with --paper beta_vae)",
+    )
+    score_test: bool = setting(
+        False,
+        "score the test images too at each evaluation, for log.jsonl alone; training and selection stay",
     )
     precision: str = setting(
         "float32",
@@ -169,7 +175,7 @@ class Config:
             "no control characters and no bytes that are not UTF-8; rename it",
         )
         self.check("dataset", self.dataset in SPECS or is_path(self.dataset), NAMES)
-        self.check("model", self.model in OBJECTIVES, " or ".join(OBJECTIVES))
+        self.check("model", self.model in METHODS, " or ".join(METHODS))
         self.check(
             "schedule", self.schedule is None or 1 <= self.schedule <= 2**53, "at least 1, at most 2^53"
         )
@@ -233,7 +239,7 @@ class Config:
 
     def settle(self) -> None:
         """Leave settings that the method does not have at one value, so that they make no other run."""
-        method = OBJECTIVES[self.model]
+        method = METHODS[self.model]
         if not method.has_beta:
             object.__setattr__(self, "beta", Config.beta)
         if not method.has_scales:
@@ -254,7 +260,7 @@ class Config:
         How they differ from the paper's, and what they are too short or too fast for.
         """
         paper = Config(self.dataset, self.model, paper=True)
-        learned = OBJECTIVES[self.model].has_scales
+        learned = METHODS[self.model].has_scales
         settings = {
             "iterations": ("{:,} iterations", paper.iterations),
             "schedule": ("a schedule of {:,}", paper.schedule),
@@ -292,10 +298,10 @@ class Config:
                 f"a rate of {self.rate:.2g} soon draws good images, but all eight runs of "
                 f"beta-VAE with a rate of {TOO_FAST:g} or more ended with low scores (docs/reproduction.md)"
             )
-        if self.schedule < OBJECTIVES[self.model].shortest:
+        if self.schedule < METHODS[self.model].shortest:
             lines.append(
                 f"a schedule of {self.schedule:,} is too short for the controller of {self.model}, "
-                f"which needs {OBJECTIVES[self.model].shortest:,}"
+                f"which needs {METHODS[self.model].shortest:,}"
             )
         return lines
 
@@ -322,7 +328,7 @@ class Config:
 
 def with_defaults(stored: dict) -> dict:
     """Settings as an older run wrote them down, with those that it did not know."""
-    method = OBJECTIVES.get(stored.get("model", ""))
+    method = METHODS.get(stored.get("model", ""))
     controls = dict(method.controls) if method else {}
     if controls:  # gains did not grow in a shorter schedule: what would give the same ones now
         controls |= {name: controls[name] / gain_factor(stored["schedule"]) for name in ("kp", "ki")}

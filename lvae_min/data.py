@@ -5,7 +5,6 @@ network and the loss. Labels are not stored either: the sets are complete grids 
 image's factors follow from its index.
 """
 
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvae_min.datasets import arm3d, dsprites, own
-from lvae_min.datasets.prepared import open_set
-from lvae_min.datasets.specs import SPECS, Spec
+from lvae_min.datasets import arm3d, dsprites
+from lvae_min.datasets.specs import NAMES, SPECS, Spec, is_path, own_name
 from lvae_min.datasets.stores import Bits, Painted, Pixels
 
 SCORED = 10_000  # images of a split that are scored, always the same ones
 TEST_SHARE = 0.075  # Sec. 6.1: around 85 % for training, the rest equally split
-
-
-NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npz or an .h5"])
 
 
 class Dataset:
@@ -62,8 +57,12 @@ class Dataset:
 
     @property
     def latents(self) -> int:
-        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3), 10 without factors."""
-        return self.wanted_latents or len(self.factor_names) or 10
+        """Dimensions of z if no other number is asked for: one a factor (Sec. 6.3), 10 with fewer than two.
+
+        A single factor, such as a class, does not describe an image.
+        """
+        factors = len(self.factor_names)
+        return self.wanted_latents or (factors if factors > 1 else 10)
 
     @property
     def device(self) -> torch.device:
@@ -156,6 +155,8 @@ def load_arm3d() -> Dataset:
 
 def load_prepared(name: str, folder: Path) -> Dataset:
     """A set that `prepare` made of its archive, memory-mapped."""
+    from lvae_min.datasets.prepared import open_set
+
     spec = SPECS[name]
     if not (folder / name).exists():
         raise ValueError(
@@ -180,6 +181,8 @@ def load_prepared(name: str, folder: Path) -> Dataset:
 
 def load_own(path: Path, folder: Path) -> Dataset:
     """Images of the user's own, prepared under `folder` the first time."""
+    from lvae_min.datasets import own  # here: it reads HDF5 and pictures, as no other set does
+
     images, labels, about = own.prepared(path, folder)
     values = [] if labels is None else [len(np.unique(column)) for column in labels.T]
     if len(names := about.get("names", [])) != len(values):
@@ -190,21 +193,6 @@ def load_own(path: Path, folder: Path) -> Dataset:
     spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(names, values, strict=True)))
     source, content = about.get("source", str(path)), about.get("content")
     return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
-
-
-def is_path(name: str) -> bool:
-    """Whether a name that is given for a data set means files of the user's own."""
-    try:
-        means_files = os.sep in name or Path(name).suffix or Path(name).exists()
-    except OSError:  # too long for a name
-        return False
-    return bool(name not in SPECS and name and means_files)
-
-
-def own_name(path: str) -> str:
-    """What images of the user's own are called: by their file or folder, without its ending."""
-    whole = Path(path).resolve()
-    return whole.name if whole.is_dir() else whole.stem
 
 
 def load(name: str, folder: Path | str = "data") -> Dataset:

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lvae_min import codes
 from lvae_min.encode import command
 from lvae_min.io import npy
 from lvae_min.io.text import Parser
-from lvae_min.train import load
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +24,9 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     if given.out.suffix != ".npz":
         raise ValueError(f"{given.out}: expected a name that ends in .npz")
-    vae = load(given.run)
+    from lvae_min import codes, train  # not above: PyTorch takes a second
+
+    vae = train.load(given.run)
     try:
         table = npy.read_npz(given.codes, ("codes",))["codes"]
         shape = codes.decode(vae, table, given.out, lambda chunks: tqdm(chunks, unit="chunk", disable=None))

@@ -5,7 +5,7 @@ The op (csrc/) is compiled when it is first needed, in seconds, and kept. With L
 in one line, and `losses.implementation` takes the functions of `losses`. How it joins PyTorch: the schema and
 the CPU and CUDA kernels are registered in csrc/; `_register` adds shapes without data (a fake implementation)
 and the derivative, which is all that torch.compile needs. Eager mode goes through `_Elbo`, which does the
-same with less overhead (measured: bench.py).
+same with less overhead (measured: bench/loss.py).
 """
 
 import functools
@@ -167,7 +167,7 @@ class _Elbo(torch.autograd.Function):
     def backward(ctx, g_loss, g_rec, g_kl):
         _refuse_second_derivative()
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:  # only now look at the inputs: x may be refilled before the first backward
+        if gradients is None:  # only now read the saved inputs: x may be refilled before the first backward
             gradients = torch.ops.lvae.elbo.default(*ctx.saved_tensors, ctx.scale, True)[3:]
         if ctx.weighed:
             g_rec = g_kl = g_loss
@@ -269,15 +269,15 @@ def _load_library() -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """The line of a compiler's, ninja's or Python's complaint that says what happened."""
+    """The line of an error message of a compiler, ninja or Python that states the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [
+    errors = [
         line
         for line in lines
         if not line.startswith("Error building extension")
         and re.search(r"\berror\b|not found|cannot find|no space|denied", line.lower())
     ]
-    return (telling or lines)[0][:300]
+    return (errors or lines)[0][:300]
 
 
 def _why_no_cuda() -> str:
@@ -357,7 +357,7 @@ def _name(sources: list[str]) -> str:
 def _build_and_load(sources: list[str]) -> None:
     folder = _folder(sources)
     library, done = folder / f"{_name(sources)}.so", folder / "done"
-    if done.exists():  # 3 ms instead of the 200 that torch's own look at the build takes
+    if done.exists():  # 3 ms instead of the 200 that torch's own check of the build takes
         torch.ops.load_library(library)
         return
     with _locked(folder):

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lvae_min import fused
+from lvae_min.methods import METHODS, PAPER_ITERATIONS, gain_factor
 
-PAPER_ITERATIONS = 300_000  # Sec. 6.3: the longest run, and the length of its learning-rate schedule
-MOST_GAIN = 30  # of the controllers' gains, at a schedule of 10,000: none shorter was tried
 MIN_SIGMA_SQ = 0.01  # weights are 1 / max(sigma^2, 0.01): never reached in a healthy run
 
 
@@ -188,18 +187,13 @@ class PlainVAE(Objective):
 class BetaVAE(Objective):
     """beta-VAE, Eq. 3: L = rec + beta kl (Higgins et al. 2017)."""
 
-    has_beta = True
+    has_beta = METHODS["beta-vae"].has_beta
 
     def combine(self, rec, kl, pixels):
         return rec + self.given_beta * kl
 
     def beta(self):
         return torch.tensor(float(self.given_beta))
-
-
-def gain_factor(schedule: int) -> float:
-    """How many times as large the gains of a controller are as in a schedule of 300,000 iterations."""
-    return max(min(PAPER_ITERATIONS / schedule, MOST_GAIN), 1.0)
 
 
 class Controlled(Objective):
@@ -209,8 +203,6 @@ class Controlled(Objective):
     schedule of 300,000, and stretches with it. In a shorter schedule both gains are as much larger, so that
     beta is as far at the same fraction of it.
     """
-
-    shortest = PAPER_ITERATIONS // MOST_GAIN
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -240,18 +232,8 @@ class ControlVAE(Controlled):
     nats, and 0 at the start, which is I.
     """
 
-    # Differs from the paper: it names no ramp. With C = 18 from the start, I falls below -Kp in the first
-    # step, stands still for ever, and beta is 1 throughout. On this ramp C is 9.5 nats after 300,000
-    # iterations.
-    controls = {
-        "kl_target": 18.0,
-        "kl_start": 0.5,
-        "kl_rise": 0.15,
-        "kl_period": 5000.0,
-        "kp": 0.01,
-        "ki": -0.001,
-        "beta_start": 0.0,
-    }
+    controls = METHODS["control-vae"].controls
+    shortest = METHODS["control-vae"].shortest
     step: Tensor
     integral: Tensor
     output: Tensor
@@ -289,17 +271,9 @@ class DynamicVAE(Controlled):
     solver_dynamic.py). Sec. 6.3 gives Kp, Ki, 18 nats and 150.
     """
 
-    # Differs from the paper: it names no ramp, no mean of 5 and no floor, which are of the authors' code; on
-    # this ramp C is 7.85 nats after 300,000 iterations. One of their scripts starts at beta 50.
-    controls = {
-        "kl_target": 18.0,
-        "kl_start": 0.5,
-        "kl_rise": 0.15,
-        "kl_period": 6000.0,
-        "kp": 0.01,
-        "ki": -0.005,
-        "beta_start": 150.0,
-    }
+    controls = METHODS["dynamic-vae"].controls
+    shortest = METHODS["dynamic-vae"].shortest
+    # Differs from the paper, which names no mean of 5 and no floor: they are of the authors' code.
     RISING, FLOOR = 6, 0.1  # C rises in one part of so many of a period
     step: Tensor
     output: Tensor
@@ -342,7 +316,7 @@ class SigmaVAE(Objective):
     D is the number of pixels. The optimum is s^2 = rec / D; in the units of Eq. 3, beta is 2 s^2.
     """
 
-    has_scales = True
+    has_scales = METHODS["sigma-vae"].has_scales
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -376,7 +350,7 @@ class LVAE(Objective):
     equals sqrt(rec / kl). The regulariser is the s^2 of Eq. 5, not the log(s) of Eq. 4.
     """
 
-    has_scales = True
+    has_scales = METHODS["lvae"].has_scales
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -409,6 +383,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sigma-vae": SigmaVAE,
     "lvae": LVAE,
 }
+METHODS.maps.insert(0, OBJECTIVES)  # a method that is added here is one of the command line's
 
 
 def implementation(choice: str, device: torch.device | str = "cpu"):

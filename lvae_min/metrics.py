@@ -21,6 +21,7 @@ on healthy codes is done here, number for number. Conventions of the file:
 
 import sys
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -28,14 +29,39 @@ from threadpoolctl import ThreadpoolController
 from lvae_min.io import npy
 from lvae_min.io.text import Parser, one_line
 
-# Made once, by the thread that imports this: looking for libraries while another thread loads one, matplotlib
-# for a picture, can block both for ever.
-BLAS = ThreadpoolController()
 CONSTANT = 10 * np.finfo(float).eps  # a column of a smaller range is constant
 LARGEST = 1e30  # squares and fourth powers of codes stay finite
 CLOSE = 1e-6  # Newton's last slope (losses are near M); one more step squares it
 FOLDS, DEPTHS = 10, 9  # of the classification form of SAP
 CLOSEST = np.float32(1e-7)  # codes no further apart are never split
+
+
+class OneThread:
+    """A context in which BLAS uses one thread: waiting for small products slows a busy machine 50-fold.
+
+    BLAS has one setting for the whole process. Several threads may be inside at once; the last to leave puts
+    back what was there.
+    """
+
+    def __init__(self):
+        self.libraries, self.lock, self.inside = ThreadpoolController(), Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.limit = self.libraries.limit(limits=1, user_api="blas")
+            self.inside += 1
+
+    def __exit__(self, *_) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.limit.restore_original_limits()
+
+
+# Made once, by the thread that imports this: looking for libraries while another thread loads one, matplotlib
+# for a picture, can block both for ever.
+ONE_THREAD = OneThread()
 
 
 # Factors and codes -----------------------------------------------------------------------------------------
@@ -387,7 +413,7 @@ def explicitness(factors, codes, discrete: bool = False, bins: int = 10) -> floa
     upper = np.triu_indices(z.shape[1])
     products = z[:, upper[0]] * z[:, upper[1]]  # (M, (L + 1)(L + 2) / 2)
     areas = []
-    with BLAS.limit(limits=1, user_api="blas"):  # waiting for small products slows a busy machine 50-fold
+    with ONE_THREAD:
         for label in _categories(factors, discrete, bins):
             p = _sigmoid(_one_against_rest(z, products, label) @ z.T)  # (V, M)
             p /= p.sum(0)
@@ -488,7 +514,7 @@ def beta_vae(
     example = np.empty((train + test, z.shape[1]))
     for f, group in enumerate(groups):
         example[shared == f] = _mean_differences(z, *group, (shared == f).sum(), batch, generator)
-    with BLAS.limit(limits=1, user_api="blas"):
+    with ONE_THREAD:
         right = _multinomial(example[:train], shared[:train], example[train:]) == shared[train:]
     return _above_chance(right.mean(), len(groups))
 

@@ -8,43 +8,25 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from lvae_min.products import Conv, ConvTransposed, Linear, PixelLinear
 
 HIDDEN = 1200  # units of both hidden layers of the MLP, Table 1
-
-
-class PixelLinear(nn.Module):
-    """First layer of the MLP, x W + b for a binary image x: (N, D) to (N, `out_features`).
-
-    A dSprites image is 4 % white, so that on the CPU the product is a sum of some 170 of the D rows of W.
-    """
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_features, out_features))  # the transpose of nn.Linear's
-        self.bias = nn.Parameter(torch.empty(out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.uint8 or not x.is_cpu:
-            return torch.addmm(self.bias, x.to(self.weight.dtype), self.weight)
-        rows, pixels = x.nonzero(as_tuple=True)
-        first = torch.searchsorted(rows, torch.arange(len(x)))  # where each image's pixels begin
-        return F.embedding_bag(pixels, self.weight, first, mode="sum") + self.bias
 
 
 def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of Table 1, upper half; 12,737,306 weights for dSprites with five latents."""
     pixels = math.prod(shape)
-    first = PixelLinear(pixels, HIDDEN) if binary else nn.Linear(pixels, HIDDEN)
+    first = PixelLinear(pixels, HIDDEN) if binary else Linear(pixels, HIDDEN)
     encoder = nn.Sequential(
-        nn.Flatten(), first, nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * latents)
+        nn.Flatten(), first, nn.ReLU(), Linear(HIDDEN, HIDDEN), nn.ReLU(), Linear(HIDDEN, 2 * latents)
     )
     decoder = nn.Sequential(
-        nn.Linear(latents, HIDDEN),
+        Linear(latents, HIDDEN),
         nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
+        Linear(HIDDEN, HIDDEN),
         nn.ReLU(),
-        nn.Linear(HIDDEN, pixels),
+        Linear(HIDDEN, pixels),
         nn.Unflatten(1, shape),
     )
     return encoder, decoder
@@ -60,18 +42,18 @@ def cnn(shape: tuple[int, int, int], latents: int) -> tuple[nn.Sequential, nn.Se
     channels, height, _ = shape
     side = 1 if height == 64 else height // 32  # of the decoder's first map
     widths = [256 // side**2, 64, 64, 32, 32, channels]
-    encoder, decoder = [], [nn.Linear(latents, 256), nn.ReLU(), nn.Unflatten(1, (widths[0], side, side))]
+    encoder, decoder = [], [Linear(latents, 256), nn.ReLU(), nn.Unflatten(1, (widths[0], side, side))]
     for wide_in, wide_out in zip((channels, 32, 32, 64), (32, 32, 64, 64), strict=True):
-        encoder += [nn.Conv2d(wide_in, wide_out, 4, 2, 1), nn.ReLU()]
+        encoder += [Conv(wide_in, wide_out, 4, 2, 1), nn.ReLU()]
     encoder += [
-        nn.Conv2d(64, 32, 4, 1, 0),
+        Conv(64, 32, 4, 1, 0),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(32 * (height // 16 - 3) ** 2, 2 * latents),
+        Linear(32 * (height // 16 - 3) ** 2, 2 * latents),
     ]
     for layer, (wide_in, wide_out) in enumerate(zip(widths, widths[1:], strict=False)):
         padding = 0 if side == 1 and layer == 0 else 1
-        decoder += [nn.ConvTranspose2d(wide_in, wide_out, 4, 2, padding), nn.ReLU()]
+        decoder += [ConvTransposed(wide_in, wide_out, 4, 2, padding), nn.ReLU()]
     return nn.Sequential(*encoder), nn.Sequential(*decoder[:-1])  # no ReLU on the logits
 
 
@@ -92,17 +74,6 @@ def layers(
         return mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
 
 
-def memory_format(device: torch.device | str, precision: str = "float32") -> torch.memory_format:
-    """How images and weights of the CNN lie in memory: channels last, but contiguous in float32 on a GPU.
-
-    Measured, an iteration of 64 images: on a CPU 99 ms against 105 contiguous; on an H200 (torch 2.11) in
-    float32 3,594 us against 3,265 contiguous, since cuDNN's deterministic gradients of the weights, two
-    thirds of it, are slower in channels last; there in tf32 2,229 and in bf16 1,026, contiguous not measured.
-    """
-    slow = torch.device(device).type == "cuda" and precision == "float32"
-    return torch.contiguous_format if slow else torch.channels_last
-
-
 class VAE(nn.Module):
     """Encoder q(z|x) = N(mu, diag(exp(logvar))) and decoder of Table 1.
 
@@ -110,22 +81,32 @@ class VAE(nn.Module):
     latents             dimensions of z
     network             "mlp" or "cnn"
     binary              uint8 images are 0/1, not 0 to 255
+    seed                of the weights
     Raises ValueError for a shape that the network does not have.
     """
 
-    def __init__(self, shape: tuple[int, int, int], latents: int, network: str = "cnn", binary: bool = False):
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latents: int,
+        network: str = "cnn",
+        binary: bool = False,
+        seed: int = 0,
+    ):
         super().__init__()
         self.encoder, self.decoder = layers(shape, latents, network, binary)  # no random numbers yet
         self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
         self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
-        self.to_empty(device="cpu")
-        self.reset(torch.Generator().manual_seed(0))
+        for layer in self.modules():
+            for name, weight in list(layer.named_parameters(recurse=False)):
+                # Not by to_empty(), which imports sympy (0.3 s).
+                setattr(layer, name, nn.Parameter(torch.empty_strided(weight.shape, weight.stride())))
+        self.reset(torch.Generator().manual_seed(seed))
         self.lay_out("cpu")
 
-    def lay_out(self, device: torch.device | str, precision: str = "float32") -> None:
-        """Move to a device, in the memory format that is the fastest there."""
-        self.memory_format = memory_format(device, precision)
-        self.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's hints lack it
+    def lay_out(self, device: torch.device | str) -> None:
+        """Move to a device, with channels last: the CNN is the fastest so (on a CPU 99 ms against 105)."""
+        self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -143,7 +124,7 @@ class VAE(nn.Module):
         first = next(self.encoder.parameters())
         sparse = isinstance(self.encoder[1], PixelLinear)
         if not sparse and not x.is_floating_point():
-            x = x.to(first.dtype, memory_format=self.memory_format) * self.scale
+            x = x.to(first.dtype, memory_format=torch.channels_last) * self.scale
         mu, logvar = self.encoder(x).chunk(2, dim=1)
         return mu, logvar
 

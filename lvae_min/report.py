@@ -1,4 +1,4 @@
-"""What a run says of itself: its progress, and where its numbers were made."""
+"""What a run prints: progress and tables of scores; and the provenance of its numbers."""
 
 import platform
 import subprocess
@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from threading import Lock
 
-import torch
 from tqdm import tqdm
 
 SCORES = {
@@ -49,7 +48,7 @@ def say(text: str) -> None:
     if sys.stdout.isatty():
         tqdm.write(text)
     else:
-        sys.stdout.write(text + "\n")  # print() writes the end of the line by itself
+        sys.stdout.write(text + "\n")  # print() writes the newline separately
         sys.stdout.flush()
 
 
@@ -73,7 +72,7 @@ class Grid:
 
     def __init__(self, runs: int, iterations: int, name: str = "grid"):
         self.name, self.runs, self.iterations, self.began = name, runs, iterations, time.monotonic()
-        self.ended, self.failed, self.trained, self.said = 0, 0, 0, time.monotonic()
+        self.ended, self.failed, self.trained, self.printed_at = 0, 0, 0, time.monotonic()
         self.reached: Counter[str] = Counter()  # iterations of a run
         self.places: list[int] = []  # lines of the terminal in use
         self.lock = Lock()
@@ -97,25 +96,25 @@ class Grid:
             self.trained += iterations * trained
             if self.bar is not None:
                 self.bar.update(iterations)
-            due = time.monotonic() - self.said > GRID_SECONDS
+            due = time.monotonic() - self.printed_at > GRID_SECONDS
         if due:
-            self.tell()
+            self.print_status()
 
     def end(self, run: str, iterations: int, failed: bool = False) -> None:
-        """Count a run of so many iterations that is done; what a failed one did not do is not waited for."""
+        """Count a run of so many iterations as done; those that a failed run did not reach are taken off."""
         with self.lock:
             self.ended, self.failed = self.ended + 1, self.failed + failed
             if failed:
                 self.iterations -= iterations - self.reached[run]
                 if self.bar is not None:
                     self.bar.total = self.iterations
-        self.tell()
+        self.print_status()
 
-    def tell(self) -> None:
-        """A line, or the words beside the bar."""
+    def print_status(self) -> None:
+        """Print a line, or update the text of the progress bar."""
         failed = f", {self.failed} failed" if self.failed else ""
         text = f"{self.ended} of {self.runs} runs done{failed}"
-        self.said = time.monotonic()
+        self.printed_at = time.monotonic()
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         elif self.trained:
@@ -146,7 +145,7 @@ class Progress:
             grid.advance(name, done, trained=False)
 
     def show(self, record: dict) -> None:
-        """Bring a line of the log before the reader."""
+        """Show a line of the log."""
         step, collapsed = record["step"], "  COLLAPSED (kl < 0.1)" * record["collapsed"]
         if self.bar is not None:
             self.bar.set_postfix_str(numbers(record, TERMS) + collapsed, refresh=False)
@@ -219,8 +218,10 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def machine(device: torch.device) -> dict:
-    """Where a number was made: commit, versions and device."""
+def machine(device) -> dict:
+    """Where a number was made: commit, versions, and the name of a torch.device."""
+    import torch  # not above: it takes a second, and pictures are drawn without it
+
     packages = {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"commit": commit(), "versions": {"python": platform.python_version(), **packages}, "device": name}

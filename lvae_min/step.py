@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvae_min import losses
-from lvae_min.config import CONTROL, Config, learning_rates
+from lvae_min import adam, fused, losses
+from lvae_min.config import Config, learning_rates
 from lvae_min.data import Batches, Dataset
-from lvae_min.io.atomic import check_tensors
+from lvae_min.io.checkpoints import check_tensors
+from lvae_min.methods import CONTROL
 from lvae_min.model import VAE
 
 CAPTURING = Lock()  # waiting for a GPU spoils what another thread records on it
 WARM_UP = 3  # eager iterations before a graph is recorded: libraries allocate in their first calls
-MOST_STREAMS = 32  # that torch has on a GPU. It hands them out in turn, and the 33rd is the first again.
+MOST_STREAMS = 32  # of torch on a GPU. It hands them out round-robin: the 33rd is the first again.
 SWITCHES = (
     (torch.backends.cuda.matmul, "fp32_precision"),
     (torch.backends.cudnn.conv, "fp32_precision"),  # type: ignore[attr-defined]  # torch makes it at run time
@@ -150,7 +151,7 @@ def prepare_thread(threads: int, device: torch.device) -> None:
     torch.set_flush_denormal(True)
     if device.type == "cuda":
         with CAPTURING:
-            torch.cuda.synchronize(device)  # the images arrived on another stream
+            torch.cuda.synchronize(device)  # the images were copied on another stream
         torch.cuda.set_device(device)
         if torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
             torch.cuda.set_stream(STREAMS.mine(device))  # a graph cannot be recorded on the first one
@@ -207,9 +208,9 @@ class Step:
         self.description += {"float32": "", "bf16": ", bf16"}.get(
             config.precision, ", tf32" if device.type == "cuda" else ", float32 (a CPU has no tf32)"
         )
-        self.vae = VAE(dataset.shape, config.latents or dataset.latents, dataset.network, dataset.binary)
-        self.vae.reset(torch.Generator().manual_seed(config.seed))
-        self.vae.lay_out(device, config.precision)
+        latents = config.latents or dataset.latents
+        self.vae = VAE(dataset.shape, latents, dataset.network, dataset.binary, config.seed)
+        self.vae.lay_out(device)
         control = {name: getattr(config, name) for name in CONTROL if getattr(config, name) is not None}
         self.objective = losses.OBJECTIVES[config.model](
             beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms, **control
@@ -217,13 +218,14 @@ class Step:
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         self.rates = torch.tensor(np.stack(learning_rates(config), 1), dtype=torch.float32, device=device)
         self.lr = torch.zeros(1, self.rates.shape[1], device=device)  # those of this iteration
-        self.optimizer = torch.optim.Adam(  # Sec. 6.3: betas and eps
+        self.optimizer = adam.Adam(  # Sec. 6.3: betas and eps
             [{"params": group, "lr": lr} for group, lr in zip(groups, self.lr[0], strict=True) if group],
             betas=(0.9, 0.999),
             eps=1e-8,
             fused=True,
             capturable=device.type == "cuda",
         )
+        self.by_op = device.type == "cuda" and terms.lvae_loss is fused.lvae_loss  # Adam, as the loss is
         self.noise = torch.Generator(device).manual_seed(config.seed + 1)
         self.iteration, self.clock = 0, torch.zeros(1, dtype=torch.int64, device=device)
         self.sums, self.counted = torch.zeros(3, dtype=torch.float64, device=device), 0
@@ -283,7 +285,10 @@ class Step:
     def update(self) -> None:
         """Adam, with the learning rates of this iteration."""
         torch.index_select(self.rates, 0, self.clock, out=self.lr)
-        self.optimizer.step()
+        if self.by_op:
+            adam.step(self.optimizer)
+        else:
+            self.optimizer.step()
 
     def state(self) -> dict:
         """All that the next iterations depend on: plain tensors, numbers and dicts."""
@@ -299,7 +304,7 @@ class Step:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from a `state`. Raises KeyError, ValueError or RuntimeError if it is of other settings."""
+        """Continue from a `state`. Raises KeyError, ValueError or RuntimeError if it is of other settings."""
         own, optimizer = self.state(), self.optimizer.state_dict()
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         moments = (
@@ -334,7 +339,7 @@ class Step:
         self.optimizer.load_state_dict({**optimizer, "state": moments})
         for group, old in zip(self.optimizer.param_groups, optimizer["param_groups"], strict=True):
             group["lr"] = old["lr"]  # a part of self.lr; it has become a copy
-        if moved:  # a GPU draws other numbers: go on with some that are new
+        if moved:  # a GPU draws other numbers: continue with new ones
             self.noise.manual_seed(self.config.seed + 1 + state["iteration"])
         else:
             self.noise.set_state(state["noise"])

@@ -10,20 +10,22 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 import numpy as np
 import torch
 from torch import nn
 
 import lvae_min.data
-from lvae_min import losses, metrics
+from lvae_min import latents, losses, metrics, workers
 from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
 from lvae_min.data import SCORED, Dataset, Split, is_path
 from lvae_min.io import records
-from lvae_min.io.atomic import Claim, check_tensors, is_machines, load_checkpoint, naming, save, write_whole
+from lvae_min.io.atomic import Claim, naming, write_whole
+from lvae_min.io.checkpoints import check_tensors, is_machines, load_checkpoint, save
 from lvae_min.io.text import brief, one_line
 from lvae_min.model import VAE, layers
 from lvae_min.report import SCORES, Grid, Progress, machine
@@ -34,8 +36,6 @@ SAVE_SECONDS = 300  # a killed run loses at most this
 EVALUATED_SECONDS = 30  # an evaluation is followed by a checkpoint if none was written for so long
 RECONSTRUCTED = 2_000  # of the validation images: rec takes longer than the codes and all scores
 DRAW_SECONDS = 60  # pictures of a running run are not drawn more often
-SCORING = Lock()  # scores limit the threads of BLAS, which is one for the whole process
-DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one as well
 CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
 FINISHED = {"rec_mean": records.number, "collapsed": records.truth, "images": records.count}
@@ -156,14 +156,10 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
 
 @torch.no_grad()
 @in_float32
-def evaluate(
-    vae: VAE, dataset: Dataset, index: np.ndarray, reconstructed: int | None = None, quick: bool = False
+def measure(
+    vae: VAE, dataset: Dataset, index: np.ndarray, reconstructed: int | None = None
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Scores of a network on images `index`, and their codes (M, L).
-
-    rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all);
-    the scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification.
-    """
+    """rec, kl and rec_mean of a network on images `index`, and their codes mu (M, L); see `evaluate`."""
     noise, parts, sums, count = torch.Generator().manual_seed(0), [], np.zeros(2), len(index)
     decoded, kl_sum = min(reconstructed or count, count), 0.0
     for start in range(0, count, 1000):
@@ -178,25 +174,58 @@ def evaluate(
             recs = [losses.elbo_terms(vae.decoder(code), x, mu, logvar, dataset.scale)[0] for code in (z, mu)]
             sums += len(x) * np.array([rec.item() for rec in recs])
     rec, rec_mean = (sums / decoded).tolist()
-    scores, codes = {"rec": rec, "kl": kl_sum / count, "rec_mean": rec_mean}, np.concatenate(parts)
-    if dataset.factor_names:
-        factors = dataset.factors(index)
-        with SCORING:
-            scores |= metrics.score(factors, codes, quick=quick)
-    return scores, codes
+    return {"rec": rec, "kl": kl_sum / count, "rec_mean": rec_mean}, np.concatenate(parts)
+
+
+def evaluate(
+    vae: VAE,
+    dataset: Dataset,
+    index: np.ndarray,
+    reconstructed: int | None = None,
+    quick: bool = False,
+    call: Callable = workers.AT_ONCE,
+) -> tuple[dict[str, float], np.ndarray]:
+    """Scores of a network on images `index`, and their codes (M, L).
+
+    rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all);
+    the scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification;
+    `call` calls the function that scores, here or in another process.
+    """
+    scores, codes = measure(vae, dataset, index, reconstructed)
+    return scores | disentanglement(dataset, index, codes, quick, call), codes
+
+
+def disentanglement(
+    dataset: Dataset,
+    index: np.ndarray,
+    codes: np.ndarray,
+    quick: bool = False,
+    call: Callable = workers.AT_ONCE,
+) -> dict[str, float]:
+    """metrics.score of codes (M, L) of images `index`; empty where there are no factors."""
+    return call(metrics.score, dataset.factors(index), codes, quick=quick) if dataset.factor_names else {}
 
 
 class Run:
     """A run in `folder`: new, or continued from its last checkpoint.
 
     threads  CPU threads of a new run for which `config` gives none (default: all cores)
+    call     calls the functions that score and draw: here, or `Workers`
 
     Raises ValueError for settings that the data set does not allow, for a folder that holds something else or
     a run with other settings, and for a damaged checkpoint; nothing in the folder is changed then.
     """
 
-    def __init__(self, config: Config, folder: Path | str, dataset: Dataset, threads: int | None = None):
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        config: Config,
+        folder: Path | str,
+        dataset: Dataset,
+        threads: int | None = None,
+        call: workers.AtOnce = workers.AT_ONCE,
+    ):
+        self.folder, self.call = Path(folder), call
+        self.drawn: Callable = lambda: None  # waits for the pictures that are being drawn
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
         self.threads = config.threads or threads or cores()
@@ -226,7 +255,7 @@ class Run:
             self.check_settings()
             torch.set_num_threads(self.threads)
             if (self.folder / "last.pt").exists():
-                with self.telling():
+                with self.advise_removal():
                     self.restore(load_checkpoint(self.folder / "last.pt"))
         except BaseException:
             self.close()
@@ -320,8 +349,8 @@ class Run:
         self.kept = self.iteration
 
     @contextmanager
-    def telling(self):
-        """Say what to do about a file of the run that is damaged."""
+    def advise_removal(self):
+        """Let the error about a damaged file of the run advise to remove its folder."""
         try:
             yield
         except ValueError as error:
@@ -360,7 +389,7 @@ class Run:
         return evaluation_interval(self.config.iterations)
 
     def due(self) -> bool:
-        """Whether this iteration is evaluated: at each interval, at the end, and for a first look."""
+        """Whether this iteration is evaluated: at each interval, at the end, and once early."""
         return self.iteration % self.interval == 0 or self.iteration in (
             min(1000, self.interval),
             self.config.iterations,
@@ -385,7 +414,10 @@ class Run:
                 if due or self.iteration % LOG_EVERY == 0:
                     record = self.record()
                     if due:
+                        test = self.begin_scoring(self.test) if self.config.score_test else None
                         record["validation"], codes = self.validate()
+                        if test:
+                            record["test"] = test()
                         progress.validation(self.iteration, record["validation"])
                     self.write_log(record)
                     progress.show(record)
@@ -443,10 +475,23 @@ class Run:
             "collapsed": self.faint >= 1000,
         }
 
+    @property
+    def quick(self) -> bool:
+        """Whether sap_classification is left out of evaluations in training: a longer run has the time."""
+        return self.interval < 10_000
+
+    def begin_scoring(self, index: np.ndarray) -> Callable[[], dict]:
+        """Score images `index` as in an evaluation; what is returned waits for the scores."""
+        scores, codes = measure(self.step.vae, self.dataset, index, RECONSTRUCTED)
+        if not self.dataset.factor_names:
+            return lambda: scores
+        found = self.call.later(metrics.score, self.dataset.factors(index), codes, quick=self.quick)
+        return lambda: scores | found()
+
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""
-        quick = self.interval < 10_000  # a longer run has the time for all
-        scores, codes = evaluate(self.step.vae, self.dataset, self.validation, RECONSTRUCTED, quick)
+        vae, index = self.step.vae, self.validation
+        scores, codes = evaluate(vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call)
         by = self.select
         score = self.iteration if by == "last" else -scores["rec"] if by == "rec" else scores[by]
         score = -math.inf if math.isnan(score) else score
@@ -456,7 +501,6 @@ class Run:
         if not early and (again or self.better(score, scores["kl"]) or not self.best["iteration"]):
             self.lost = 0
             self.best = {"iteration": self.iteration, "score": score, "kl": scores["kl"]}
-            vae = self.step.vae
             weights = {name: weight.cpu().clone() for name, weight in vae.state_dict().items()}
             self.unwritten = {
                 "network": vae.settings,
@@ -488,10 +532,9 @@ class Run:
             self.log_bytes = log.tell()
 
     def draw(self, index: np.ndarray, codes: np.ndarray, note: str = "") -> None:
-        from lvae_min import plots  # matplotlib takes half a second to import
-
-        with DRAWING:
-            plots.draw(self.folder, self.step.vae, self.dataset, index, codes, note)
+        shown = latents.shown(self.step.vae, self.dataset, index, codes)
+        self.drawn()
+        self.drawn = self.call.later(workers.draw, self.folder, *shown, note, self.log_bytes)
 
     def selected(self) -> dict:
         """The network that was selected, and of which iteration. Raises ValueError if it is damaged."""
@@ -508,16 +551,17 @@ class Run:
 
     def finish(self) -> dict:
         """Score the selected and the last network on the test images, draw the first, write results.json."""
-        with self.telling():
+        with self.advise_removal():
             best = self.selected()
         last = {"iteration": self.iteration, "beta": self.step.objective.beta().item()}
         if best["iteration"] != self.iteration:
-            last |= evaluate(self.step.vae, self.dataset, self.test)[0]
+            last |= evaluate(self.step.vae, self.dataset, self.test, call=self.call)[0]
         self.step.vae.load_state_dict(best["vae"])
-        scores, codes = evaluate(self.step.vae, self.dataset, self.test)
+        scores, codes = measure(self.step.vae, self.dataset, self.test)
+        self.draw(self.test, codes, unlearned(scores["kl"], last.get("kl", scores["kl"])))
+        scores |= disentanglement(self.dataset, self.test, codes, call=self.call)
         last = {**scores, **last}
-        notes = unlearned(scores["kl"], last["kl"])
-        self.draw(self.test, codes, notes)
+        self.drawn()
         rec_mean = scores.pop("rec_mean")
         lines = records.read_log(self.folder / "log.jsonl")
         results = {

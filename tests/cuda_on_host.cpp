@@ -1,6 +1,8 @@
-// lvae_cuda.cuh on the CPU as a plain C function for ctypes. The caller owns all memory, so that it can
+// lvae_cuda.cuh and adam_cuda.cuh on the CPU as plain C functions for ctypes. The caller owns all memory, so that it can
 // place it off alignment and put guards around it.
 #include "lvae_cuda.cuh"
+
+#include "adam_cuda.cuh"
 
 using namespace lvae;
 
@@ -29,6 +31,10 @@ const char* elbo(const Problem* p, double* partial, unsigned seed) {
 
 const char* scale(const Scalings* all) {
   return result_of([=] { launch_scale(*all, nullptr); });
+}
+
+const char* adam(const AdamTensor* tensors, int64_t count) {
+  return result_of([=] { launch_adam(tensors, count, nullptr); });
 }
 
 }

@@ -26,16 +26,16 @@ NAME = "dsprites-lvae-iterations60-batch-size8-selectbeta_vae"
 small_run.small_images()  # drawn once, by the server
 
 
-def start(out, said, fault=None, *given):
-    """A process that trains in `out`, writes what it says to `said`, and meets with `fault`."""
-    process = CONTEXT.Process(target=child, args=(out, said, fault, *given))
+def start(out, output, fault=None, *given):
+    """A process that trains in `out`, writes what it prints to `output`, and meets with `fault`."""
+    process = CONTEXT.Process(target=child, args=(out, output, fault, *given))
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # for the server
         process.start()
     return process
 
 
-def child(out, said, fault, *given):
-    with open(said, "w") as stream:
+def child(out, output, fault, *given):
+    with open(output, "w") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     metrics.score = quick_scores
@@ -56,7 +56,7 @@ def die(*_):
 
 
 def at_call(owner, name, number, act):
-    """Let `act` happen instead of call `number`, from 1, of a function; it may go on with the call."""
+    """Let `act` happen instead of call `number`, from 1, of a function; it may continue the call."""
     real, calls = getattr(owner, name), []
 
     def counted(*given, **named):

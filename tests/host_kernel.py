@@ -49,15 +49,17 @@ Problem = structure(
 )
 Scaling = structure(data=P, kind=I32, size=I64, factor=Scalar)
 Scalings = structure(item=Scaling * 4)
+AdamTensor = structure(weight=P, gradient=P, exp_avg=P, exp_avg_sq=P, step=P, lr=P, size=I64)
 
 
 def build(folder: Path, old: str = "", new: str = "", flags: tuple[str, ...] = ()) -> Path:
     """Compile the kernels, after replacing `old`, which must be there exactly once, by `new`."""
     shutil.copytree(TESTS.parent / "csrc", folder, dirs_exist_ok=True)
-    kernels = folder / "lvae_cuda.cuh"
-    text = kernels.read_text()
-    assert not old or text.count(old) == 1, f"{old!r} is {text.count(old)} times in lvae_cuda.cuh"
-    kernels.write_text(text.replace(old, new))
+    texts = {kernels: kernels.read_text() for kernels in folder.glob("*.cuh")}
+    found = sum(text.count(old) for text in texts.values())
+    assert not old or found == 1, f"{old!r} is {found} times in the kernels"
+    for kernels, text in texts.items():
+        kernels.write_text(text.replace(old, new) if old else text)
     library = folder / "host.so"
     subprocess.run(
         [
@@ -100,7 +102,8 @@ def scalar(tensor):
 class HostKernel:
     def __init__(self, library: Path):
         self.library = ctypes.CDLL(str(library))
-        self.library.elbo.restype = self.library.scale.restype = ctypes.c_char_p
+        for function in (self.library.elbo, self.library.scale, self.library.adam):
+            function.restype = ctypes.c_char_p
         assert self.library.problem_size() == ctypes.sizeof(Problem)
 
     def elbo(self, logits, x, mu, logvar, sigma=None, scale=None, seed=0, grad=True, offset=0):
@@ -162,6 +165,11 @@ class HostKernel:
             for t, f in zip(tensors, factors, strict=True)
         ]
         self._raise(self.library.scale(ctypes.byref(Scalings((Scaling * 4)(*items)))))
+
+    def adam(self, rows):
+        """One update of each row in place: weight, gradient, exp_avg, exp_avg_sq, step, lr."""
+        items = [AdamTensor(*(each.data_ptr() for each in row), row[0].numel()) for row in rows]
+        self._raise(self.library.adam((AdamTensor * len(items))(*items), I64(len(items))))
 
     @staticmethod
     def _raise(complaint, *guarded):
@@ -262,8 +270,64 @@ def check_scaling(kernel):
         assert all(torch.equal(*pair) for pair in zip(tensors, expected, strict=True))
 
 
+# A block of Adam's kernel has 1024 elements of one tensor; a launch has at most 48 tensors.
+ADAM_SIZES = [1, 3, 7, 1023, 1024, 1025, 4097, *[2] * 50]
+
+
+def guarded(tensor, offset=0):
+    result = Guarded(tensor.numel(), torch.float32, offset)
+    result.part.copy_(tensor)
+    return result
+
+
+def adam_case(offset, step):
+    """torch's Adam in float64 for weights of two rates, and the same for the kernel: six Guarded a weight."""
+    draw = torch.Generator().manual_seed(step)
+    rates = [torch.tensor([1e-2]), torch.tensor([3e-3])]
+    exact_weights, ours = [], []
+    for k, size in enumerate(ADAM_SIZES):
+        weight, mean, square = torch.randn(3, size, generator=draw)
+        six = [weight, torch.zeros(size), mean * (step > 0), (square.square() + 1e-3) * (step > 0)]
+        ours.append([guarded(part, offset * (k % 3 != 2)) for part in six])
+        ours[-1] += [guarded(torch.tensor([float(step)])), guarded(rates[k % 2])]
+        exact_weights.append(weight.double().requires_grad_())
+    groups = [{"params": exact_weights[k::2], "lr": rates[k].item()} for k in range(2)]
+    return torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-8), exact_weights, ours, draw
+
+
+def check_adam(kernel, offset=0, steps=(0, 1, 1000), updates=3):
+    """Each update errs by 1e-6 of the way that the larger of mean and gradient would move the weight."""
+    for step in steps:
+        optimizer, exact_weights, ours, draw = adam_case(offset, step)
+        before = []
+        for _ in range(updates):
+            before.clear()
+            for exact, six in zip(exact_weights, ours, strict=True):
+                six[1].part.copy_(torch.randn(len(exact), generator=draw))
+                six[1].part[::3] *= 1e-7  # where eps counts
+                old, exact.grad, mean, square, count = (each.part.double() for each in six[:5])
+                exact.data.copy_(old)
+                optimizer.state[exact] = {"step": count[0].float(), "exp_avg": mean, "exp_avg_sq": square}
+                before.append((old, mean.clone(), square.clone()))
+            optimizer.step()
+            kernel.adam([[each.part for each in six] for six in ours])
+            assert all(each.intact() for six in ours for each in six), "written outside of a tensor"
+            for (old, mean, square), exact, six in zip(before, exact_weights, ours, strict=True):
+                new, state = exact.detach(), optimizer.state[exact]
+                most = torch.maximum(mean.abs(), exact.grad.abs())
+                way = (new - old).abs() / state["exp_avg"].abs() * most
+                errors = [(six[k].part - t).abs() for k, t in ((0, new), (2, state["exp_avg"]))]
+                assert (errors[0] <= 1e-6 * way + 1.2e-7 * torch.maximum(new.abs(), old.abs())).all()
+                assert (errors[1] <= 2e-7 * most).all()
+                most = torch.maximum(square, exact.grad.square())
+                assert ((six[3].part - state["exp_avg_sq"]).abs() <= 2e-7 * most).all()
+                assert six[4].part.item() == state["step"].item()
+
+
 def check_all(library: Path) -> None:
     kernel = HostKernel(library)
+    check_adam(kernel)
+    check_adam(kernel, offset=1)
     check_scaling(kernel)
     check_sizes(kernel)
     check_sizes(kernel, offset=1)

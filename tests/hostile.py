@@ -77,11 +77,11 @@ def watched(folder):
     assert not Watch.seen
 
 
-def check_line(said, *names):
-    """One line that can be read, that names what it speaks of, and not memory: a lie is seen before."""
-    assert said and said.isprintable() and len(said) < 3000, said
-    assert any(str(name) in said for name in names), (said, names)
-    assert "MemoryError" not in said and "allocate" not in said, said
+def check_line(message, *names):
+    """One printable line that names the input, not memory: a false size is found before that."""
+    assert message and message.isprintable() and len(message) < 3000, message
+    assert any(str(name) in message for name in names), (message, names)
+    assert "MemoryError" not in message and "allocate" not in message, message
 
 
 def outcome(folder, call, *names):
@@ -89,18 +89,18 @@ def outcome(folder, call, *names):
 
     Everything but a refusal is a bug: a MemoryError, say, or a change outside of `folder`.
     """
-    before, value, said = contents(folder), None, None
+    before, value, message = contents(folder), None, None
     with watched(folder):
         try:
             value = call()
-        except FloatingPointError as error:  # weights that are no numbers: the run went on until then
-            before, said = contents(folder), str(error)
+        except FloatingPointError as error:  # weights that are no numbers: the run continued until then
+            before, message = contents(folder), str(error)
         except (ValueError, OSError) as error:
-            said = str(error)
-    if said is not None:
-        check_line(said, *names)
-        assert before == contents(folder), said
-    return value, said
+            message = str(error)
+    if message is not None:
+        check_line(message, *names)
+        assert before == contents(folder), message
+    return value, message
 
 
 def contents(folder):
@@ -190,7 +190,7 @@ def mutated(random, content):
 
 
 def npy(descr="'|u1'", shape="(4, 16, 16)", payload=bytes(1024), fortran="False", version=1):
-    """An .npy whose header says what it likes."""
+    """An .npy with an arbitrary header."""
     header = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n".encode("latin-1")
     size = struct.pack("<H" if version == 1 else "<I", len(header))
     return b"\x93NUMPY" + bytes([version, 0]) + size + header + payload

@@ -25,18 +25,17 @@ SANITIZED = [
     "-k",
     "test_cuda_is_as_accurate_as_the_reference",
 ]
-# In order of worth. What only a measurement decides, and what shows it:
+# In order of importance. What only a measurement decides, and what shows it:
 #
-#   memory format of the CNN in tf32 and bf16 (model.memory_format)    bench.py step, with the other format
-#   what cuDNN takes for the gradients of the CNN's weights,           nsys profile --cuda-graph-trace=node
-#     and whether channels padded to 4 or 8 are taken faster             python bench.py step
-#   which of the MLP's 175 kernels are splitK's, and whether           the same, and CUBLASLT_WORKSPACE_SIZE=0
-#     cuBLASLt's epilogues (bias, ReLU) replace sums of biases
-#   Adam's 115 us of 84 (a copy's): one launch for all tensors         nsys profile python bench.py step
-#   copies of weights to bf16, 24 an iteration of the CNN, as one      bench.py step, bf16
-#   how many runs at once are the fastest, by precision                bench.py grid, with another AT_ONCE
-#   the loss against the memory's floor, by block size and packs       bench.py loss, columns "graph"
-BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "data", "growth")
+#   an iteration with Adam in one launch and biases apart, none of     python -m bench step
+#     which was timed in a whole iteration (docs/speed.md)
+#   where six runs of 3,000 iterations spend 19 s, of which 5 are      python -m bench overhead
+#     iterations; 12 in all are the aim
+#   sums of biases and of columns, 110 us of the CNN's 900             nsys profile python -m bench step
+#   Adam's update that also writes the weights in bf16: no casts       bench step, bf16
+#   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
+#   the loss against the memory's floor, by block size and packs       bench loss, columns "graph"
+BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "overhead", "data", "growth")
 MACHINE = """
 import json, sys, torch
 if not torch.cuda.is_available():
@@ -179,9 +178,8 @@ def tests(part: Part) -> None:
 def bench(part: Part) -> None:
     for name in BENCHES:
         file = part.folder / f"bench-{name}.json"
-        if part.run(
-            f"bench-{name}", PYTHON, "bench.py", name, "--device", "cuda", "--json", str(file), limit=150
-        ):
+        words = ["-m", "bench", name, "--device", "cuda", "--json", str(file)]
+        if part.run(f"bench-{name}", PYTHON, *words, limit=150):
             part.summary["measured"][name] = json.loads(file.read_text())[name]
 
 
@@ -208,7 +206,7 @@ def train(part: Part, *words: str) -> None:
 
 
 def paper(part: Part, seed: str) -> None:
-    train(part, "--paper", "--precision", "tf32", "--seed", seed)
+    train(part, "--paper", "--precision", "tf32", "--score-test", "--seed", seed)
 
 
 def seeds(part: Part) -> None:

@@ -1,4 +1,4 @@
-"""bench.py measures what it says, tried with small data on the CPU."""
+"""bench/ measures what it says, tried with small data on the CPU."""
 
 import json
 import threading
@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-import bench
-from lvae_min import data, fused, step
+import bench.__main__ as command
+from bench import common, evaluation, grid, growth, loss, means, parts, scores, start, step, stock
+from bench import data as batches
+from lvae_min import data, fused, model, report, train
 from lvae_min.datasets import specs, stores
+from lvae_min.step import SWITCHES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 
@@ -24,38 +27,47 @@ def tiny(small, monkeypatch):
     colored = data.Dataset(
         "arm3d", "", spec, stores.Pixels(draw.integers(256, size=(240, 64, 64, 3), dtype=np.uint8))
     )
-    monkeypatch.setattr(bench, "load", lambda name: {"dsprites": small, "arm3d": colored}[name])
-    monkeypatch.setattr(bench, "cores", lambda: 1)
-    monkeypatch.setattr(bench, "apart", lambda function, *given: function(*given))
-    monkeypatch.setattr(bench, "STOCK", [])
-    monkeypatch.setattr(bench, "STEPS", [("dsprites", 8), ("arm3d", 4)])
-    monkeypatch.setattr(bench, "LOSS_SHAPES", [(2, 64)])
-    monkeypatch.setattr(bench, "PEAK_SIDE", {"cpu": 16, "cuda": 16})
-    monkeypatch.setattr(bench, "stock_step", lambda *_: lambda: time.sleep(0.001))
+    monkeypatch.setattr(data, "load", lambda name: {"dsprites": small, "arm3d": colored}[name])
+    monkeypatch.setattr(train, "cores", lambda: 1)
+    monkeypatch.setattr(common, "apart", lambda function, *given: function(*given))
+    monkeypatch.setattr(common, "STEPS", [("dsprites", 8), ("arm3d", 4)])
+    monkeypatch.setattr(stock, "STOCK", [])
+    monkeypatch.setattr(stock, "stock_step", lambda *_: lambda: time.sleep(0.001))
+    monkeypatch.setattr(loss, "LOSS_SHAPES", [(2, 64)])
+    monkeypatch.setattr(step, "PEAK_SIDE", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(
-        bench,
+        step,
         "Stock",
         lambda name, size, device: SimpleNamespace(
-            seconds=lambda calls: bench.stock_begins(name, size, str(device)) or bench.stock_seconds(calls),
+            ready=lambda: stock.stock_begins(name, size, str(device)),
+            seconds=stock.stock_seconds,
             close=lambda: None,
         ),
+    )
+
+
+@pytest.fixture
+def called_once(monkeypatch):
+    """Each function that would be timed is called once, and its time is 1 s."""
+    monkeypatch.setattr(
+        common, "least", lambda ways, *_, **__: {name: way() and 1.0 or 1.0 for name, way in ways.items()}
     )
 
 
 def test_the_wait_is_for_the_device_that_was_named(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    bench.waiter(CUDA)()
-    bench.waiter(CPU)()
-    bench.waiter(None)()
+    common.waiter(CUDA)()
+    common.waiter(CPU)()
+    common.waiter(None)()
     assert waited == [CUDA]
 
 
 def test_a_time_is_that_of_many_calls_and_one_wait(monkeypatch):
     done = []
-    monkeypatch.setattr(bench, "waiter", lambda device: lambda: done.append("wait"))
+    monkeypatch.setattr(common, "waiter", lambda device: lambda: done.append("wait"))
     monkeypatch.setattr(time, "perf_counter", lambda: done.append("clock") or len(done))
-    found = bench.least({"work": lambda: done.append("call")}, rounds=0, calls=3, device=CUDA)
+    found = common.least({"work": lambda: done.append("call")}, rounds=0, calls=3, device=CUDA)
     assert done == ["wait", "clock", "call", "call", "call", "wait", "clock"]
     assert found["work"] == (7 - 2) / 3
 
@@ -75,15 +87,15 @@ def test_only_finished_iterations_of_runs_at_once_are_counted(monkeypatch):
         finished.append(mine.queued)
         mine.queued = 0
 
-    monkeypatch.setattr(bench, "stream_waiter", lambda device: wait)
+    monkeypatch.setattr(common, "stream_waiter", lambda device: wait)
     began = time.perf_counter()
-    rate = bench.together([Lagging, Lagging], 0.3)
+    rate = grid.together([Lagging, Lagging], 0.3)
     assert 0 < rate <= (sum(finished) - 8) / 0.3 and rate < 2 * 500 < sum(finished) / 0.002
     assert time.perf_counter() - began > 0.3
 
 
 def test_an_iteration_is_measured_beside_one_of_stock_pytorch_and_the_peak(tiny):
-    rows = bench.bench_step(CPU)
+    rows = step.measure(CPU)
     assert [(row["network"], row["batch"]) for row in rows] == [("MLP", 8), ("CNN", 4)]
     for row in rows:
         assert row["stock / ours"] == pytest.approx(row["stock, ms"] / row["ours, ms"])
@@ -94,60 +106,184 @@ def test_an_iteration_is_measured_beside_one_of_stock_pytorch_and_the_peak(tiny)
 
 
 def test_stock_pytorch_has_a_process_of_its_own(monkeypatch):
-    monkeypatch.setattr(bench, "STOCK", [])
-    stock = bench.Stock("dsprites", 8, CPU)
+    monkeypatch.setattr(stock, "STOCK", [])
+    other = stock.Stock("dsprites", 8, CPU)
     try:
-        assert 0 < stock.seconds(2) < 60 and bench.STOCK == []
+        other.ready()
+        assert 0 < other.seconds(2) < 60 and stock.STOCK == []
     finally:
-        stock.close()
+        other.close()
+
+
+@pytest.mark.parametrize("name", ["dsprites", "arm3d"])
+def test_an_iteration_of_stock_pytorch_trains_a_network_of_the_same_size(name, small, monkeypatch):
+    monkeypatch.setattr(model, "HIDDEN", 1200)
+    dataset = small
+    if name == "arm3d":
+        dataset = data.Dataset(name, "", specs.SPECS[name], stores.Pixels(np.ones((400, 64, 64, 3), "u1")))
+    networks = stock.networks(dataset)
+    ours = model.VAE(dataset.shape, dataset.latents, dataset.network, dataset.binary)
+    assert sum(len(each.flatten()) for part in networks for each in part.parameters()) == sum(
+        len(each.flatten()) for each in ours.parameters()
+    )
+    weights = [*networks[0].parameters()]
+    before = [each.detach().clone() for each in weights]
+    monkeypatch.setattr(stock, "networks", lambda _: networks)
+    stock.stock_step(dataset, 4, CPU)()
+    assert not any(torch.equal(*pair) for pair in zip(before, weights, strict=True))
 
 
 def test_the_loss_of_both_types_is_measured_on_both_kinds_of_device(tiny, monkeypatch):
     if reason := fused.why_not():
         pytest.skip(f"the op is not built: {reason}")
-    (row,) = bench.bench_loss(CPU)
+    (row,) = loss.measure(CPU)
     assert row["twin / compiled"] > 0 and row["logits"] == "float32"
     # As on a GPU: no compiled twin, and graphs, which are loops here.
-    ways = bench.loss_ways
+    ways = loss.loss_ways
     monkeypatch.setattr(
-        bench,
+        loss,
         "loss_ways",
         lambda *given: {name: way for name, way in ways(*given).items() if name != "compiled twin"},
     )
     for dtype in (torch.float32, torch.bfloat16):
-        row = bench.loss_row(2, 64, CPU, dtype, 2)
+        row = loss.loss_row(2, 64, CPU, dtype, 2)
         assert row["twin / fused, graph"] == pytest.approx(row["twin, graph"] / row["fused, graph"])
         assert row["logits"] == str(dtype)[6:] and 0 < row["fused, graph"]
 
 
 def test_a_recorded_function_is_called_as_often_as_it_says():
     calls = []
-    bench.recorded(lambda: calls.append(1), 10, CPU)()
+    common.recorded(lambda: calls.append(1), 10, CPU)()
     assert len(calls) == 10
 
 
 def test_parts_are_measured_in_the_precision_of_the_iteration(tiny, monkeypatch):
-    inside, parts = [], bench.parts
+    inside, shares = [], parts.parts
     monkeypatch.setattr(
-        bench, "parts", lambda device: inside.append([getattr(*switch) for switch in step.SWITCHES]) or []
+        parts, "parts", lambda device: inside.append([getattr(*switch) for switch in SWITCHES]) or []
     )
-    bench.bench_parts(torch.device("cuda", 0))
+    parts.measure(torch.device("cuda", 0))
     assert inside == [["ieee", "ieee", True, False]]
-    for row in parts(CPU):
+    for row in shares(CPU):
         assert sum(value for name, value in row.items() if "%" in name) == pytest.approx(100)
 
 
-def test_the_other_measurements_run(tiny, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "SPECS", {"dsprites": specs.SPECS["dsprites"]})
-    monkeypatch.setattr(bench, "together", lambda makers, seconds: makers[0]() and 1.0)
-    monkeypatch.setattr(
-        bench, "least", lambda ways, **_: {name: way() and 1.0 or 1.0 for name, way in ways.items()}
-    )
-    monkeypatch.setattr(bench, "evaluate", lambda *_: None)
-    assert bench.main(["grid", "data", "evaluation", "--json", str(tmp_path / "found.json")]) == 0
+def test_each_means_is_left_out_of_one_iteration(tiny, monkeypatch):
+    ways = means.ways(CPU)
+    assert not ways["fused Adam"].optimizer.defaults["fused"] and ways["ours"].optimizer.defaults["fused"]
+    assert ways["fused loss"].description == ways["fused loss (CNN)"].description != ways["ours"].description
+    taken = {name: 2.0 for name in ways} | {"ours": 1.0, "flushed": 0.5, "ours, CNN": 4.0, "": 8.0}
+    monkeypatch.setattr(common, "least", lambda ways, *_, **__: {name: taken[name] for name in ways})
+    gains = {row["means"]: row["without / with"] for row in means.measure(CPU)}
+    assert gains == {
+        "fused Adam": 2,
+        "sparse first layer": 2,
+        "fused loss": 2,
+        "denormals flushed (Adam alone)": 4,
+        "channels last (CNN)": 0.5,
+        "fused loss (CNN)": 0.5,
+        "freed memory kept (CNN)": 1,
+    }
+    assert means.measure(CUDA) == []
+
+
+def test_the_measurements_that_were_named_are_written_down(tiny, called_once, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(batches, "SPECS", {"dsprites": specs.SPECS["dsprites"]})
+    monkeypatch.setattr(grid, "together", lambda makers, seconds: makers[0]() and 1.0)
+    monkeypatch.setattr(train, "evaluate", lambda *_: None)
+    assert command.main(["grid", "data", "evaluation", "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["data"][0]["resident, GB"] < 1 and len(found["grid"]) == 4 and found["seconds"] >= 0
-    assert "| data set |" in capsys.readouterr().out
+    assert "| data set |" in capsys.readouterr().out and "scores" not in found
+
+
+def test_the_manual_lists_the_measurements():
+    """The table of the docstring, in the order in which they are carried out."""
+    table = command.__doc__.split("\n\n")[2]
+    assert [line.split()[0] for line in table.splitlines()] == list(command.BENCHES)
+
+
+def test_an_evaluation_is_measured_beside_ten_thousand_iterations(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        train, "evaluate", lambda vae, dataset, index: asked.append((dataset.name, len(index)))
+    )
+    seconds = {"evaluation": 3.0, "encode": 0.5, "step": 0.02}
+    monkeypatch.setattr(
+        common,
+        "least",
+        lambda ways, *_, **__: {name: [way(), seconds[name]][1] for name, way in ways.items()},
+    )
+    rows = evaluation.measure(CPU)
+    assert [row["evaluation / 10,000 steps, %"] for row in rows] == [pytest.approx(1.5)] * 2
+    assert asked == 2 * [("dsprites", 144)] + 2 * [("arm3d", 18)]
+
+
+def test_every_score_is_measured_on_both_kinds_of_factors(monkeypatch):
+    asked = []
+
+    def least(ways, rounds):
+        return {name: asked.append(way.__closure__ and name) or 0.25 for name, way in ways.items()}
+
+    monkeypatch.setattr(common, "least", least)
+    rows = scores.measure(CPU)
+    assert [(row["codes"], row["factors"]) for row in rows] == [
+        (samples, kind) for samples in (10_000, 50_000) for kind in ("as they are", "10 bins")
+    ]
+    assert asked == 4 * [*report.SCORES]
+    assert all(row["all six, ms"] == 1500 and row["mig, ms"] == 250 for row in rows)
+
+
+def test_the_parts_of_a_start_add_up_to_the_best_of_three(monkeypatch):
+    clock = iter([10.0, 20.0, 30.0])
+    monkeypatch.setattr(start, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    printed = iter(["said\n11 13 14 16 19", "20.5 21 22 23 24", "31 32 33 34 38"])
+    monkeypatch.setattr(common, "python", lambda *words: next(printed))
+    (row,) = start.measure(CPU)
+    assert row == {
+        "Python": 0.5,
+        "import": 0.5,
+        "data": 1,
+        "network and folder": 1,
+        "first iteration": 1,
+        "all, s": 4,
+    }
+
+
+def test_a_start_is_that_of_a_process_of_its_own(tmp_path):
+    moments = [float(word) for word in common.python("-c", start.START, "cpu", str(tmp_path / "run")).split()]
+    assert len(moments) == 5 and moments == sorted(moments) and moments[-1] < time.perf_counter()
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_process_that_fails_is_told_in_one_line():
+    with pytest.raises(ValueError, match=r"^python -c 'import sys; sys.exit\(.*: one$"):
+        common.python("-c", "import sys; sys.exit('two\\none')")
+    with pytest.raises(ValueError, match="code 3"):
+        common.python("-c", "raise SystemExit(3)")
+
+
+def test_growth_is_over_batch_size_width_and_number_of_images(tiny, monkeypatch):
+    made = []
+
+    def least(ways, rounds, calls, device):
+        for (_, value), one in ways.items():
+            made.append((value, one.config.batch_size, one.vae.encoder[-1].in_features))
+        return dict.fromkeys(ways, 0.002)
+
+    monkeypatch.setattr(common, "least", least)
+    monkeypatch.setattr(growth, "memory", lambda kind, count: count / 1e6)
+    rows = growth.measure(CPU)
+    assert made == [(size, size, 32) for size in (16, 32, 64, 128, 256, 512)] + [
+        (width, 64, width) for width in (300, 600, 1200, 2400)
+    ]
+    assert [row["ms or GB"] for row in rows] == 10 * [2] + 2 * [0.05, 0.2, 0.73728]
+    assert {row["over"] for row in rows[10:]} == {"images, bits in memory", "images, RGB in a file"}
+
+
+@pytest.mark.parametrize("kind, least, most", [("bits", 0.09, 0.2), ("file", -1, 0.05)])
+def test_images_in_memory_take_their_bits_and_those_of_a_file_none(kind, least, most):
+    assert least < common.apart(growth.memory, kind, 200_000) < most
 
 
 def test_a_context_of_a_gpu_is_not_counted_as_a_data_sets_memory(tiny, monkeypatch):
@@ -156,6 +292,6 @@ def test_a_context_of_a_gpu_is_not_counted_as_a_data_sets_memory(tiny, monkeypat
     monkeypatch.setattr(
         torch, "zeros", lambda *given, **named: seen.append("device") or zeros(*given, **named)
     )
-    monkeypatch.setattr(bench, "resident", lambda: seen.append("memory") or 0.0)
-    bench.data_row("dsprites", "cpu")
+    monkeypatch.setattr(common, "resident", lambda: seen.append("memory") or 0.0)
+    batches.data_row("dsprites", "cpu")
     assert seen[:2] == ["device", "memory"]

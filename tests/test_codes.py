@@ -77,9 +77,11 @@ def test_codes_that_do_not_fit_are_refused_in_one_line(run, tmp_path, capsys, ta
     np.savez(tmp_path / "codes.npz", codes=table)
     out = tmp_path / "images.npz"
     assert decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(out)], decode.main, "decode") == 2
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        said.startswith(f"decode: {tmp_path / 'codes.npz'}: ") and message in said and said.count("\n") == 1
+        output.startswith(f"decode: {tmp_path / 'codes.npz'}: ")
+        and message in output
+        and output.count("\n") == 1
     )
     assert not out.exists()
 
@@ -94,8 +96,8 @@ def test_what_is_no_run_or_no_archive_is_refused_in_one_line(run, tmp_path, caps
         ("decode", decode.main, [run, tmp_path / "none.npz", "-o", tmp_path / "a.npz"]),
     ):
         assert encode.command([*map(str, arguments)], command, name) == 2
-        said = capsys.readouterr().err
-        assert said.startswith(f"{name}: ") and said.count("\n") == 1 and "Traceback" not in said
+        output = capsys.readouterr().err
+        assert output.startswith(f"{name}: ") and output.count("\n") == 1 and "Traceback" not in output
 
 
 def test_images_of_another_shape_than_the_networks_are_refused(run, small):

@@ -22,7 +22,7 @@ ALIGNMENT = ("-fsanitize=alignment", "-fno-sanitize-recover=alignment")
 FIRST_BARRIER = "  __syncthreads();    // lane 0 of every warp has written\n"
 SECOND_BARRIER = "  __syncthreads();    // warp 0 has read: the next call may write\n"
 
-FAULTS = {  # what is wrong: what stands in lvae_cuda.cuh, what is put in its place
+FAULTS = {  # what is wrong: what stands in one of the headers of kernels, what is put in its place
     "the barrier before warp 0 reads is missing": (FIRST_BARRIER, ""),
     "the barrier after warp 0 has read is missing": (SECOND_BARRIER, ""),
     "half of the threads skip a barrier": (SECOND_BARRIER, "  if (threadIdx.x < 128) __syncthreads();\n"),
@@ -38,7 +38,7 @@ FAULTS = {  # what is wrong: what stands in lvae_cuda.cuh, what is put in its pl
         "i < p.pixels - 1; i += threads)",
     ),
     "the tail starts one element late": ("packs * size + thread;", "packs * size + thread + 1;"),
-    "alignment is not looked at": (
+    "alignment is not checked": (
         "const bool packed = aligned(p.logits, ",
         "const bool packed = true || aligned(p.logits, ",
     ),
@@ -52,6 +52,15 @@ FAULTS = {  # what is wrong: what stands in lvae_cuda.cuh, what is put in its pl
         "i < 1; i += threads)",
     ),
     "a factor of 1 ends the scaling of all": ("if (factor == 1) continue;", "if (factor == 1) return;"),
+    "Adam's number of updates is that before this one": ("*t.step + 1;", "*t.step + (*t.step == 0);"),
+    "Adam's updates are not counted": ("*all.tensor[k].step += 1;", ";"),
+    "Adam takes the rate of the first tensor": ("*t.lr / ", "*all.tensor[0].lr / "),
+    "Adam writes past the end of a tensor": ("if (j >= size) continue;", ""),
+    "Adam's blocks have the tensor before": ("all.first[middle] <= b ?", "all.first[middle] < b ?"),
+    "Adam has no eps": (" * root + kEps", " * root"),
+    "Adam does not correct the bias of v": ("sqrtf(v) * root", "sqrtf(v)"),
+    "Adam rounds beta, not what it lacks to 1": ("kLessBeta2 = 1 - 0.999,", "kLessBeta2 = 1 - 0.999f,"),
+    "Adam's alignment is not looked at": ("const bool packed = aligned && ", "const bool packed = "),
     "the last element is not scaled": ("i < size; i += threads) data", "i < size - 1; i += threads) data"),
 }
 
@@ -84,6 +93,11 @@ def test_kernels_are_as_accurate_as_the_reference(kernel, types, offset):
 
 def test_kernels_multiply_gradients_in_place_and_leave_those_of_one_alone(kernel):
     host_kernel.check_scaling(kernel)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_kernel_updates_weights_as_adam_in_float64_does(kernel, offset):
+    host_kernel.check_adam(kernel, offset)
 
 
 def test_kernels_give_the_same_bits_in_whatever_order_the_warps_run(kernel):
@@ -151,4 +165,4 @@ def test_nvcc_compiles_the_cuda_op_without_spilling_registers(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     kernels = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stdout + done.stderr)
-    assert len(kernels) == 2 * (8 + 2) and set(kernels) == {("0", "0")}
+    assert len(kernels) == 2 * (8 + 2 + 2) and set(kernels) == {("0", "0")}

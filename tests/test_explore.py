@@ -1,4 +1,4 @@
-"""lvae_min/explore/: runs looked at, latents moved, and the page in a real browser."""
+"""lvae_min/explore/: runs explored, latents moved, and the page in a real browser."""
 
 import base64
 import fcntl
@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from small_run import small_dsprites
 
-from lvae_min import data, load, model, plots
+from lvae_min import data, latents, load, model
 from lvae_min.datasets import specs
 from lvae_min.explore import gallery, page
 from lvae_min.explore import server as explore
@@ -108,8 +108,8 @@ def test_shown_images_are_not_of_the_training_part(runs):
 def test_a_traversal_moves_one_latent_of_the_present_code(runs):
     explorer, z = runs.explorer("whole"), np.arange(5, dtype=np.float32) / 5
     images = explorer.traversal(z, 2)
-    assert images.shape == (plots.STEPS, 64, 64, 1)
-    for step, value in ((0, -plots.SPAN), (plots.STEPS - 1, plots.SPAN)):
+    assert images.shape == (latents.STEPS, 64, 64, 1)
+    for step, value in ((0, -latents.SPAN), (latents.STEPS - 1, latents.SPAN)):
         moved = z.copy()
         moved[2] = value
         assert np.abs(explorer.decode(moved[None])[0].astype(int) - images[step]).max() <= 1
@@ -120,10 +120,10 @@ def test_a_traversal_moves_one_latent_of_the_present_code(runs):
 def test_a_walk_leads_from_one_code_to_the_other(runs):
     explorer = runs.explorer("whole")
     first, second = explorer.images[:2].tolist()
-    assert np.array_equal(explorer.between(first, second, 0), explorer.code(first))
-    assert np.array_equal(explorer.between(first, second, 1), explorer.code(second))
+    assert np.array_equal(explorer.interpolate(first, second, 0), explorer.code(first))
+    assert np.array_equal(explorer.interpolate(first, second, 1), explorer.code(second))
     middle = (explorer.code(first) + explorer.code(second)) / 2
-    assert explorer.between(first, second, 0.5) == pytest.approx(middle, abs=1e-6)
+    assert explorer.interpolate(first, second, 0.5) == pytest.approx(middle, abs=1e-6)
     images = explorer.walk(first, second)
     assert len(images) == gallery.WALK_STEPS
     assert np.abs(images[-1].astype(int) - explorer.decode(explorer.code(second)[None])[0]).max() <= 1
@@ -150,7 +150,7 @@ def test_a_network_without_its_images_decodes_codes(runs, monkeypatch):
     view.move(1, 2.0)
     assert page.pictures(view).count("<img") == 1
     assert "data/mpi3d: &lt;b&gt;not there" in page.pictures(view)
-    assert page.strip(view).count("<img") == plots.STEPS
+    assert page.strip(view).count("<img") == latents.STEPS
     assert page.walk(view) == page.samples(view.explorer) == ""
 
 
@@ -177,7 +177,7 @@ def test_a_slider_moves_the_latent_of_its_rank(view):
 
 def test_back_returns_to_the_code_of_the_image(view):
     code = view.explorer.code(view.first)
-    for change in (view.prior, lambda: view.move(0, 3.0), lambda: view.go(0.5)):
+    for change in (view.prior, lambda: view.move(0, 3.0), lambda: view.walk_to(0.5)):
         change()
         assert not np.array_equal(view.z, code)
         view.back()
@@ -208,7 +208,7 @@ def test_a_walk_is_drawn_anew_for_another_image(view):
     assert not np.array_equal(view.walk(), before)
 
 
-def test_a_set_of_one_image_can_be_looked_at():
+def test_a_set_of_one_image_can_be_explored():
     dataset = blobs(1)
     explorer = Explorer(model.VAE(dataset.shape, 2).eval(), dataset, 1)
     explorer.images = explorer.images[:1]
@@ -220,33 +220,33 @@ def test_a_set_of_one_image_can_be_looked_at():
 
 
 def test_a_finished_run_shows_its_results(runs):
-    standing = runs.standing("whole")
+    status = runs.status("whole")
     results = json.loads((runs.folder / "whole/results.json").read_bytes())
-    assert (standing.phase, standing.iteration, standing.iterations) == (FINISHED, ITERATIONS, ITERATIONS)
-    assert standing.scores == results["scores"]
+    assert (status.phase, status.iteration, status.iterations) == (FINISHED, ITERATIONS, ITERATIONS)
+    assert status.scores == results["scores"]
     assert runs.explorer("whole").iteration == results["selected"]["iteration"]
-    assert f"{results['scores']['mig']:.3f}" in page.facts(standing)
+    assert f"{results['scores']['mig']:.3f}" in page.facts(status)
 
 
 def test_an_unfinished_run_shows_its_last_evaluation_and_its_latest_network(runs):
-    standing = runs.standing("half")
+    status = runs.status("half")
     last = json.loads((runs.folder / "half/log.jsonl").read_bytes().splitlines()[3])
-    assert (standing.phase, standing.iteration) == (STOPPED, last["step"])  # not the half line
-    assert standing.scores["rec"] == last["validation"]["rec"] and standing.scores["beta"] == last["beta"]
-    assert f"{last['step']} of {ITERATIONS} iterations" in page.facts(standing)
-    state = torch.load(runs.folder / "half/last.pt", weights_only=True)
+    assert (status.phase, status.iteration) == (STOPPED, last["step"])  # not the half line
+    assert status.scores["rec"] == last["validation"]["rec"] and status.scores["beta"] == last["beta"]
+    assert f"{last['step']} of {ITERATIONS} iterations" in page.facts(status)
+    state = torch.load(runs.folder / "half/last.pt", "cpu", weights_only=True)
     explorer = runs.explorer("half")
     assert explorer.iteration == state["iteration"]
     for name, weights in explorer.vae.state_dict().items():
         assert torch.equal(weights, state["vae"][name])
 
 
-def test_the_latest_network_of_a_finished_run_can_be_had_too(runs):
+def test_the_latest_network_of_a_finished_run_is_available_too(runs):
     selected, latest = (runs.explorer("whole", which) for which in (gallery.SELECTED, gallery.LATEST))
     assert (selected.which, latest.which) == (gallery.SELECTED, gallery.LATEST)
     assert latest.iteration == ITERATIONS
     assert runs.explorer("whole").which == gallery.SELECTED and runs.explorer("half").which == gallery.LATEST
-    state = torch.load(runs.folder / "whole/last.pt", weights_only=True)["vae"]
+    state = torch.load(runs.folder / "whole/last.pt", "cpu", weights_only=True)["vae"]
     assert all(torch.equal(weights, state[name]) for name, weights in latest.vae.state_dict().items())
 
 
@@ -254,11 +254,11 @@ def test_a_run_is_in_training_while_a_process_holds_its_lock(runs):
     before = runs.stamps("half")
     with open(runs.folder / "half/lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert runs.standing("half").phase == TRAINING
+        assert runs.status("half").phase == TRAINING
         assert runs.stamps("half") != before
-    assert runs.standing("half").phase == STOPPED
+    assert runs.status("half").phase == STOPPED
     with open(runs.folder / "half/lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nor does looking keep it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nor does a check keep it
 
 
 def test_the_time_left_follows_from_the_rate_that_was_seen(runs, monkeypatch):
@@ -270,7 +270,7 @@ def test_the_time_left_follows_from_the_rate_that_was_seen(runs, monkeypatch):
 def test_a_network_that_was_written_again_is_read_again(runs):
     before = runs.explorer("half")
     assert runs.explorer("half") is before
-    state = torch.load(runs.folder / "half/last.pt", weights_only=True)
+    state = torch.load(runs.folder / "half/last.pt", "cpu", weights_only=True)
     torch.save({**state, "iteration": 29}, runs.folder / "half/last.pt")
     os.utime(runs.folder / "half/last.pt", (9e9, 9e9))
     assert runs.explorer("half").iteration == 29
@@ -304,7 +304,7 @@ def test_few_networks_are_kept_in_memory(runs):
 def test_damaged_files_are_named(runs, file, content, message):
     (runs.folder / "whole" / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        runs.standing("whole")
+        runs.status("whole")
 
 
 @pytest.mark.parametrize("run, file", [("whole", "best.pt"), ("half", "last.pt")])
@@ -325,7 +325,7 @@ def test_text_of_a_run_is_no_markup(runs):
     content = json.loads((runs.folder / "half/config.json").read_bytes())
     content["settings"]["dataset"] = "<script>"
     (runs.folder / "<i>/config.json").write_text(json.dumps(content))
-    shown = page.facts(runs.standing("<i>"))
+    shown = page.facts(runs.status("<i>"))
     assert "<script>" not in shown and "&lt;script&gt;" in shown
 
 
@@ -346,19 +346,19 @@ def served(monkeypatch):
     """The command up to where it would serve: what it would show."""
     shown = []
     monkeypatch.setattr(explore, "import_gradio", lambda: None)
-    monkeypatch.setattr(explore, "page", lambda _, runs, first, training: shown.append((runs.folder, first)))
+    monkeypatch.setattr(page, "page", lambda _, runs, first, training: shown.append((runs.folder, first)))
     monkeypatch.setattr(explore, "serve", lambda *_: None)
     monkeypatch.setattr(explore.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(explore.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     return shown
 
 
-def told(arguments, capsys) -> str:
-    """What the command says of a mistake: one line."""
+def error_line(arguments, capsys) -> str:
+    """The error message of a command: one line."""
     assert explore.command([*map(str, arguments), "--no-browser"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "Traceback" not in said
-    return said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "Traceback" not in output
+    return output
 
 
 def test_a_folder_of_runs_or_one_run_is_shown(runs, served, capsys):
@@ -378,14 +378,14 @@ def test_what_is_no_run_is_refused(runs, served, tmp_path, capsys):
     port = ["--port", "0"]
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/notes.txt").touch()
-    assert "strange: is no run and holds none" in told([tmp_path / "strange", *port], capsys)
-    assert "nowhere: not there" in told([tmp_path / "nowhere", *port], capsys)
-    assert "notes.txt: not a folder" in told([tmp_path / "strange/notes.txt", *port], capsys)
+    assert "strange: is no run and holds none" in error_line([tmp_path / "strange", *port], capsys)
+    assert "nowhere: not there" in error_line([tmp_path / "nowhere", *port], capsys)
+    assert "notes.txt: not a folder" in error_line([tmp_path / "strange/notes.txt", *port], capsys)
 
 
 def test_a_run_without_a_network_is_refused_unless_it_trains(runs, served, capsys):
     (runs.folder / "half/last.pt").unlink()
-    assert "half: has no network yet; the first is saved at iteration 3" in told(
+    assert "half: has no network yet; the first is saved at iteration 3" in error_line(
         [runs.folder / "half", "--port", "0"], capsys
     )
     with open(runs.folder / "half/lock") as lock:
@@ -393,16 +393,16 @@ def test_a_run_without_a_network_is_refused_unless_it_trains(runs, served, capsy
         assert open_folder(runs.folder / "half", runs.archives)[1] == "half"
 
 
-def test_a_busy_port_is_told(served, capsys):
+def test_a_busy_port_is_reported(served, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert f"--port {port}: is in use; give another" in told(["--port", port], capsys)
-    assert "--port 70000: expected 0 to 65535" in told(["--port", 70000], capsys)
+        assert f"--port {port}: is in use; give another" in error_line(["--port", port], capsys)
+    assert "--port 70000: expected 0 to 65535" in error_line(["--port", 70000], capsys)
 
 
-def test_a_missing_gradio_is_told(monkeypatch, capsys):
+def test_a_missing_gradio_is_reported(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert 'pip install -e ".[explore]"' in told([], capsys)
+    assert 'pip install -e ".[explore]"' in error_line([], capsys)
 
 
 @pytest.fixture
@@ -417,22 +417,22 @@ def training(tmp_path, monkeypatch):
 
 
 def test_the_first_run_is_started_once_and_stopped_with_a_checkpoint(training, tmp_path, capsys):
-    assert training.said() == ""
+    assert training.message() == ""
     training.start()
     process = training.process
     training.start()
-    assert training.process is process and training.said().startswith("Starting")
+    assert training.process is process and training.message().startswith("Starting")
     until((tmp_path / "runs/dsprites-lvae/config.json").exists)
     training.stop()
     assert process.returncode == 130 and (tmp_path / "runs/dsprites-lvae/last.pt").exists()
     assert "continue it with" in capsys.readouterr().out
 
 
-def test_a_first_run_that_fails_is_told(training):
+def test_a_first_run_that_fails_is_reported(training):
     training.command[training.command.index("lvae")] = "nonsense"
     training.start()
     until(lambda: training.process.poll() is not None)
-    assert training.said().startswith("The training failed: run.py: --model nonsense: expected ")
+    assert training.message().startswith("The training failed: run.py: --model nonsense: expected ")
 
 
 def until(holds, seconds: float = 120.0):
@@ -460,12 +460,12 @@ def in_browser(test):
 SERVER = """
 import json, sys
 sys.path[:0] = sys.argv[1:3]
-said = open(sys.argv[3], "a", buffering=1)
+output = open(sys.argv[3], "a", buffering=1)
 def note(event, details):
     if event in ("socket.connect", "socket.sendto"):
-        said.write(json.dumps(str(details[1])) + "\\n")
+        output.write(json.dumps(str(details[1])) + "\\n")
     elif event == "socket.getaddrinfo":
-        said.write(json.dumps(str(details[0])) + "\\n")
+        output.write(json.dumps(str(details[0])) + "\\n")
 sys.addaudithook(note)
 import small_run
 from lvae_min import data, model
@@ -490,17 +490,17 @@ def serve(tmp_path):
     def start(folder: Path) -> str:
         command = [sys.executable, "-c", SERVER, str(HERE.parent), str(HERE), str(tmp_path / "connections")]
         command += [str(folder), "--port", "0", "--no-browser", "--data", str(tmp_path)]
-        with open(tmp_path / "said", "wb") as said:
+        with open(tmp_path / "output", "wb") as output:
             calm = {**os.environ, "PYTHONWARNINGS": "ignore"}  # gradio's own, an error where all are
-            processes.append(subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=calm))
-        line = until(lambda: processes[-1].poll() is None and (tmp_path / "said").read_text())
+            processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=calm))
+        line = until(lambda: processes[-1].poll() is None and (tmp_path / "output").read_text())
         return next(word for word in line.split() if word.startswith("http"))
 
     yield start
     for process in processes:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        assert "Traceback" not in (tmp_path / "said").read_text()
+        assert "Traceback" not in (tmp_path / "output").read_text()
     hosts = (tmp_path / "connections").read_text().splitlines()
     assert [host for host in hosts if "127.0.0.1" not in host and "localhost" not in host] == []
 
@@ -567,7 +567,7 @@ def test_in_a_browser_a_slider_moves_and_the_picture_changes(runs, serve, browse
     ):
         changes(browser, act)
     assert "decoded 100% of the way from A to B" in text(browser, "pictures")
-    assert len(browser.find_elements("css selector", "#strip img")) == plots.STEPS
+    assert len(browser.find_elements("css selector", "#strip img")) == latents.STEPS
     shown = [element(browser, f"latent-{rank}") is not None for rank in range(6)]
     assert shown == [True] * 5 + [False]
     height = browser.execute_script("return document.documentElement.scrollHeight")

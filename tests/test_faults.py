@@ -1,4 +1,4 @@
-"""A run that is killed, starved or robbed goes on with the same command, to the bit."""
+"""A run that is killed, starved or robbed continues with the same command, bit for bit."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import faults
 import pytest
 import torch
 
-from lvae_min.io.atomic import load_checkpoint
+from lvae_min.io.checkpoints import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py"), *faults.ARGUMENTS, "--threads", "1"]
 WHOLE = {
@@ -32,21 +32,21 @@ WHOLE = {
 
 def carry_out(out, *fault):
     """Exit code and words of a small run in `out`."""
-    said = out.with_name(out.name + ".txt")
-    process = faults.start(out, said, *fault)
+    output = out.with_name(out.name + ".txt")
+    process = faults.start(out, output, *fault)
     process.join(300)
     if process.exitcode is None:
         process.kill()
-        raise AssertionError(f"still at work after 300 s: {said.read_text()}")
-    return process.exitcode, said.read_text()
+        raise AssertionError(f"still at work after 300 s: {output.read_text()}")
+    return process.exitcode, output.read_text()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run that was never stopped."""
     out = tmp_path_factory.mktemp("whole") / "runs"
-    code, said = carry_out(out)
-    assert code == 0, said
+    code, output = carry_out(out)
+    assert code == 0, output
     return out / faults.NAME
 
 
@@ -67,10 +67,10 @@ def assert_equal(folder, whole):
 @pytest.mark.parametrize("moment", faults.MOMENTS, ids=lambda moment: moment.__name__)
 def test_a_run_killed_at_any_moment_ends_with_the_numbers_of_one_that_was_not(whole, tmp_path, moment):
     out = tmp_path / "runs"
-    code, said = carry_out(out, moment)
+    code, output = carry_out(out, moment)
     assert code == -9 and not (out / faults.NAME / "results.json").exists()
-    code, said = carry_out(out)
-    assert code == 0, said
+    code, output = carry_out(out)
+    assert code == 0, output
     assert_equal(out / faults.NAME, whole)
 
 
@@ -81,19 +81,19 @@ def test_fifty_kills_at_random_moments_change_no_number(whole, tmp_path):
     carry_out(tmp_path / "timed")
     taken, kills, finished = time.monotonic() - began, 0, 0
     while kills < 50:
-        process = faults.start(out, tmp_path / "said.txt")
+        process = faults.start(out, tmp_path / "output.txt")
         process.join(moments.uniform(0, taken))
         process.kill()
         process.join()
         if process.exitcode == -9:
             kills += 1
         else:
-            assert process.exitcode == 0, (tmp_path / "said.txt").read_text()
+            assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
             assert_equal(out / faults.NAME, whole)
             finished += 1
             shutil.rmtree(out)
-    code, said = carry_out(out)
-    assert code == 0 and finished >= 1, (said, finished)
+    code, output = carry_out(out)
+    assert code == 0 and finished >= 1, (output, finished)
     assert_equal(out / faults.NAME, whole)
 
 
@@ -115,12 +115,12 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["write_log", "checkpoint", "validate", "draw", "finish"])
-def test_a_full_disk_is_told_in_one_line_and_nothing_is_lost(whole, small_disk, tmp_path, moment):
+def test_a_full_disk_is_reported_in_one_line_and_nothing_is_lost(whole, small_disk, tmp_path, moment):
     out = small_disk / "runs"
-    code, said = carry_out(out, faults.full_at, moment)
-    error = said.splitlines()[-1]
-    assert code == 2 and "Traceback" not in said
-    assert error.startswith(f"run.py: {out / faults.NAME}/") and "No space left on device; nothing" in error
+    code, output = carry_out(out, faults.full_at, moment)
+    error = output.splitlines()[-1]
+    assert code == 2 and "Traceback" not in output
+    assert error.startswith(f"run.py: {out / faults.NAME}/") and "No space left on device; existing" in error
     assert not list((out / faults.NAME).glob("*.part"))
     if moment != "draw":  # there the first checkpoint is still to come
         assert load_checkpoint(out / faults.NAME / "last.pt")["iteration"] >= 12
@@ -129,7 +129,7 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_is_lost(whole, small_disk, 
     assert_equal(out / faults.NAME, whole)
 
 
-def test_a_read_only_folder_is_told_in_one_line(small_disk):
+def test_a_read_only_folder_is_reported_in_one_line(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     done = subprocess.run([*SMALL, "--out", small_disk / "runs"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
@@ -137,11 +137,13 @@ def test_a_read_only_folder_is_told_in_one_line(small_disk):
 
 
 @pytest.mark.parametrize("number", [1, 11, 60])
-def test_a_folder_that_is_removed_while_a_run_works_in_it_is_told_and_not_half_made_again(tmp_path, number):
+def test_a_folder_that_is_removed_while_a_run_works_in_it_is_reported_and_not_half_made_again(
+    tmp_path, number
+):
     out = tmp_path / "runs"
-    code, said = carry_out(out, faults.removed_at, number)
-    assert code == 2 and "Traceback" not in said
-    assert said.splitlines()[-1] == (
+    code, output = carry_out(out, faults.removed_at, number)
+    assert code == 2 and "Traceback" not in output
+    assert output.splitlines()[-1] == (
         f"run.py: {out / faults.NAME}: was removed while the run worked in it; "
         "the same command starts it again"
     )
@@ -149,8 +151,8 @@ def test_a_folder_that_is_removed_while_a_run_works_in_it_is_told_and_not_half_m
 
 
 def test_a_machine_with_one_core_gives_the_same_numbers(whole, tmp_path):
-    code, said = carry_out(tmp_path / "runs", faults.one_core)
-    assert code == 0 and "cpu, 1 threads" in said  # one that nobody asked for
+    code, output = carry_out(tmp_path / "runs", faults.one_core)
+    assert code == 0 and "cpu, 1 threads" in output  # one that nobody asked for
     assert_equal(tmp_path / "runs" / faults.NAME, whole)
 
 
@@ -164,14 +166,14 @@ def test_without_a_home_folder_a_run_is_whole(tmp_path, home):
     assert {path.name for path in (tmp_path / "runs" / faults.NAME).iterdir()} == WHOLE
 
 
-def test_a_run_whose_words_nobody_reads_stops_in_one_line_and_goes_on(whole, tmp_path):
+def test_a_run_whose_output_pipe_is_closed_stops_with_one_line_and_continues(whole, tmp_path):
     with subprocess.Popen(
         [*SMALL, "--out", tmp_path / "runs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         process.stdout.readline()
         process.stdout.close()  # its next line, of the first evaluation, fails
         error = process.stderr.read()
-    assert process.returncode == 2 and error.count("\n") == 1 and "nobody reads what it prints" in error
+    assert process.returncode == 2 and error.count("\n") == 1 and "its output pipe was closed" in error
     assert carry_out(tmp_path / "runs")[0] == 0
     assert (tmp_path / "runs" / faults.NAME / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
 

@@ -208,7 +208,7 @@ def test_latex_says_where_its_numbers_come_from_and_escapes_the_name_of_a_data_s
     assert r"{a\_b \& 100\%.npz, 2,000 iterations} \\" in lines[3]
 
 
-def test_runs_that_hold_sigma_longer_are_told_apart_at_the_fixed_point(tmp_path):
+def test_runs_that_hold_sigma_longer_are_distinguished_at_the_fixed_point(tmp_path):
     make_run(tmp_path, "lvae", sigma_freeze=0.5, kl_at_the_end=0.0)
     (row,) = fixed_point.run_table(common.read(tmp_path))[2:]
     assert row.startswith("| dsprites, 2,000 iterations, sigma held for 0.5 of the schedule | 64 |")
@@ -259,7 +259,7 @@ def test_a_suggested_command_makes_a_run_of_the_same_protocol(tmp_path):
     (config,), _ = cli.parse(given)
     assert (config.latents, config.precision, config.select, config.warmup) == (7, "bf16", "mig", "cosine")
     others = "latents 7, precision bf16, select mig, warmup cosine"
-    assert common.named(run.protocol).endswith(f"2,000 iterations, {others}")
+    assert common.protocol_title(run.protocol).endswith(f"2,000 iterations, {others}")
 
 
 def test_runs_that_hold_sigma_longer_stand_in_a_row_of_their_own(tmp_path):
@@ -323,7 +323,7 @@ def test_networks_stand_in_the_order_of_table_2_within_a_protocol():
     assert [line.split(" | ")[1].split(",")[0] for line in table] == ["L-VAE", "VAE", "beta-VAE", "L-VAE"]
 
 
-def test_a_file_that_cannot_be_written_is_told_before_networks_are_scored(copied, tmp_path):
+def test_a_file_that_cannot_be_written_is_reported_before_networks_are_scored(copied, tmp_path):
     done = call(copied, "scoring", tmp_path, "--json", tmp_path / "nowhere" / "found.json")
     assert done.returncode == 2 and f"{tmp_path / 'nowhere'}: no such folder" in done.stderr
 
@@ -408,7 +408,7 @@ def test_scripts_write_what_they_are_called(copied, tmp_path):
                     assert len(picture.convert("RGB").getcolors(10**6)) > 20
 
 
-def test_a_damaged_run_is_told_in_one_line(copied, tmp_path):
+def test_a_damaged_run_is_reported_in_one_line(copied, tmp_path):
     (make_run(tmp_path) / "results.json").write_text('{"scores": ')
     done = call(copied, "table2", tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "damaged" in done.stderr
@@ -417,7 +417,7 @@ def test_a_damaged_run_is_told_in_one_line(copied, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path, value, told",
+    "path, value, message",
     [
         (("scores", "mig"), None, "mig is missing"),
         (("settings", "warmup"), ["linear"], "--warmup"),
@@ -428,7 +428,7 @@ def test_a_damaged_run_is_told_in_one_line(copied, tmp_path):
         (("began_at_commit",), 5, "began_at_commit is 5"),
     ],
 )
-def test_results_that_cannot_be_are_told_with_their_folder(tmp_path, path, value, told):
+def test_results_that_cannot_be_are_reported_with_their_folder(tmp_path, path, value, message):
     file = make_run(tmp_path, "lvae") / "results.json"
     results = json.loads(file.read_text())
     *parents, last = path
@@ -441,7 +441,7 @@ def test_results_that_cannot_be_are_told_with_their_folder(tmp_path, path, value
     file.write_text(json.dumps(results))
     with pytest.raises(ValueError) as error:
         common.read(tmp_path)
-    assert told in str(error.value) and str(file.parent) in str(error.value)
+    assert message in str(error.value) and str(file.parent) in str(error.value)
 
 
 MEASURED = {"device": "a CPU", "threads": 2, "versions": {"torch": "2.13.0"}, "commit": "abc"}
@@ -457,7 +457,7 @@ MEASURED = {"device": "a CPU", "threads": 2, "versions": {"torch": "2.13.0"}, "c
         json.dumps({**MEASURED, "threads": "two", "growth": [{"over": "a", "value": 1, "ms or GB": 1}]}),
     ],
 )
-def test_measurements_of_another_form_are_told_in_one_line(tmp_path, content):
+def test_measurements_of_another_form_are_reported_in_one_line(tmp_path, content):
     file = tmp_path / "bench.json"
     file.write_text(content)
     with pytest.raises(ValueError, match="no measurement of growth .*; make it with python") as error:
@@ -473,15 +473,15 @@ def test_what_was_kept_is_not_kept_again(copied):
 
 
 @pytest.mark.parametrize(
-    "command", [["bench.py"], ["run.py"], ["-m", "lvae_min.metrics"], ["-m", "lvae_min.datasets"]]
+    "command", [["-m", "bench"], ["run.py"], ["-m", "lvae_min.metrics"], ["-m", "lvae_min.datasets"]]
 )
-def test_a_wrong_command_line_is_told_in_one_line(command):
+def test_a_wrong_command_line_is_reported_in_one_line(command):
     given = [sys.executable, *command, "--nothing"]
     done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--help lists all" in done.stderr
 
 
-def test_a_wrong_command_line_of_a_figure_is_told_in_one_line(copied):
+def test_a_wrong_command_line_of_a_figure_is_reported_in_one_line(copied):
     done = call(copied, "table2", "--nothing")
     assert done.returncode == 2 and "--nothing" in done.stderr and done.stderr.count("\n") == 1
 
@@ -496,7 +496,7 @@ def test_a_wrong_command_line_of_a_figure_is_told_in_one_line(copied):
         ("log.jsonl", b"\xff\n"),
     ],
 )
-def test_records_of_another_form_are_told_in_one_line(tmp_path, name, content):
+def test_records_of_another_form_are_reported_in_one_line(tmp_path, name, content):
     folder = make_run(tmp_path)
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match="damaged .*; remove it and run it again") as error:

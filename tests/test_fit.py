@@ -65,7 +65,7 @@ def test_fit_resumes_a_run_that_was_stopped(tmp_path, monkeypatch):
 def test_fit_prints_nothing_without_progress_and_something_with_it(tmp_path, capsys):
     lvae_min.fit(out=tmp_path / "quiet", progress=False, **TINY)
     assert capsys.readouterr().out == ""
-    lvae_min.fit(out=tmp_path / "told", **TINY)
+    lvae_min.fit(out=tmp_path / "given", **TINY)
     assert "step 12" in capsys.readouterr().out
 
 

@@ -383,8 +383,10 @@ def test_images_of_more_elements_than_threads_are_as_accurate(n, d, device, type
 def test_a_gradient_of_three_is_three_times_that_of_one(n, d, device, types):
     arguments = placed_all(inputs(n, d, 10, *types), device)
     once, thrice = (results(arguments, weight=weight) for weight in (1.0, 3.0))
+    # float16 is rounded after the multiplication, on its way to the logits: numbers below 6e-5 are coarser.
+    near = {"rtol": 1e-3, "atol": 2e-7} if torch.float16 in types else {"rtol": 2e-7, "atol": 0}
     for name in NAMES[3:]:
-        torch.testing.assert_close(thrice[name], 3 * once[name], rtol=2e-7, atol=0)
+        torch.testing.assert_close(thrice[name], 3 * once[name], **near)
 
 
 HALVES = [types for types in TYPES if types[0] in (torch.bfloat16, torch.float16)]
@@ -469,13 +471,13 @@ def attempt(monkeypatch, tmp_path):
 
 
 @pytest.mark.unbuilt
-def test_without_a_compiler_one_line_says_so(attempt, monkeypatch):
+def test_without_a_compiler_one_line_reports_it(attempt, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert attempt()[0] == "no C++ compiler: /nowhere/c++ not found"
 
 
 @pytest.mark.unbuilt
-def test_without_ninja_one_line_says_so(attempt, monkeypatch):
+def test_without_ninja_one_line_reports_it(attempt, monkeypatch):
     which = fused.shutil.which
     without = lambda name, **more: None if name == "ninja" else which(name, **more)  # noqa: E731
     monkeypatch.setattr(fused.shutil, "which", without)
@@ -483,7 +485,7 @@ def test_without_ninja_one_line_says_so(attempt, monkeypatch):
 
 
 @pytest.mark.unbuilt
-def test_without_a_folder_to_write_to_one_line_says_so(attempt, monkeypatch):
+def test_without_a_folder_to_write_to_one_line_reports_it(attempt, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/proc/nowhere")
     assert attempt()[0].startswith("cannot write to /proc/nowhere/lvae-")
 
@@ -515,8 +517,8 @@ def test_two_processes_build_once_and_a_killed_build_does_not_stop_them(tmp_path
         )
         for _ in range(2)
     ]
-    told = sorted(process.communicate(timeout=600)[0].split() for process in both)
-    assert told == [["''"], ["built", "''"]]
+    outputs = sorted(process.communicate(timeout=600)[0].split() for process in both)
+    assert outputs == [["''"], ["built", "''"]]
 
 
 def test_where_the_cuda_part_cannot_be_compiled_every_process_has_the_part_for_the_cpu(tmp_path):
@@ -562,7 +564,7 @@ def test_an_installed_package_carries_its_sources_and_a_library_built_ahead_of_t
     )
 
 
-def test_auto_takes_the_op_where_it_works_and_says_so():
+def test_auto_takes_the_op_where_it_works_and_reports_it():
     terms = losses.implementation("auto", "cpu")
     assert terms.lvae_loss is fused.lvae_loss and terms.description == "elbo: fused C++ op"
 
@@ -580,7 +582,7 @@ def test_auto_takes_the_twin_where_the_op_does_not_work_and_says_why(monkeypatch
 
 
 @pytest.mark.unbuilt
-def test_on_a_gpu_without_the_cuda_part_the_twin_runs_and_says_so(monkeypatch):
+def test_on_a_gpu_without_the_cuda_part_the_twin_runs_and_reports_it(monkeypatch):
     monkeypatch.setattr(fused, "_load", lambda: ("", "built for the CPU only: nvcc not found"))
     assert (
         losses.implementation("auto", "cuda").description
@@ -646,7 +648,7 @@ USUAL = "/usr/local/cuda/bin"
 
 
 @pytest.mark.unbuilt
-def test_torch_compiles_with_the_toolkit_that_was_looked_at(wrapped, monkeypatch, tmp_path):
+def test_torch_compiles_with_the_toolkit_that_was_checked(wrapped, monkeypatch, tmp_path):
     from torch.utils import cpp_extension
 
     toolkit, wrapper = wrapped
@@ -664,7 +666,7 @@ def test_torch_compiles_with_the_toolkit_that_was_looked_at(wrapped, monkeypatch
 
 
 @pytest.mark.unbuilt
-def test_an_nvcc_without_its_headers_is_told_with_what_to_set(wrapped):
+def test_an_nvcc_without_its_headers_is_reported_with_what_to_set(wrapped):
     toolkit, wrapper = wrapped
     (toolkit / "include" / "cuda_runtime.h").unlink()
     expected = f"{wrapper}/bin/nvcc has no include/cuda_runtime.h beside it; set CUDA_HOME to the toolkit"
@@ -673,17 +675,17 @@ def test_an_nvcc_without_its_headers_is_told_with_what_to_set(wrapped):
 
 @pytest.fixture
 def builds(attempt, monkeypatch):
-    """Try to build where each build fails with what stands in `says`: the builds so far, and `attempt`."""
-    count, says = [], ["RuntimeError: error: no such instruction"]
+    """Try to build where each build fails with the message in `message`: the builds so far, and `attempt`."""
+    count, message = [], ["RuntimeError: error: no such instruction"]
 
     def fail(sources, folder):
         count.append(sources)
-        raise RuntimeError(says[0])
+        raise RuntimeError(message[0])
 
     monkeypatch.setattr(fused, "_compile", fail)
     monkeypatch.setattr(fused, "_compilers", lambda: ["g++ 1"])
     monkeypatch.setattr(fused, "_why_no_cuda", lambda: "not here")
-    return count, says, attempt
+    return count, message, attempt
 
 
 @pytest.mark.unbuilt
@@ -714,10 +716,10 @@ def test_another_compiler_torch_or_source_is_tried_again(builds, monkeypatch, tm
 
 
 @pytest.mark.unbuilt
-@pytest.mark.parametrize("says", ["error: No space left on device", "g++: fatal error: Killed signal"])
-def test_a_build_that_the_machine_stopped_is_tried_again(builds, says):
+@pytest.mark.parametrize("message", ["error: No space left on device", "g++: fatal error: Killed signal"])
+def test_a_build_that_the_machine_stopped_is_tried_again(builds, message):
     count, given, attempt = builds
-    given[0] = says
+    given[0] = message
     attempt()
     attempt()
     assert len(count) == 2

@@ -37,22 +37,22 @@ from hostile import (
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli, data, metrics, model, plots, report, train
+from lvae_min import cli, data, metrics, model, plots, report, runs, train
 from lvae_min.config import Config
 from lvae_min.datasets import dsprites, prepare, specs
 from lvae_min.datasets import prepared as images
 from lvae_min.train import Run
 
 
-def spoken(capsys, call):
-    """What a command returns, and what it leaves on stderr."""
+def captured(capsys, call):
+    """The exit code of a command, and its stderr."""
     try:
         code = call()
     except SystemExit as end:
         code = end.code
-    said = capsys.readouterr()
-    assert "Traceback" not in said.out + said.err
-    return code, said.err
+    output = capsys.readouterr()
+    assert "Traceback" not in output.out + output.err
+    return code, output.err
 
 
 # Settings ---------------------------------------------------------------------------------------------------
@@ -103,20 +103,20 @@ def arguments(random):
 def test_any_command_line_is_parsed_or_refused_in_one_line(capsys, random):
     with place() as folder, pytest.MonkeyPatch.context() as patch, watched(folder):
         patch.setattr(cli, "main", lambda given, called: [config.name for config in cli.parse(given)[0]])
-        code, said = spoken(capsys, lambda: cli.command(arguments(random)))
-    assert code in (0, 2) or isinstance(code, list) and said == ""
+        code, message = captured(capsys, lambda: cli.command(arguments(random)))
+    assert code in (0, 2) or isinstance(code, list) and message == ""
     if code == 2:
-        assert said.endswith("\n")
-        check_line(said[:-1], "run.py: ")
+        assert message.endswith("\n")
+        check_line(message[:-1], "run.py: ")
 
 
 @fuzz(60)
 def test_the_command_ends_with_2_and_one_line_that_names_the_setting(capsys, random):
     words = [word for word in arguments(random) if word != "-h"] + random.choice(BAD)
     with place() as folder, watched(folder):
-        code, said = spoken(capsys, lambda: cli.command(words))
-    assert code == 2 and said.endswith("\n")
-    check_line(said[:-1], "--", "File name too long", "unrecognized arguments", "a grid")
+        code, message = captured(capsys, lambda: cli.command(words))
+    assert code == 2 and message.endswith("\n")
+    check_line(message[:-1], "--", "File name too long", "unrecognized arguments", "a grid")
 
 
 @fuzz(200)
@@ -124,8 +124,8 @@ def test_any_settings_are_taken_or_refused_by_their_name(random):
     settings = {random.choice(FIELDS): random.choice(NASTY + WORDS) for _ in range(random.randint(1, 2))}
     with place() as folder:
         named = [f"--{name.replace('_', '-')} " for name in settings] + ["File name too long"]
-        config, said = outcome(folder, lambda: Config(**settings), *named)
-    assert said or math.isfinite(config.beta) and isinstance(config.seed, int)
+        config, message = outcome(folder, lambda: Config(**settings), *named)
+    assert message or math.isfinite(config.beta) and isinstance(config.seed, int)
 
 
 # A run's own files ------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def made(small, tmp_path_factory, monkeypatch):
     return MADE
 
 
-def goes_on(folder, small):
+def resume(folder, small):
     """Continue a run to its end, or find it finished, as run.py does."""
     config = Config(**SETTINGS)
     results = train.finished(config, folder)
@@ -161,7 +161,7 @@ def goes_on(folder, small):
             results = one.finish() if one.train() else None
         finally:
             one.close()
-    return cli.summary(results)
+    return runs.summary(results)
 
 
 def check_run(made, small, name, content):
@@ -169,9 +169,9 @@ def check_run(made, small, name, content):
     with place() as folder:
         shutil.copytree(made["finished" if name == "results.json" else "stopped"], folder / "run")
         (folder / "run" / name).write_bytes(content)
-        value, said = outcome(folder, lambda: goes_on(folder / "run", small), folder / "run")
-        assert said or "beta" in value
-        return said
+        value, message = outcome(folder, lambda: resume(folder / "run", small), folder / "run")
+        assert message or "beta" in value
+        return message
 
 
 DEEP = b"[" * 100_000
@@ -179,7 +179,7 @@ ODD_JSON = [DEEP, b"", b"[]", b"NaN", b"\xff", b"{}", b"1" * 9000]
 
 
 def json_of(random, content):
-    """JSON that says something else, or is none."""
+    """JSON with another content, or text that is no JSON."""
     other = json.dumps(changed(random, json.loads(content), NASTY)).encode()
     return random.choice([other, other, other, mutated(random, content), random.choice(ODD_JSON)])
 
@@ -200,12 +200,12 @@ def test_a_run_survives_any_log(made, small, random):
     with place() as folder:
         shutil.copytree(made["finished"], folder / "run")
         (folder / "run" / "log.jsonl").write_bytes(content)
-        runs, said = outcome(folder, lambda: common.read(folder), folder / "run")
-        assert said or len(runs) == 1
-        if said is None and random.random() < 0.7:
+        runs, message = outcome(folder, lambda: common.read(folder), folder / "run")
+        assert message or len(runs) == 1
+        if message is None and random.random() < 0.7:
             return  # 0.3 s for a picture
         drawn = outcome(folder, lambda: plots.curves(folder / "run"), folder / "run")[1]
-        assert (drawn is None) == (said is None)
+        assert (drawn is None) == (message is None)
 
 
 @fuzz(60)
@@ -214,8 +214,8 @@ def test_results_are_read_for_figures_or_refused(made, random):
         shutil.copytree(made["finished"], folder / "run")
         content = json_of(random, (made["finished"] / "results.json").read_bytes())
         (folder / "run" / "results.json").write_bytes(content)
-        runs, said = outcome(folder, lambda: common.read(folder), folder / "run")
-        assert said or common.provenance(common.selected(runs)).startswith("1 run")
+        runs, message = outcome(folder, lambda: common.read(folder), folder / "run")
+        assert message or common.provenance(common.selected(runs)).startswith("1 run")
 
 
 class Evil:
@@ -259,8 +259,8 @@ def test_a_run_survives_any_checkpoint(made, small, random):
     check_run(made, small, name, content)
     with place() as folder:
         (folder / "best.pt").write_bytes(content)
-        vae, said = outcome(folder, lambda: lvae_min.load(folder), folder / "best.pt")
-        assert said or isinstance(vae, lvae_min.VAE)
+        vae, message = outcome(folder, lambda: lvae_min.load(folder), folder / "best.pt")
+        assert message or isinstance(vae, lvae_min.VAE)
 
 
 NETWORK = {"shape": [1, 64, 64], "latents": 5, "network": "mlp", "binary": True}
@@ -282,8 +282,8 @@ def test_a_network_of_any_size_or_with_code_in_it_is_not_made(made, random):
         if kind != "pickle":
             torch.save(best, content, _use_new_zipfile_serialization=kind == "zip")
         (folder / "best.pt").write_bytes(content.getvalue())
-        vae, said = outcome(folder, lambda: lvae_min.load(folder), folder / "best.pt")
-        assert not (folder / "hacked").exists() and (said or vae.latents == 5)
+        vae, message = outcome(folder, lambda: lvae_min.load(folder), folder / "best.pt")
+        assert not (folder / "hacked").exists() and (message or vae.latents == 5)
 
 
 # Images of the user's own -----------------------------------------------------------------------------------
@@ -294,12 +294,14 @@ BATCH = torch.arange(1)
 def check_set(folder, path):
     """Images that are refused, or of which a batch can be had, as often as it is asked for."""
     for _ in range(2):  # the second time the prepared set is there
-        dataset, said = outcome(folder, lambda: data.load(str(path), folder / "data"), path)
-        assert said or dataset.batch(BATCH).shape[1] in (1, 3)
-        assert said or dataset.labels is None or dataset.factors([0]).shape == (1, len(dataset.factor_names))
+        dataset, message = outcome(folder, lambda: data.load(str(path), folder / "data"), path)
+        assert message or dataset.batch(BATCH).shape[1] in (1, 3)
+        assert (
+            message or dataset.labels is None or dataset.factors([0]).shape == (1, len(dataset.factor_names))
+        )
         made = {file.parent.parent for file in folder.glob("data/own/*/*")}
         assert made <= {folder / "data" / "own"} and not list(folder.glob("data/own/*.part"))
-    return said
+    return message
 
 
 PIXELS = np.arange(1024, dtype=np.uint8).reshape(4, 16, 16)
@@ -453,10 +455,10 @@ def test_any_prepared_set_is_read_or_refused(random):
             (folder / "mpi3d" / name).write_bytes(content)
         spec = dataclasses.replace(specs.SPECS["mpi3d"], factors={"a": 2, "b": 2}, images=4)
         patch.setitem(specs.SPECS, "mpi3d", spec)
-        patch.setattr(data.own, "prepared", lambda *_: data.open_set(folder / "mpi3d"))
+        patch.setattr("lvae_min.datasets.own.prepared", lambda *_: images.open_set(folder / "mpi3d"))
         for call in (lambda: data.load("mpi3d", folder), lambda: data.load_own(folder / "mine.npz", folder)):
-            dataset, said = outcome(folder, call, folder)
-            assert said or dataset.batch(BATCH).shape[2:] == (64, 64) and len(dataset.factors([0])[0]) == 2
+            dataset, message = outcome(folder, call, folder)
+            assert message or dataset.batch(BATCH).shape[2:] == (64, 64) and len(dataset.factors([0])[0]) == 2
 
 
 SIZES = {"mpi3d": (2, 2, 1, 1, 1, 1, 1), "isaac3d": (2, 1, 1, 2, 1, 1, 1, 1, 1)}
@@ -492,16 +494,16 @@ def test_any_archive_is_prepared_or_refused(capsys, quiet_pillow, random):
         file = folder / "archive"
         content = hostile.zipped(members, random.choice(hostile.METHODS))
         file.write_bytes(spoilt(random, content))
-        _, said = outcome(folder, lambda: prepare.prepare(name, file, folder / "data"), file)
-        assert said or len(data.load(name, folder / "data")) == 4
+        _, message = outcome(folder, lambda: prepare.prepare(name, file, folder / "data"), file)
+        assert message or len(data.load(name, folder / "data")) == 4
         if name == "isaac3d" and file.read_bytes() == content and OUTSIDE & {name for name, _ in members}:
-            assert "lies outside it" in said
+            assert "lies outside it" in message
         there = {path.name for path in folder.rglob("*")} - {"archive", "data", f"{name}.lock"}
-        assert there == (set() if said else {name, "images.npy", "about.json"})
+        assert there == (set() if message else {name, "images.npy", "about.json"})
         with watched(folder):
             words = ["prepare", name, "--from", str(file), "--data", str(folder / "data")]
-            code, heard = spoken(capsys, lambda: prepare.command(words))
-        assert (code, heard.count("\n")) == ((2, 1) if said else (0, 0))
+            code, heard = captured(capsys, lambda: prepare.command(words))
+        assert (code, heard.count("\n")) == ((2, 1) if message else (0, 0))
 
 
 @fuzz(100)
@@ -512,8 +514,8 @@ def test_any_dsprites_archive_is_read_or_refused(random):
         (folder / dsprites.ARCHIVE).write_bytes(
             archive(random, "imgs.npy", whole, ["imgs.npy", "latents.npy"])
         )
-        dataset, said = outcome(folder, lambda: data.load_dsprites(folder), folder / dsprites.ARCHIVE)
-        assert said or len(dataset) == 2
+        dataset, message = outcome(folder, lambda: data.load_dsprites(folder), folder / dsprites.ARCHIVE)
+        assert message or len(dataset) == 2
 
 
 # Scores -----------------------------------------------------------------------------------------------------
@@ -546,7 +548,7 @@ QUICK = {
 }
 SCORES = ["beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"]
 LOWEST = {"explicitness": -1, "irs": 0, "mig": 0, "sap": 0}
-TOLD = ["factor", "codes", "one row a sample", "samples", "setting an array", "inhomogeneous"]
+WORDS_OF_REFUSAL = ["factor", "codes", "one row a sample", "samples", "setting an array", "inhomogeneous"]
 
 
 @fuzz(400)
@@ -556,8 +558,8 @@ def test_any_codes_are_scored_or_refused(random):
     with place() as folder:
         score = getattr(metrics, name)
         keywords = QUICK.get(name, {}) | {"discrete": discrete and name != "sap"}
-        found, said = outcome(folder, lambda: score(factors, codes, **keywords), *TOLD)
-    assert said or isinstance(found, float) and LOWEST.get(name, -9) - 1e-9 <= found <= 1 + 1e-9
+        found, message = outcome(folder, lambda: score(factors, codes, **keywords), *WORDS_OF_REFUSAL)
+    assert message or isinstance(found, float) and LOWEST.get(name, -9) - 1e-9 <= found <= 1 + 1e-9
 
 
 @fuzz(200)
@@ -570,12 +572,12 @@ def test_any_npz_of_codes_is_scored_or_refused_in_one_line(capsys, random):
         file = folder / "codes.npz"
         file.write_bytes(spoilt(random, hostile.zipped(parts, random.choice(hostile.METHODS))))
         with watched(folder):
-            code, said = spoken(
+            code, message = captured(
                 capsys, lambda: metrics.main([str(file), *random.choice([[], ["--discrete"]])])
             )
-        assert code == 0 and said == "" or code == 2 and said.endswith("\n")
+        assert code == 0 and message == "" or code == 2 and message.endswith("\n")
         if code:
-            check_line(said[:-1], file)
+            check_line(message[:-1], file)
 
 
 def test_at_least_2000_cases_ran():

@@ -331,7 +331,7 @@ def test_turning_two_latents_by_45_degrees_closes_the_gap():
 
 
 def test_mutual_information_is_divided_by_the_entropy_of_the_code():
-    factors, codes = grid(4, 3), grid(2, 2, 3)[:, [0, 2]]  # a code that tells 2 of 4 values apart
+    factors, codes = grid(4, 3), grid(2, 2, 3)[:, [0, 2]]  # a code that distinguishes 2 of 4 values
     information = metrics.mutual_information(factors, codes, discrete=True)
     assert information == pytest.approx(np.eye(2), abs=1e-12)  # by the factor's entropy it would be 1/2
     information = metrics.mutual_information(factors[:, :1] // 2, grid(4, 3)[:, :1], discrete=True)
@@ -342,8 +342,8 @@ def test_bins_of_ten_merge_neighbouring_values():
     factors = grid(20, 3)
     parity = factors[:, :1] % 2  # what two merged values differ in
     assert metrics.mutual_information(factors, parity) == pytest.approx(np.array([[0], [0]]), abs=1e-12)
-    for apart in ({"bins": 20}, {"discrete": True}):
-        information = metrics.mutual_information(factors, parity, **apart)
+    for variant in ({"bins": 20}, {"discrete": True}):
+        information = metrics.mutual_information(factors, parity, **variant)
         assert information == pytest.approx(np.array([[1], [0]]), abs=1e-12)
 
 
@@ -787,7 +787,7 @@ def test_importing_the_scores_is_light():
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_command_line_tells_in_one_line_that_memory_is_too_small(tmp_path, capsys, monkeypatch):
+def test_command_line_reports_in_one_line_that_memory_is_too_small(tmp_path, capsys, monkeypatch):
     def too_much(*_):
         raise MemoryError
 
@@ -797,7 +797,7 @@ def test_command_line_tells_in_one_line_that_memory_is_too_small(tmp_path, capsy
     assert capsys.readouterr().err == f"{tmp_path / 'codes.npz'}: too large for this memory\n"
 
 
-def test_command_line_tells_of_a_member_whose_name_is_a_page_in_a_short_line(tmp_path, capsys):
+def test_command_line_reports_a_member_whose_name_is_a_page_in_a_short_line(tmp_path, capsys):
     file = tmp_path / "codes.npz"
     np.savez(file, factors=grid(30, 30), codes=grid(30, 30))
     content = bytearray(file.read_bytes())
@@ -808,12 +808,12 @@ def test_command_line_tells_of_a_member_whose_name_is_a_page_in_a_short_line(tmp
     assert error.startswith(f"{file}: File name in directory") and len(error) < 500
 
 
-def test_a_score_looks_for_no_libraries(monkeypatch):
+def test_a_score_searches_for_no_libraries(monkeypatch):
     """It would hold the loader's lock and wait for Python's, and another thread that imports the reverse."""
 
-    def looks(*_):
-        raise AssertionError("looks for libraries")
+    def search(*_):
+        raise AssertionError("searches for libraries")
 
-    monkeypatch.setattr("threadpoolctl.ThreadpoolController._load_libraries", looks)
+    monkeypatch.setattr("threadpoolctl.ThreadpoolController._load_libraries", search)
     factors = np.random.default_rng(0).integers(3, size=(500, 2))
     assert metrics.score(factors, factors + 0.1)["mig"] > 0.5

@@ -3,7 +3,8 @@ import re
 import pytest
 import torch
 
-from lvae_min.model import VAE, PixelLinear
+from lvae_min.model import VAE
+from lvae_min.products import Conv, ConvTransposed, Linear, PixelLinear
 
 
 def weights(module):
@@ -187,5 +188,5 @@ def test_each_hidden_layer_is_followed_by_a_relu_and_nothing_else_is_between(net
         hidden, activations = kinds[:-1:2], kinds[1::2]
         assert len(hidden) == len(activations) == (2 if network == "mlp" else 5)
         assert set(activations) == {torch.nn.ReLU}
-        weighing = {PixelLinear, torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d}
+        weighing = {PixelLinear, Linear, Conv, ConvTransposed}
         assert {*hidden, kinds[-1]} <= weighing

@@ -1,4 +1,4 @@
-"""Images of the user's own, in every layout that is promised, and what is said of those that are not."""
+"""Images of the user's own, in every layout that is promised, and the messages about those that are not."""
 
 import io
 import json
@@ -30,6 +30,8 @@ def colors(count, height=64, width=64, channels=3):
 def write(file, **arrays):
     if file.suffix == ".npz":
         np.savez_compressed(file, **arrays)
+    elif file.suffix == ".npy":
+        np.save(file, arrays["images"])
     else:
         with h5py.File(file, "w") as archive:
             for name, array in arrays.items():
@@ -43,9 +45,10 @@ def loaded(path, folder):
     return dataset, dataset.batch(torch.arange(len(dataset))).permute(0, 2, 3, 1).numpy()
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".npy"])
 @pytest.mark.parametrize(
-    "layout", ["NHWC", "NCHW", "NHW", "float", "0 to 255 float", "bool", "uint8 of 0 and 1"]
+    "layout",
+    ["NHWC", "NCHW", "NHW", "float", "0 to 255 float", "0 to 255 integers", "bool", "uint8 of 0 and 1"],
 )
 def test_arrays_of_every_layout_give_their_images(tmp_path, suffix, layout):
     pixels = colors(300)
@@ -57,6 +60,7 @@ def test_arrays_of_every_layout_give_their_images(tmp_path, suffix, layout):
         "NHW": pixels[..., 0],
         "float": (pixels / 255).astype(np.float32),
         "0 to 255 float": pixels.astype(np.float64),
+        "0 to 255 integers": pixels.astype(np.int64),
         "bool": pixels > 127,
         "uint8 of 0 and 1": pixels // 255,
     }[layout]
@@ -90,6 +94,46 @@ def test_factors_make_a_scored_set_with_their_names(tmp_path, suffix):
     assert (
         dataset.factor_names == ["weight", "age"] and dataset.factor_sizes == (3, 3) and dataset.latents == 2
     )
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_labels_are_a_single_factor_and_leave_the_network_ten_latents(tmp_path, suffix):
+    """A class does not describe an image: a network of one latent could draw one curve of images."""
+    dataset, _ = loaded(write(tmp_path / f"mine{suffix}", images=colors(4), factors=[3, 1, 1, 0]), tmp_path)
+    assert dataset.factors(range(4)).tolist() == [[3], [1], [1], [0]]
+    assert dataset.factor_names == ["factor 0"] and dataset.factor_sizes == (3,) and dataset.latents == 10
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_arrays_that_are_not_used_are_named(tmp_path, suffix):
+    file = write(tmp_path / f"mine{suffix}", images=colors(4), target=np.arange(4), factors=np.ones((4, 1)))
+    assert loaded(file, tmp_path)[0].source == f"{file}, not used: target"
+
+
+def save_classes(folder, classes):
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (64, 64), 9 * number).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_folders_of_images_are_a_factor_by_the_order_of_their_names(tmp_path):
+    folder = save_classes(tmp_path / "pets", ["dog", "cat", "cat-large", "cat"])
+    dataset, shown = loaded(folder, tmp_path / "data")
+    assert shown[:, 0, 0, 0].tolist() == [9, 27, 18, 0]
+    assert dataset.factors(range(4)).tolist() == [[0], [0], [1], [2]] and dataset.factor_names == ["folder"]
+    np.save(folder / "factors.npy", np.arange(8).reshape(4, 2))
+    assert loaded(folder, tmp_path / "data")[0].factor_names == ["factor 0", "factor 1"]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [["one"], ["a", "b", ""], ["a/x", "b/x"], ["a", "b/x"], list("abcdefghijk")],
+    ids=["one", "some in none", "deeper", "some deeper", "eleven"],
+)
+def test_other_folders_are_no_factor(tmp_path, classes):
+    dataset, _ = loaded(save_classes(tmp_path / "pets", classes), tmp_path / "data")
+    assert dataset.labels is None and dataset.factor_names == []
 
 
 def save_pictures(folder, modes=("RGB",), suffixes=(".png", ".jpg"), sizes=((80, 64),)):
@@ -318,7 +362,7 @@ DAMAGES = {
     "a name of two lines": (
         "mine.npz",
         lambda file: write(file, **{"a\nb": colors(2), "\x1b[31m": colors(2)}),
-        "holds a b, [31m; expected one array",
+        "holds a b (2, 64, 64, 3), [31m (2, 64, 64, 3); expected one array",
     ),
     "claims 60,000 x 60,000": ("cats", folder_of(a__png=picture(60_000, 60_000)), "a.png: not an image"),
     "claims 10,000 x 10,000": ("cats", folder_of(a__png=picture(10_000, 10_000)), "a.png: not an image"),
@@ -340,17 +384,47 @@ DAMAGES = {
     "csv": (
         "mine.csv",
         lambda file: file.write_text("1,2"),
-        "expected a folder of images, an .npz or an .h5",
+        "expected a folder of images, an .npy, .npz or .h5",
     ),
     "pickle": ("mine.npz", pickled, "pickled objects, which are never read"),
     "link": ("mine.h5", linked, "holds nothing"),
     "external": ("mine.h5", external, "in another file, which is not read"),
     "0 images": ("mine.npz", lambda file: write(file, images=colors(0)), "N at least 1"),
     "5 channels": ("mine.npz", lambda file: write(file, images=colors(3, channels=5)), "C 1 or 3"),
-    "integers": (
+    "complex": (
         "mine.npz",
-        lambda file: write(file, images=colors(3).astype(np.int64)),
-        "int64; expected uint8 or floats",
+        lambda file: write(file, images=colors(3).astype(np.complex64)),
+        "complex64; expected integers or floats",
+    ),
+    "0 to 16": (
+        "mine.npz",
+        lambda file: write(file, images=colors(3) // 16 + 1.0),
+        "values from 1 to 16; expected 0 to 1 or 0 to 255: divide them by 16",
+    ),
+    "0 to 1 and a little": (
+        "mine.h5",
+        lambda file: write(file, images=colors(3) / 254),
+        "values from 0 to 1.00394; expected 0 to 1",
+    ),
+    "16 bits of an array": (
+        "mine.npz",
+        lambda file: write(file, images=colors(3).astype(np.uint16) * 257),
+        "values from 0 to 65535; expected 0 to 1 or 0 to 255",
+    ),
+    "cut npy": (
+        "mine.npy",
+        lambda file: (np.save(file, colors(3)), file.write_bytes(file.read_bytes()[:5000])),
+        "has 4,872 bytes of that",
+    ),
+    "table npy": (
+        "mine.npy",
+        lambda file: np.save(file, np.zeros((5, 784))),
+        "holds images (5, 784); expected one array of images (N, H, W)",
+    ),
+    "words as factors": (
+        "mine.npz",
+        lambda file: write(file, images=colors(2), factors=["cat", "dog"]),
+        "factors are <U3 (2, 1); expected numbers (2, K)",
     ),
     "negative": ("mine.npz", lambda file: write(file, images=colors(3) - 0.5), "values from -0.5"),
     "nan": ("mine.h5", lambda file: write(file, images=colors(3) * np.nan), "values that are not numbers"),
@@ -372,7 +446,7 @@ DAMAGES = {
     "two arrays": (
         "mine.npz",
         lambda file: write(file, a=colors(3), b=colors(3)),
-        "holds a, b; expected one array",
+        "holds a (3, 64, 64, 3), b (3, 64, 64, 3); expected one array",
     ),
     "table": ("mine.npz", lambda file: write(file, images=np.zeros((5, 9))), "expected one array of images"),
     "factors short": (
@@ -414,13 +488,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_images_that_cannot_be_used_are_told_in_one_line(tmp_path, damage):
+def test_images_that_cannot_be_used_are_reported_in_one_line(tmp_path, damage):
     name, make, message = DAMAGES[damage]
     make(tmp_path / name)
     with pytest.raises(ValueError) as error:
         data.load(str(tmp_path / name), tmp_path / "data")
-    said = str(error.value)
-    assert message in said and str(tmp_path / name) in said and "\n" not in said
+    output = str(error.value)
+    assert message in output and str(tmp_path / name) in output and "\n" not in output
     assert not list(tmp_path.glob("data/own/*/*"))
 
 

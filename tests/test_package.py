@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -53,7 +54,14 @@ def test_the_wheel_holds_the_package_and_the_source_of_the_op(built):
         "lvae_min/csrc/lvae.cpp",
         "lvae_min/datasets/own.py",
     } <= set(names)
-    assert not [name for name in names if name.startswith(("tests", "figures"))]
+    folders = {name.split("/")[0] for name in names}
+    assert {name for name in folders if not name.endswith(".dist-info")} == {"lvae_min"}
+
+
+def test_the_sdist_holds_what_its_commands_need(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"run.py", "bench/__main__.py", "bench/overhead.py", "csrc/lvae.cpp"} <= names
 
 
 def test_an_installed_wheel_trains_loads_and_scores_in_any_folder(built, tmp_path):

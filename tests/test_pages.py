@@ -11,8 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import claims
+import keep
+import numpy as np
+import pool
 import pytest
 import readme
+import samples
+import seeds
 import torch
 
 import lvae_min
@@ -22,10 +28,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 names = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(
-    r"(?<![\w./-])((?:lvae_min|csrc|tests|figures|docs)(?:/[\w.-]+)+|[\w-]+\.(?:py|md|sh|toml))(?![\w/])"
+    r"(?<![\w./-])((?:lvae_min|bench|csrc|tests|figures|docs)(?:/[\w.-]+)+|[\w-]+\.(?:py|md|sh|toml))(?![\w/])"
 )
 MADE = re.compile(
-    r"(?:fig\d|table\d|cost|scoring|rate|full|fixed_point|collapse)\.(?:png|md|tex)"
+    r"(?:fig\d|table\d|cost|scoring|rate|full|fixed_point|collapse|seeds|claims)\.(?:png|md|tex)"
 )  # by scripts
 
 
@@ -113,9 +119,9 @@ def test_every_command_exists_with_its_flags(page, flags):
         if words[:2] == ["python", "-m"]:
             module, rest = words[2], words[3:]
             assert importlib.util.find_spec(module), words
-            given, known = rest, flags if module.startswith("lvae_min") else None
+            given, known = rest, flags if module.startswith(("lvae_min", "bench")) else None
             target = ("-m", module, *(["prepare"] if "prepare" in rest else []))
-        elif script and Path(script).name in ("run.py", "bench.py"):
+        elif script and Path(script).name == "run.py":
             given, known, target = words[words.index(script) :], flags, (script,)
         else:
             continue
@@ -157,6 +163,72 @@ def test_every_name_of_the_package_in_a_snippet_exists(page):
 def test_the_marked_blocks_are_what_their_scripts_write():
     pages = {page: page.read_text() for page in PAGES}
     assert readme.fill(pages, readme.texts()) == pages
+
+
+@pytest.fixture(scope="module")
+def default() -> dict[str, list[dict]]:
+    """The runs of the default on dSprites, by method."""
+    rows = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
+    (methods,) = pool.groups(rows).values()
+    return methods
+
+
+def test_l_vae_has_the_scores_of_vae_and_the_controllers_are_ahead_as_the_prose_says(default):
+    ours = default["L-VAE"]
+    for score in claims.SIX:
+        _, low, high = samples.difference(pool.values(ours, score), pool.values(default["VAE"], score))
+        assert low <= 0 <= high, score
+    for name in ("ControlVAE", "DynamicVAE"):
+        for score in ("irs", "mig", "sap_classification"):
+            chance = samples.odds(*(np.array(pool.values(runs, score)) for runs in (ours, default[name])))
+            assert chance <= 0.1, (name, score)
+    found = claims.Evidence(keep.rows(keep.TABLE))
+    assert found.places("beta_vae")["default"][0] == 1 and not found.leads("beta_vae")
+    assert np.std(pool.values(ours, "beta"), ddof=1) < 0.05
+
+
+def test_rec_has_the_order_of_full_length_as_the_prose_says():
+    found = claims.Evidence(keep.rows(keep.TABLE))
+    short = found.means("rec_mean")
+    long = {name: row["rec_mean"] for name, row in found.long["full length"].items()}
+    assert sorted(long, key=long.get) == [name for name in sorted(short, key=short.get) if name in long]
+
+
+def test_the_method_decides_four_columns_and_the_seed_three_as_the_prose_says(default):
+    for score in ("rec_mean", "irs", "mig", "sap_classification"):
+        assert samples.explained([pool.values(runs, score) for runs in default.values()]) > 0.5
+    for score in ("beta_vae", "factor_vae", "explicitness"):
+        assert samples.explained([pool.values(runs, score) for runs in default.values()]) < 0.35
+
+
+def test_the_low_rate_raises_rec_with_every_seed_as_the_prose_says():
+    kept = [row for row in keep.rows(keep.TABLE) if row["precision"] == "float32" and not row["paper"]]
+    lines = [
+        line.split("|")[1:-1] for line in seeds.rates(kept).splitlines() if " → " in line and "|" in line
+    ]
+    assert len(lines) >= 6
+    assert all("(0 of " in line[3] for line in lines)
+    control = next(line for line in lines if line[0].strip() == "ControlVAE")
+    for cell in (*control[4:6], *control[7:]):
+        before, after = (float(part.split("(")[0]) for part in cell.split("→"))
+        assert after < before
+
+
+def test_the_blocks_about_seeds_are_of_the_default_or_say_what_makes_them():
+    rows = [row for row in keep.rows(keep.TABLE) if row["dataset"] == "dsprites"]
+    assert rows
+    blocks = readme.of_seeds(rows)
+    assert set(blocks) == {f"seeds {name}" for name in readme.PARTS}
+    for name in ("last", "rivals", "variance", "selected"):
+        assert blocks[f"seeds {name}"].count("10,000 iterations") == 1, name
+    empty = readme.of_seeds([])
+    for name in empty:
+        assert empty[name].startswith("No such runs yet. `python figures/study.py` makes them"), name
+    assert "No such runs yet" not in readme.of_seeds(rows)["seeds last"]
+
+
+def test_the_headline_is_there_without_a_run_of_the_default():
+    assert "| L-VAE | 13.98 (21.14) |  | 0.77 (0.97) |  | 0.21 (0.30) |  | 0 |" in readme.headline([])
 
 
 def test_a_block_without_a_page_and_a_mark_without_a_function_are_refused():

@@ -127,7 +127,7 @@ def published(small_specs, tmp_path):
 
 
 def command(name, file, folder, capsys):
-    """Exit code and what was said of `prepare name --from file`."""
+    """Exit code and the output of `prepare name --from file`."""
     code = prepare.command(["prepare", name, "--from", str(file), "--data", str(folder)])
     return code, capsys.readouterr()
 
@@ -135,8 +135,8 @@ def command(name, file, folder, capsys):
 @pytest.mark.parametrize("name", ["mpi3d", "falcor3d", "isaac3d", "celeba"])
 def test_a_prepared_set_holds_the_pictures_of_its_archive(published, tmp_path, capsys, name):
     archive = published(name)
-    code, said = command(name, archive.file, tmp_path / "data", capsys)
-    assert code == 0 and f"{name}: {specs.SPECS[name].count} images in" in said.out
+    code, output = command(name, archive.file, tmp_path / "data", capsys)
+    assert code == 0 and f"{name}: {specs.SPECS[name].count} images in" in output.out
     dataset = data.load(name, tmp_path / "data")
     assert isinstance(dataset.store.images, np.memmap) and dataset.source == str(archive.file)
     labels = None if dataset.labels is None else zlib.crc32(dataset.labels)
@@ -161,7 +161,7 @@ def test_factors_of_celeba_are_its_attributes(published, tmp_path, capsys):
     assert dataset.factor_names[20] == "Male" and dataset.factor_sizes == (2,) * 40 and dataset.latents == 10
 
 
-def test_a_set_that_is_there_is_said_to_be_and_asks_for_no_archive(tmp_path, monkeypatch, capsys):
+def test_a_set_that_is_there_is_reported_and_asks_for_no_archive(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(specs.SPECS, "mpi3d", specs.Spec((3, 64, 64), {"a": 4}))
     images.write_set(tmp_path / "mpi3d", (4, 64, 64, 3), [np.zeros((4, 64, 64, 3), np.uint8)], {})
     assert prepare.command(["prepare", "mpi3d", "--data", str(tmp_path)]) == 0
@@ -357,7 +357,7 @@ DAMAGES = {
     "no attributes": (
         "celeba",
         lambda a: (a.file.parent / prepare.ATTRIBUTE_FILE).unlink(),
-        "put it beside the images",
+        "put it next to the images",
     ),
     "other attributes": (
         "celeba",
@@ -383,14 +383,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_archive_is_told_in_one_line_and_nothing_is_kept(published, tmp_path, capsys, damage):
+def test_a_damaged_archive_is_reported_in_one_line_and_nothing_is_kept(published, tmp_path, capsys, damage):
     name, do, message = DAMAGES[damage]
     archive = published(name)
     if damage == "attribute of 0" and archive.attributes[6, 0] == 0:
         do = rewrite_attributes("000007.jpg -1", "000007.jpg  0")
     do(archive)
-    code, said = command(name, archive.file, tmp_path / "data", capsys)
-    error = [line for line in said.err.splitlines() if "md5" not in line]
+    code, output = command(name, archive.file, tmp_path / "data", capsys)
+    error = [line for line in output.err.splitlines() if "md5" not in line]
     assert code == 2 and len(error) == 1 and message in error[0] and str(tmp_path) in error[0]
     kept = (tmp_path / "data").iterdir() if (tmp_path / "data").exists() else ()
     assert {path.suffix for path in kept} <= {".lock"}
@@ -399,13 +399,13 @@ def test_a_damaged_archive_is_told_in_one_line_and_nothing_is_kept(published, tm
         data.load(name, tmp_path / "data")
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(
     published, tmp_path, capsys, monkeypatch
 ):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(images.shutil, "disk_usage", lambda _: usage)
-    code, said = command("mpi3d", published("mpi3d").file, tmp_path / "data", capsys)
-    assert code == 2 and "needs 0.0 GB, and the disk has 0.0 GB" in said.err
+    code, output = command("mpi3d", published("mpi3d").file, tmp_path / "data", capsys)
+    assert code == 2 and "needs 0.0 GB, and the disk has 0.0 GB" in output.err
 
 
 @pytest.mark.parametrize(
@@ -417,8 +417,8 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
 )
 def test_without_an_archive_it_says_where_to_get_it(tmp_path, capsys, name, words):
     assert prepare.command(["prepare", name, "--data", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in (*words, "--from FILE", str(tmp_path))) and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert all(word in output for word in (*words, "--from FILE", str(tmp_path))) and output.count("\n") == 1
 
 
 @pytest.mark.parametrize("damage", ["short", "other shape", "no about"])
@@ -551,7 +551,7 @@ def served(monkeypatch):
 
 
 @pytest.mark.parametrize("there", [0, 1_000_000, 3_000_000])
-def test_a_download_goes_on_where_it_was_stopped(served, tmp_path, there):
+def test_a_download_resumes_where_it_was_stopped(served, tmp_path, there):
     archive, content = served
     (tmp_path / "archive.npz.part").write_bytes(content[:there])
     assert prepare.download(archive, tmp_path).read_bytes() == content
@@ -566,7 +566,7 @@ def test_a_download_with_another_hash_is_removed(served, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_cannot_be_reached_is_told_in_one_line(tmp_path):
+def test_a_server_that_cannot_be_reached_is_reported_in_one_line(tmp_path):
     archive = prepare.Archive("archive.npz", "", "", "", "http://127.0.0.1:9/archive.npz", "0")
     with pytest.raises(ValueError, match="archive.npz: .*the same command continues the download") as error:
         prepare.download(archive, tmp_path)
@@ -588,7 +588,7 @@ def test_the_command_line_prepares(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["encrypted", "method 99", "bzip2"])
-def test_a_dsprites_archive_that_cannot_be_unpacked_is_told_in_one_line(tmp_path, damage):
+def test_a_dsprites_archive_that_cannot_be_unpacked_is_reported_in_one_line(tmp_path, damage):
     file = tmp_path / dsprites.ARCHIVE
     with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2 if damage == "bzip2" else 0) as archive:
         archive.writestr("imgs.npy", bytes(1000))

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import common
 import full
+import keep
 import numpy as np
 import pytest
 import rate
 from paper import METHODS
 from PIL import Image
+from test_figures import make_run
 
 from lvae_min.report import SCORES
 
@@ -190,12 +192,12 @@ def test_no_point_of_the_figure_covers_another():
         assert len(points) == len(rate.comparable(rate.all_runs(None)))
         middles = np.array([cell.transData.transform(line.get_xydata()[0]) for line in points])
         sizes = np.array([line.get_markersize() for line in points])
-        apart = np.hypot(*(middles[:, None] - middles[None]).T)
+        distances = np.hypot(*(middles[:, None] - middles[None]).T)
         least = 0.45 * (sizes[:, None] + sizes[None]) * 100 / 72
-        assert (apart >= least)[~np.eye(len(points), dtype=bool)].all()
+        assert (distances >= least)[~np.eye(len(points), dtype=bool)].all()
 
 
-def test_a_rec_beyond_the_panel_is_written_beside_its_point():
+def test_a_rec_beyond_the_panel_is_written_next_to_its_point():
     figure = rate.picture(rate.kept())
     assert [text.get_text() for text in figure.axes[0].texts] == ["132 ↑"]
     assert figure.axes[0].get_ylim()[1] < 50
@@ -219,7 +221,7 @@ def doctored(scores: dict[int, float]) -> list[dict]:
     return lines
 
 
-def test_the_best_validation_is_selected_the_first_of_equal_ones_and_never_the_first_look_or_nan():
+def test_the_best_validation_is_selected_the_first_of_equal_ones_and_never_the_early_evaluation_or_nan():
     log = doctored({1_000: 0.9, 10_000: 0.2, 20_000: math.nan, 30_000: 0.4, 50_000: 0.4, 60_000: 0.1})
     assert full.selected(log, "mig")["step"] == 30_000
     assert full.selected(log, "sap")["step"] == 60_000
@@ -247,13 +249,84 @@ def test_the_logs_end_where_the_table_has_their_test_scores():
 
 def test_the_table_of_full_length_sets_both_networks_beside_the_paper():
     lines = full.network_table()
-    assert len(lines) == 2 + 2 * len(METHODS)
-    assert lines[2].startswith("| VAE | last | 13.32 / 15.83 (12.46) | 13.59 | 1 | 0.73 (0.91) |")
+    assert len(lines) == 2 + 2 * (len(METHODS) + len(full.more_runs()))
+    assert lines[2].startswith(
+        "| VAE | 0 | cosine | last | 13.32 / 15.83 (12.46) | 13.59 | 1 | 0.73 (0.91) |"
+    )
     assert lines[2].endswith("| 0.16 / 0.39 (0.09) |")
-    assert lines[-1].startswith("| L-VAE | selected at 120,000 | - / 24.30 (21.14) | 10.80 | 1.49 |")
-    row = full.selection_table(full.full_length())[-1]
-    steps = [cell.split()[0] for cell in row.split("|")[2:-1]]
+    assert lines[-1].startswith(
+        "| L-VAE | 0 | cosine | selected at 120,000 | - / 24.30 (21.14) | 10.80 | 1.49 |"
+    )
+    row = full.selection_table(full.full_length(), [])[-1]
+    steps = [cell.split()[0] for cell in row.split("|")[3:-1]]
     assert steps == ["120,000", "100,000", "120,000", "20,000", "120,000", "130,000"]
+
+
+@pytest.fixture
+def another_seed(tmp_path, monkeypatch):
+    """A run of full length of seed 1, kept as keep.py keeps it, with scores of both parts in its log."""
+    folder = make_run(tmp_path / "runs", "lvae", seed=1, paper=True, iterations=300_000, schedule=300_000,
+                      rate=1e-4, precision="tf32", select="beta_vae")  # fmt: skip
+    results = json.loads((folder / "results.json").read_text())
+    results["last"] = {**results["scores"], "rec_mean": 14.5, "mig": 0.22, "iteration": 300_000}
+    (folder / "results.json").write_text(json.dumps(results))
+    lines = []
+    for step in range(500, 300_001, 500):
+        line = {"step": step, "rec": 20.0, "kl": 10.0, "beta": 1.25, "sigma_0": 2.0, "sigma_1": 1.8}
+        if step % 10_000 == 0:
+            for part, start in (("validation", 0.5), ("test", 0.4)):
+                scores = {
+                    name: start + (0.2 if step == 90_000 else 0) for name in (*SCORES, "sap_classification")
+                }
+                scores["mig"] = start + (0.3 if step == 120_000 else 0)
+                line[part] = {"rec": 19.0, "kl": 9.0, "rec_mean": 17.0, **scores}
+        lines.append(json.dumps(line))
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
+    shutil.copytree(PAPER, tmp_path / "paper")
+    monkeypatch.setattr(full, "FOLDER", tmp_path / "paper")
+    monkeypatch.setattr(keep, "DATA", tmp_path)
+    monkeypatch.setattr(keep, "TABLE", tmp_path / "runs.csv")
+    monkeypatch.setattr("sys.argv", ["keep.py", str(tmp_path / "runs"), "--table"])
+    keep.main()
+    return tmp_path
+
+
+def test_the_log_of_another_seed_is_kept_gzipped_beside_the_six(another_seed):
+    file = another_seed / "paper" / "lvae-linear-batch64-tf32-seed1.jsonl.gz"
+    log = common.read_gzipped(file)
+    assert [line["step"] for line in log] == list(range(1_000, 300_001, 1_000))
+    before = file.read_bytes()
+    keep.main()
+    assert file.read_bytes() == before  # no time of writing in it
+    file.write_bytes(before[:-20])
+    with pytest.raises(ValueError, match="seed1.jsonl.gz: damaged"):
+        full.text(full.full_length())
+
+
+def test_another_seed_has_rows_of_its_own_with_its_rise(another_seed):
+    text = full.text(full.full_length())
+    lines = [line for line in text.splitlines() if line.startswith("| L-VAE | 1 |")]
+    assert lines[0].startswith("| L-VAE | 1 | linear | last | 14.50 / 23.00 (21.14) |")
+    assert lines[1].startswith("| L-VAE | 1 | linear | selected at 1,000 | 20.00 / 23.00 (21.14) |")
+    assert "| L-VAE | 0 | cosine | last | 13.98 / 16.81 (21.14) |" in text
+    assert lines[2].startswith("| L-VAE | 1 | 90,000 (19.0, 1.25) | 90,000 (19.0, 1.25) |")
+    assert "The others, tf32 products: 1 run (commit abc;" in text
+
+
+def test_a_selection_is_replayed_on_test_images_where_the_log_has_them(another_seed):
+    line = full.text(full.full_length()).splitlines()[-5]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[:3] == ["L-VAE", "1", "90,000: rec 17.0, beta 1.25<br>0.70 / 0.60 (0.97)"]
+    assert cells[6] == "120,000: rec 17.0, beta 1.25<br>0.80 / 0.70 (0.30)"
+    assert cells[7].endswith("0.70 / 0.60 (0.29)")
+    assert full.tested_table([]) == []
+
+
+def test_a_short_run_has_no_log_beside_the_six(tmp_path):
+    make_run(tmp_path / "runs", "lvae")
+    (run,) = common.read(tmp_path / "runs")
+    keep.keep_log(run, tmp_path / "paper")
+    assert not (tmp_path / "paper").exists()
 
 
 def test_a_beta_passes_a_value_where_it_is_on_its_other_side():
@@ -294,14 +367,14 @@ def test_a_script_writes_its_table_and_pictures_of_at_most_300_kb(copied, script
 
 
 @pytest.mark.parametrize(
-    "script, given, told", [("rate", "nowhere", "no such folder"), ("full", "--x", "--x")]
+    "script, given, message", [("rate", "nowhere", "no such folder"), ("full", "--x", "--x")]
 )
-def test_a_wrong_argument_is_told_in_one_line(copied, script, given, told):
+def test_a_wrong_argument_is_reported_in_one_line(copied, script, given, message):
     done = call(copied, script, given)
-    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_table_that_is_not_there_is_told_in_one_line(copied, tmp_path):
+def test_a_table_that_is_not_there_is_reported_in_one_line(copied, tmp_path):
     shutil.copytree(copied, tmp_path / "figures")
     (tmp_path / "figures" / "data" / "rate.csv").unlink()
     done = call(tmp_path / "figures", "rate")

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli, model
-from lvae_min.io.atomic import load_checkpoint
+from lvae_min import cli, model, runs
+from lvae_min.io.checkpoints import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py")]
 SMALL += ["--device", "cpu", "--threads", "1", "--batch-size", "8"]
@@ -82,7 +82,7 @@ def test_load_gives_the_network_back(finished, monkeypatch):
 
 
 def wait_for_step(process, folder, step):
-    """Let a process go on until its log has reached `step`."""
+    """Let a process run until its log has reached `step`."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
@@ -103,12 +103,12 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(finished, tmp_pa
     folder = tmp_path / "dsprites-lvae-iterations60-batch-size8"
     wait_for_step(process, folder, 18)
     process.send_signal(kill)
-    said, error = process.communicate()
+    output, error = process.communicate()
     assert not (folder / "results.json").exists()
     if kill != signal.SIGKILL:
         assert process.returncode == 130 and error == ""
         again = f"python run.py {shlex.join(SMALL[2:])} --iterations 60 --out {tmp_path}"
-        assert f"continue with\n    {again}" in said
+        assert f"continue with\n    {again}" in output
     assert "continued at iteration" in small_run(tmp_path, "--iterations", 60).stdout
     whole = finished[0] / folder.name
     assert (folder / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
@@ -134,37 +134,37 @@ def test_runs_in_one_process_end_with_the_numbers_of_runs_alone(finished, tmp_pa
 
 
 def test_runs_share_the_cores_unless_threads_are_given(monkeypatch):
-    monkeypatch.setattr(cli, "cores", lambda: 8)
+    monkeypatch.setattr(runs, "cores", lambda: 8)
     configs, given = cli.parse("--model vae lvae --jobs 2".split())
-    assert cli.Runs(configs, given, None).threads == 4
+    assert runs.Runs(configs, given, None).threads == 4
     configs, given = cli.parse("--model vae --jobs 2".split())
-    assert cli.Runs(configs, given, None).threads == 8
+    assert runs.Runs(configs, given, None).threads == 8
     configs, given = cli.parse("--model vae lvae --jobs 8 --threads 3".split())
-    assert cli.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
+    assert runs.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
 
 
-def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(tmp_path):
+def test_a_run_that_fails_is_reported_at_the_end_and_stops_no_other(tmp_path):
     folder = tmp_path / "dsprites-vae-iterations20-batch-size8"
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
     done = small_run(tmp_path, "--iterations", 20, "--model", "vae", "lvae", "beta-vae")
     assert done.returncode == 2
     assert "grid: 3 of 3 runs done, 1 failed, 100% of all iterations, 0:00:00 left" in done.stdout
-    assert f"FAILED, the others go on: {folder}: holds thesis.tex" in done.stdout
+    assert f"FAILED, the others continue: {folder}: holds thesis.tex" in done.stdout
     assert done.stderr.count("\n") == 1 and "holds thesis.tex and no config.json" in done.stderr
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
     assert len(list(tmp_path.glob("*/results.json"))) == 2
 
 
-def test_a_grid_that_is_stopped_goes_on_with_the_same_command(finished, tmp_path):
+def test_a_grid_that_is_stopped_continues_with_the_same_command(finished, tmp_path):
     arguments = ["--iterations", "60", "--model", "lvae", "vae", "--jobs", "2", "--out", str(tmp_path)]
     process = subprocess.Popen(
         [*SMALL, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for_step(process, tmp_path / "dsprites-lvae-iterations60-batch-size8", 12)
     process.send_signal(signal.SIGTERM)
-    said, error = process.communicate()
-    assert process.returncode == 130 and error == "" and said.count("stopped; continue with") == 1
+    output, error = process.communicate()
+    assert process.returncode == 130 and error == "" and output.count("stopped; continue with") == 1
     assert small_run(tmp_path, *arguments[:-2]).returncode == 0
     for folder in finished[0].iterdir():
         assert results_of(tmp_path / folder.name) == results_of(folder)
@@ -197,10 +197,10 @@ def test_torchrun_shares_a_grid_and_survives_the_loss_of_workers(finished, tmp_p
     for name, step in zip(names, (12, 24), strict=True):  # rank 0 and then, in its second life, a worker
         wait_for_step(launcher, tmp_path / name, step)
         os.kill(workers_of(launcher)[0], signal.SIGKILL)
-    said, _ = launcher.communicate(timeout=600)
-    assert launcher.returncode == 0, said
-    assert len(list(tmp_path.glob("*/results.json"))) == 4 and "continued at iteration" in said
-    assert "grid, rank 0: 2 of 2 runs done" in said and "grid, rank 1: 2 of 2 runs done" in said
+    output, _ = launcher.communicate(timeout=600)
+    assert launcher.returncode == 0, output
+    assert len(list(tmp_path.glob("*/results.json"))) == 4 and "continued at iteration" in output
+    assert "grid, rank 0: 2 of 2 runs done" in output and "grid, rank 1: 2 of 2 runs done" in output
     for name in names:
         assert (tmp_path / name / "log.jsonl").read_bytes() == (finished[0] / name / "log.jsonl").read_bytes()
         assert results_of(tmp_path / name) == results_of(finished[0] / name)
@@ -212,8 +212,8 @@ def test_a_finished_run_on_images_that_have_changed_is_not_shown_as_theirs(tmp_p
         np.savez(tmp_path / "mine.npz", images=np.full((40, 64, 64), color, np.uint8))
         settings = [*arguments, "--iterations", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
         assert cli.command(settings) == code
-    said = capsys.readouterr()
-    assert "finished before" in said.out and "was made with images that have changed since" in said.err
+    output = capsys.readouterr()
+    assert "finished before" in output.out and "was made with images that have changed since" in output.err
     folder = next(tmp_path.glob("mine-*"))
     for name in ("results.json", "config.json"):  # as an older run had it: nowhere
         stored = json.loads((folder / name).read_text())
@@ -254,37 +254,47 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
         (0.01, "vae", "try another --seed"),
     ],
 )
-def test_a_collapse_is_told_with_what_to_try(finished, kl, model, words):
+def test_a_collapse_is_reported_with_advice(finished, kl, model, words):
     results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
-    assert "COLLAPSED" not in cli.summary({**results, "collapsed": False})
+    assert "COLLAPSED" not in runs.summary({**results, "collapsed": False})
     results |= {"collapsed": True, "scores": {**results["scores"], "kl": kl}}
     results["settings"]["model"] = model
-    last = cli.summary(results).splitlines()[-1]
+    last = runs.summary(results).splitlines()[-1]
     assert words in last and ("try" in last) == ((kl, model) != (1.6, "dynamic-vae"))
 
 
-def test_a_failure_that_names_no_run_is_told_with_its_run(tmp_path, monkeypatch, capsys):
+def test_a_short_run_that_ends_without_kl_says_so(finished):
+    results = json.loads(next(finished[0].glob("*-lvae-*/results.json")).read_text())
+    ends = {kl: runs.summary({**results, "last": {**results["last"], "kl": kl}}) for kl in (2e-6, 0.11)}
+    assert "kl ends at 2e-06 nats" in ends[2e-6] and "try --sigma-freeze 0.5" in ends[2e-6]
+    assert "kl ends" not in ends[0.11]
+
+
+def test_a_failure_that_names_no_run_is_reported_with_its_run(tmp_path, monkeypatch, capsys):
     def one(self, config, folder):
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(cli.Runs, "train", one)
+    monkeypatch.setattr(runs.Runs, "train", one)
     assert cli.command(["--seed", "5", "6", "--iterations", "20", "--out", str(tmp_path)]) == 2
-    for said in capsys.readouterr():
+    for output in capsys.readouterr():
         for seed in (5, 6):
-            assert f"{tmp_path}/dsprites-lvae-iterations20-seed{seed}: no such thing" in said
+            assert f"{tmp_path}/dsprites-lvae-iterations20-seed{seed}: no such thing" in output
 
 
-def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monkeypatch, capsys):
+def test_an_internal_error_is_shown_and_stops_no_other_run(tmp_path, monkeypatch, capsys):
     def one(self, config, folder):
         if config.model == "vae":
             raise RuntimeError("of ours")
 
-    monkeypatch.setattr(cli.Runs, "train", one)
+    monkeypatch.setattr(runs.Runs, "train", one)
     assert cli.command(["--model", "vae", "lvae", "--iterations", "20", "--out", str(tmp_path)]) == 2
-    said = capsys.readouterr()
-    assert "grid: 1 of 2 runs done, 1 failed" in said.out and "lvae-iterations20: stopped" in said.out
-    assert "FAILED, the others go on: " in said.out and "dsprites-vae-iterations20: an error of" in said.out
-    assert "RuntimeError: of ours" in said.err and said.err.endswith("see above (RuntimeError)\n")
+    output = capsys.readouterr()
+    assert "grid: 1 of 2 runs done, 1 failed" in output.out and "lvae-iterations20: stopped" in output.out
+    assert (
+        "FAILED, the others continue: " in output.out
+        and "dsprites-vae-iterations20: internal error" in output.out
+    )
+    assert "RuntimeError: of ours" in output.err and output.err.endswith("traceback above (RuntimeError)\n")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +313,7 @@ def test_an_error_of_the_program_is_shown_and_stops_no_other_run(tmp_path, monke
         (["--batch-size", "10000"], "--batch-size 10000: the training set has 1632 images"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(tmp_path, arguments, message):
+def test_a_mistake_is_reported_in_one_line(tmp_path, arguments, message):
     done = small_run(tmp_path, *arguments)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
@@ -312,7 +322,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path, arguments, message):
 @pytest.mark.skipif(
     os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs /proc to have a folder nobody writes"
 )
-def test_a_folder_that_cannot_be_written_is_told_in_one_line():
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line():
     done = small_run("/proc/self", "--iterations", 10)
     assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1
 
@@ -377,5 +387,11 @@ def test_a_mistake_of_any_length_and_letters_is_one_printable_line(capsys, argum
         code = cli.command(arguments)
     except SystemExit as end:
         code = end.code
-    said = capsys.readouterr().err
-    assert code == 2 and message in said and said[:-1].isprintable() and said[-1] == "\n" and len(said) < 500
+    output = capsys.readouterr().err
+    assert (
+        code == 2
+        and message in output
+        and output[:-1].isprintable()
+        and output[-1] == "\n"
+        and len(output) < 500
+    )

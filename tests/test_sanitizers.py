@@ -1,7 +1,7 @@
 """The C++ op, and the CUDA source on its host stand-in, under AddressSanitizer and UBSan.
 
 Each test starts Python with the sanitizers' runtime loaded first, since Python itself is built without.
-Leaks are not looked for: Python and torch keep memory until they end.
+Leaks are not checked: Python and torch keep memory until they end.
 """
 
 import os
@@ -74,7 +74,7 @@ pytestmark = [
 
 
 def run(*arguments, **environment):
-    """Python with the sanitizers loaded: exit status and all it said."""
+    """Python with the sanitizers loaded: exit status and output."""
     environment = {
         **os.environ,
         "LD_PRELOAD": " ".join(PRELOADED),
@@ -96,7 +96,7 @@ def run_suite(csrc, folder, *arguments):
 
 
 def test_the_op_passes_its_tests_under_the_sanitizers(tmp_path):
-    status, said = run_suite(
+    status, output = run_suite(
         fused.CSRC,
         tmp_path,
         "-m",
@@ -104,7 +104,7 @@ def test_the_op_passes_its_tests_under_the_sanitizers(tmp_path):
         "tests/test_fused.py",
         "tests/test_fused_autograd.py",
     )
-    assert status == 0, said[-5000:]
+    assert status == 0, output[-5000:]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -114,16 +114,16 @@ def test_a_fault_in_the_op_is_caught(tmp_path, fault):
     text = (csrc / name).read_text()
     assert text.count(old) == 1
     (csrc / name).write_text(text.replace(old, new))
-    status, said = run_suite(csrc, tmp_path, ACCURACY, "-k", "float32-uint8")
-    assert status != 0 and complaint in said, said[-5000:]
+    status, output = run_suite(csrc, tmp_path, ACCURACY, "-k", "float32-uint8")
+    assert status != 0 and complaint in output, output[-5000:]
 
 
 def test_the_cuda_source_passes_on_the_host_under_the_sanitizers(tmp_path):
-    status, said = run(host_kernel.__file__, host_kernel.build(tmp_path, flags=FLAGS))
-    assert status == 0, said[-5000:]
+    status, output = run(host_kernel.__file__, host_kernel.build(tmp_path, flags=FLAGS))
+    assert status == 0, output[-5000:]
 
 
 def test_a_fault_in_the_cuda_source_is_caught(tmp_path):
     fault = "i < packs; i += threads)", "i <= packs; i += threads)"
-    status, said = run(host_kernel.__file__, host_kernel.build(tmp_path, *fault, flags=FLAGS))
-    assert status != 0 and "heap-buffer-overflow" in said, said[-5000:]
+    status, output = run(host_kernel.__file__, host_kernel.build(tmp_path, *fault, flags=FLAGS))
+    assert status != 0 and "heap-buffer-overflow" in output, output[-5000:]

@@ -50,7 +50,7 @@ def test_a_warning_of_another_package_is_no_failure_and_one_of_ours_is(words, ca
         warnings.warn(words, category, stacklevel=1)
 
 
-def test_pytest_starts_beside_plugins_that_warn():
+def test_pytest_starts_with_plugins_that_warn():
     for plugin in ("xdist", "pytest_benchmark"):
         pytest.importorskip(plugin)
     done = subprocess.run(

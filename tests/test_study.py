@@ -173,6 +173,17 @@ def test_the_default_comes_first_and_is_named_without_its_rate():
     ]
 
 
+def test_the_default_is_what_run_py_makes_and_nothing_else():
+    assert pool.is_default(row()) and pool.is_default(row("beta-vae", beta=8.0, seed=7))
+    assert pool.is_default(row(dataset="arm3d"))
+    others = [{"iterations": 2000}, {"rate": 1e-4}, {"precision": "tf32"}, {"paper": True}]
+    others += [
+        {"iterations": 5000, "schedule": 10_000},
+        {"paper": True, "iterations": 10_000, "schedule": 10_000},
+    ]
+    assert not any(pool.is_default(row(**some)) for some in others)
+
+
 def test_betas_stand_apart_and_those_of_other_figures_are_left_out():
     rows = [row("beta-vae", beta=beta) for beta in (0.25, 1.62, 2.0, 4.0)] + [row("vae")]
     (methods,) = pool.groups(rows).values()
@@ -186,7 +197,7 @@ def test_the_paper_has_numbers_for_its_own_beta_and_its_own_data_sets_alone():
     assert pool.paper_of(row("lvae", sigma_freeze=0.5)) == {}
 
 
-# What is said
+# Messages
 
 
 def test_a_table_has_mean_deviation_number_of_seeds_and_the_papers_number():
@@ -259,7 +270,7 @@ def test_a_learned_beta_stands_among_those_that_were_given():
     assert cells(seeds.text(rows)["betas"], "L-VAE")[:2] == ["2", "1.60 ± 0.14"]
 
 
-def test_l_vae_is_set_beside_beta_vae_with_its_own_beta_seed_by_seed():
+def test_l_vae_is_compared_with_beta_vae_of_its_own_beta_seed_by_seed():
     rows = [with_beta(1.5 + seed / 10, seed=seed, score=0.62) for seed in range(4)]
     rows += [
         with_beta(1.5 + seed / 10, model="beta-vae", seed=seed, score=0.5 + 0.06 * seed) for seed in range(4)
@@ -300,10 +311,12 @@ def test_a_score_that_some_runs_do_not_have_is_left_out():
     assert "| SAP |" not in text["variance"] and "| MIG |" in text["variance"]
 
 
-def test_a_collapse_is_told():
-    rows = several("vae", [0.5, 0.6])
-    rows[0]["collapsed"] = True
-    assert "KL stayed below 0.1 nats for 1,000 iterations in 1: VAE." in seeds.text(rows)["last"]
+def test_a_collapse_is_reported():
+    rows = several("vae", [0.5, 0.6, 0.7]) + several("lvae", [0.5]) + several("dynamic-vae", [0.5])
+    for place in (0, 2, 4):
+        rows[place]["collapsed"] = True
+    said = "KL stayed below 0.1 nats for 1,000 iterations in some runs: VAE (2); DynamicVAE (1)."
+    assert said in seeds.text(rows)["last"]
 
 
 def test_the_picture_has_a_panel_a_score_with_dots_and_the_papers_line():
@@ -385,7 +398,7 @@ def test_two_hundred_runs_fit_in_300_kb(tmp_path):
 @pytest.mark.parametrize(
     "old, new", [("lvae", "gan"), (",64,", ",x,"), ("seed", "sead"), (",abc,", ",abc,,,")]
 )
-def test_a_damaged_table_is_told_and_left_as_it_is(tmp_path, old, new):
+def test_a_damaged_table_is_reported_and_left_as_it_is(tmp_path, old, new):
     make_run(tmp_path / "runs", "lvae")
     file = tmp_path / "runs.csv"
     keep.add(keep.read(tmp_path / "runs"), file)
@@ -494,7 +507,7 @@ def test_a_finished_run_is_not_made_again(quick, tmp_path, monkeypatch, capsys):
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     assert len(list(tmp_path.glob("*/results.json"))) == 2
     assert "first: 0 of 2 runs finished\nleft over all parts: an unknown" in capsys.readouterr().out
-    monkeypatch.setattr(cli, "Runs", None)
+    monkeypatch.setattr(study, "Runs", None)
     assert study.carry_out(given, Event()) == 0
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
     assert capsys.readouterr().out == "first: 2 of 2 runs finished\n"
@@ -516,7 +529,7 @@ def test_ctrl_c_ends_the_study_with_code_130_and_nothing_is_begun_after_it(tmp_p
         os.kill(os.getpid(), signal.SIGINT)
         assert runs.stop.wait(10)
 
-    monkeypatch.setattr(cli.Runs, "train", train)
+    monkeypatch.setattr(study.Runs, "train", train)
     monkeypatch.setattr("sys.argv", ["study.py", "--out", str(tmp_path), "--jobs", "1"])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -529,13 +542,13 @@ def test_ctrl_c_ends_the_study_with_code_130_and_nothing_is_begun_after_it(tmp_p
     assert capsys.readouterr().out.endswith("stopped; the same command continues\n")
 
 
-@pytest.mark.parametrize("arguments, told", [(["--jobs", "0"], "--jobs 0"), (["--seeds"], "--seeds")])
-def test_a_wrong_command_line_of_the_study_is_one_line(monkeypatch, capsys, arguments, told):
+@pytest.mark.parametrize("arguments, message", [(["--jobs", "0"], "--jobs 0"), (["--seeds"], "--seeds")])
+def test_a_wrong_command_line_of_the_study_is_one_line(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr("sys.argv", ["study.py", *arguments])
     with pytest.raises(SystemExit) as end:
         study.main()
     error = capsys.readouterr().err
-    assert end.value.code == 2 and told in error and error.count("\n") == 1
+    assert end.value.code == 2 and message in error and error.count("\n") == 1
 
 
 def test_columns_of_the_table_are_those_that_the_paper_is_compared_with():

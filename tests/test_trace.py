@@ -18,7 +18,7 @@ from paper import BETA_HAT, COLUMNS, METHODS, PAPER_BETA, SELECTED_ITERATION, TA
 from test_figures import make_run
 
 import lvae_min
-from lvae_min import data, metrics, plots, report
+from lvae_min import data, latents, metrics, report
 from lvae_min.config import Config
 from lvae_min.train import Run
 
@@ -91,12 +91,12 @@ def test_a_place_that_was_renamed_is_seen(named):
     assert len(unknown(f"`{named}s`")) == 1 and len(unknown(f"`x{named}`")) == 1
 
 
-def test_a_place_that_was_moved_is_told_with_where_it_is():
-    told = {
+def test_a_place_that_was_moved_is_reported_with_where_it_is():
+    expected = {
         "lvae_min/losses.py:Config.kl_target": "no Config.kl_target in lvae_min/losses.py",
         "lvae_min/settings.py:Config.kl_target": "no file lvae_min/settings.py",
     }
-    for named, what in told.items():
+    for named, what in expected.items():
         assert unknown(f"`{named}`") == [f"{what}; Config.kl_target is in lvae_min/config.py"]
 
 
@@ -262,7 +262,7 @@ def test_a_traversal_moves_one_latent_from_minus_to_plus_2_and_a_half_and_holds_
     vae, codes = lvae_min.VAE((1, 64, 64), 5, "mlp", True), []
     image = small.batch(torch.tensor([77]))
     vae.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
-    images = plots.traversal(vae, image)
+    images = latents.traversal(vae, image)
     assert images.shape == (5, 11, 1, 64, 64) and images.min() >= 0 and images.max() <= 1
     mu, z = vae.encode(image)[0][0], codes[0].unflatten(0, (5, 11))
     for latent in range(5):
@@ -275,7 +275,7 @@ def test_figure_4_shows_a_row_of_images_for_each_latent_of_an_l_vae(small, tmp_p
     monkeypatch.setattr(metrics, "score", lambda *_, **__: dict.fromkeys(report.SCORES, 0.5))
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     monkeypatch.setattr(data, "load", lambda *_: small)
-    run = Run(Config(iterations=10, batch_size=8, threads=1), tmp_path / "run", small)
+    run = Run(Config(iterations=10, batch_size=8, threads=1, device="cpu"), tmp_path / "run", small)
     run.train()
     run.finish()
     run.close()

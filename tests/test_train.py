@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import lvae_min
-from lvae_min import data, metrics, plots, report, train
+from lvae_min import data, latents, metrics, plots, report, train, workers
 from lvae_min.config import Config
 from lvae_min.datasets import specs, stores
-from lvae_min.io import atomic
-from lvae_min.io.atomic import load_checkpoint, write_whole
+from lvae_min.io import checkpoints
+from lvae_min.io.atomic import write_whole
+from lvae_min.io.checkpoints import load_checkpoint
 from lvae_min.losses import OBJECTIVES
 from lvae_min.train import Run
 
@@ -205,7 +206,7 @@ def test_the_log_holds_means_over_its_lines(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "iterations, looks",
+    "iterations, evaluations",
     [
         (300_000, [1000, *range(10_000, 300_001, 10_000)]),
         (20_000, [1000, *range(2000, 20_001, 2000)]),
@@ -217,13 +218,15 @@ def test_the_log_holds_means_over_its_lines(small, tmp_path, monkeypatch):
         (25, [*range(2, 25, 2), 25]),
     ],
 )
-def test_a_run_is_evaluated_early_every_10000_iterations_or_ten_times_but_not_below_1000(iterations, looks):
+def test_a_run_is_evaluated_early_every_10000_iterations_or_ten_times_but_not_below_1000(
+    iterations, evaluations
+):
     run = Run.__new__(Run)
     run.config, run.step, due = Config(iterations=iterations), SimpleNamespace(), []
     for run.step.iteration in range(1, iterations + 1):
         if run.due():
             due.append(run.iteration)
-    assert due == list(looks)
+    assert due == list(evaluations)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +268,7 @@ def test_a_score_cannot_select_where_there_are_no_factors(small, tmp_path, monke
     assert run.iteration == 4 and run.select == "last"
 
 
-def test_a_run_that_other_code_began_says_so(small, tmp_path, monkeypatch):
+def test_a_run_that_other_code_began_reports_it(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     run = Run(config(iterations=10), tmp_path, small)
     run.train(StopAt(run, 4))
@@ -280,8 +283,8 @@ def test_a_run_that_other_code_began_says_so(small, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("select, selected", [("mig", 3), ("rec", 2), ("last", 4)])
 def test_another_score_can_select(small, tmp_path, monkeypatch, select, selected):
-    looks = [{"rec": 5.0, "mig": 0.1}, {"rec": 3.0, "mig": 0.2}, {"rec": 4.0, "mig": 0.5}]
-    given = iter([*looks, {"rec": 9.0, "mig": math.nan}])
+    evaluations = [{"rec": 5.0, "mig": 0.1}, {"rec": 3.0, "mig": 0.2}, {"rec": 4.0, "mig": 0.5}]
+    given = iter([*evaluations, {"rec": 9.0, "mig": math.nan}])
     monkeypatch.setattr(
         train, "evaluate", lambda *_, **__: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None)
     )
@@ -349,8 +352,8 @@ def test_results_have_the_last_network_beside_the_selected_one(small, tmp_path):
 def test_the_last_network_is_selected_by_default_and_scored_once(small, tmp_path, monkeypatch):
     run, calls = Run(config(iterations=20, select="last"), tmp_path, small), []
     run.train()
-    evaluate = train.evaluate
-    monkeypatch.setattr(train, "evaluate", lambda *given: (calls.append(1), evaluate(*given))[1])
+    measure = train.measure
+    monkeypatch.setattr(train, "measure", lambda *given: (calls.append(1), measure(*given))[1])
     results = run.finish()
     assert Config().select == "last" and len(calls) == 1
     assert results["selected"] == {"iteration": 20, "score": 20, "by": "last iteration"}
@@ -398,7 +401,7 @@ def test_of_equal_scores_the_later_wins_if_the_earlier_network_knew_less_than_ha
     assert not run.better(0.0, 9.0)
 
 
-def test_a_selected_network_that_has_hardly_learned_is_said_to_be_one():
+def test_a_selected_network_that_has_hardly_learned_is_flagged():
     assert "its kl is 1.00 nats, 9.00 at the end" in train.unlearned(1.0, 9.0)
     assert train.unlearned(5.0, 9.0) == train.unlearned(9.0, 9.0) == train.unlearned(0.0, 0.0) == ""
 
@@ -419,8 +422,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_next_checkpoint(smal
     run.close()
     run = Run(config(), tmp_path, small)
     run.step.vae.decoder[0].bias.data[0] = math.nan
-    told = "iterations 24 and 46 .rec nan.*last.pt, is of iteration 23; try another"
-    with pytest.raises(FloatingPointError, match=told):
+    message = "iterations 24 and 46 .rec nan.*last.pt, is of iteration 23; try another"
+    with pytest.raises(FloatingPointError, match=message):
         run.train()
     assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 23
 
@@ -446,13 +449,15 @@ def test_a_collapse_is_flagged_in_the_bar_and_in_the_lines(monkeypatch, capsys):
     record = {"step": 1000, "loss": 2.0, "rec": 1.0, "kl": 0.01, "beta": 3.0, "collapsed": True}
     report.Progress("run", 1000, 0).show(record)
     assert capsys.readouterr().out.endswith("COLLAPSED (kl < 0.1)\n")
-    said = []
-    bar = SimpleNamespace(n=0, update=lambda _: None, set_postfix_str=lambda text, refresh: said.append(text))
+    output = []
+    bar = SimpleNamespace(
+        n=0, update=lambda _: None, set_postfix_str=lambda text, refresh: output.append(text)
+    )
     monkeypatch.setattr(report, "new_bar", lambda *_, **__: bar)
     progress = report.Progress("run", 1000, 0)
     for collapsed in (True, False):
         progress.show(record | {"collapsed": collapsed})
-    assert said == ["rec 1  kl 0.01  beta 3  COLLAPSED (kl < 0.1)", "rec 1  kl 0.01  beta 3"]
+    assert output == ["rec 1  kl 0.01  beta 3  COLLAPSED (kl < 0.1)", "rec 1  kl 0.01  beta 3"]
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(small, tmp_path):
@@ -491,7 +496,7 @@ def test_a_damaged_file_is_refused_in_one_line_and_left_alone(small, tmp_path, n
 
 
 def damaged(folder, small, name, change):
-    """What is said of a run of 24 iterations, stopped after 19, when the document `name` was changed."""
+    """The error message about a run of 24 iterations, stopped after 19, whose file `name` was changed."""
     run = Run(config(iterations=24), folder, small)
     run.train(StopAt(run, 19))
     run.close()
@@ -536,7 +541,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_a_run_counts_on_is_checked_before_it_goes_on(small, tmp_path, change):
+def test_what_a_run_counts_on_is_checked_before_it_continues(small, tmp_path, change):
     name, do, message = CHANGES[change]
     assert message in damaged(tmp_path, small, name, do)
 
@@ -568,7 +573,9 @@ def test_a_log_that_is_damaged_or_of_another_checkpoint_is_refused(small, tmp_pa
     ],
 )
 @pytest.mark.parametrize("where", ["lvae_min.step.Step.restore", "torch.load"])
-def test_a_machine_that_fails_is_not_told_as_a_damaged_checkpoint(small, tmp_path, monkeypatch, error, where):
+def test_a_machine_that_fails_is_not_reported_as_a_damaged_checkpoint(
+    small, tmp_path, monkeypatch, error, where
+):
     def fail(*_, **__):
         raise error
 
@@ -675,7 +682,7 @@ def test_load_says_what_is_missing(tmp_path):
         lvae_min.load(tmp_path)
 
 
-def test_a_run_goes_on_with_as_many_threads_as_it_began_with(small, tmp_path):
+def test_a_run_continues_with_as_many_threads_as_it_began_with(small, tmp_path):
     Run(config("vae", threads=1), tmp_path, small).close()
     run = Run(config("vae", threads=None), tmp_path, small)
     assert run.threads == torch.get_num_threads() == 1
@@ -692,7 +699,15 @@ def test_runs_of_one_process_draw_one_after_another(monkeypatch):
         drawing.pop()
 
     monkeypatch.setattr(plots, "draw", draw)
-    run = SimpleNamespace(folder=None, dataset=None, step=SimpleNamespace(vae=None))
+    monkeypatch.setattr(latents, "shown", lambda *_: ())
+    run = SimpleNamespace(
+        folder=None,
+        dataset=None,
+        step=SimpleNamespace(vae=None),
+        call=workers.AT_ONCE,
+        log_bytes=0,
+        drawn=lambda: None,
+    )
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: DRAW(run, None, None), range(3)))
     assert most == [1, 1, 1]
@@ -770,7 +785,7 @@ def test_images_of_ones_own_may_lie_elsewhere_when_a_run_goes_on(small, tmp_path
         Run(config(), tmp_path / "run", small)
 
 
-def test_a_run_that_moves_between_cpu_and_gpu_goes_on_with_other_noise(small, tmp_path):
+def test_a_run_that_moves_between_cpu_and_gpu_continues_with_other_noise(small, tmp_path):
     run = Run(config(), tmp_path, small)
     run.train(StopAt(run, 30))
     run.close()
@@ -825,7 +840,7 @@ def test_a_flipped_bit_among_the_weights_of_a_checkpoint_is_damage(small, tmp_pa
 
 def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
     state = {"weights": torch.arange(12.0), "more": {"moment": torch.ones(3, 5)}, "iteration": 7}
-    atomic.save(tmp_path / "last.pt", state)
+    checkpoints.save(tmp_path / "last.pt", state)
     content, refused = (tmp_path / "last.pt").read_bytes(), []
     for at in range(len(content)):
         # Bit 16 makes a folder of a member, of which torch would return whatever is in memory.
@@ -843,10 +858,8 @@ def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
 def test_training_validation_and_test_images_are_each_used_for_their_own(small, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SCORED", 50)
     run, seen, trained = Run(config(iterations=20), tmp_path, small), [], []
-    evaluate, batch = train.evaluate, small.batch
-    monkeypatch.setattr(
-        train, "evaluate", lambda *given: (seen.append(given[2].tolist()), evaluate(*given))[1]
-    )
+    measure, batch = train.measure, small.batch
+    monkeypatch.setattr(train, "measure", lambda *given: (seen.append(given[2].tolist()), measure(*given))[1])
     split = data.Split.of(len(small))
     monkeypatch.setattr(small, "batch", lambda index: (trained.extend(index.tolist()), batch(index))[1])
     for _ in range(10):
@@ -902,7 +915,9 @@ def test_a_run_has_the_network_of_its_data_set_and_a_latent_a_factor(small, tmp_
 
 
 @pytest.mark.parametrize("select, taken", [("beta_vae", "last"), ("factor_vae", "last"), ("mig", "mig")])
-def test_a_score_that_is_0_for_one_factor_selects_nothing_and_the_run_says_so(small, tmp_path, select, taken):
+def test_a_score_that_is_0_for_one_factor_selects_nothing_and_the_run_reports_it(
+    small, tmp_path, select, taken
+):
     small.factor_names, small.factor_sizes = ["digit"], (1920,)
     run = Run(config(iterations=12, select=select), tmp_path, small)
     assert run.select == taken

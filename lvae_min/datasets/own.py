@@ -1,14 +1,15 @@
-"""Images of the user's own: a folder of image files, an .npz, or an .h5, made a prepared set once.
+"""Images of the user's own: a folder of image files, an .npy, .npz or .h5, made a prepared set once.
 
 Images are cropped to their middle square and made 64 x 64, or 128 x 128 where they are at least that large.
-An array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; uint8 or floats, 0 to 1 or 0 to 255.
+An array is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; numbers from 0 to 1 or from 0 to 255.
 """
 
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import h5py
 import numpy as np
@@ -20,12 +21,15 @@ from lvae_min.io.text import brief, one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FACTORS, NAMES = "factors", "factor_names"
-VERSION = 2  # of how images are prepared: what another one made is made again
+VERSION = 3  # of how images are prepared: what another one made is made again
+MOST_CLASSES = 10  # folders that are a factor: the scores put its values in as many bins
+DARK = 128  # numbers up to a value between 1 and this are neither 0 to 1 nor 0 to 255
+EXPECTED = "expected a folder of images, an .npy, .npz or .h5"
 MOST_PACKED = 1100  # deflate makes a byte of at most 1,032
 
 
 class Array:
-    """Images in an .npz or .h5: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`.
+    """Images in a file: `shape`, `dtype`, `chunks()`, and the arrays `factors` and `factor_names`.
 
     A subclass, one a kind of file, has `arrays`, `chunks` and `read`.
     """
@@ -46,13 +50,15 @@ class Array:
         if needed:
             raise ValueError(needed[0])
         if len(images) != 1:
-            names = one_line(", ".join(found))[:200] or "nothing"
-            raise ValueError(
-                f"holds {names}; expected one array of images (N, H, W), (N, H, W, C) or "
-                "(N, C, H, W), or several of which one is called 'images'"
+            tables = (f"{name} {shape}" for name, (shape, _) in found.items())
+            names = one_line(", ".join(tables))[:200] or "nothing"
+            forms = (
+                ", or that one is called 'images'" if images else " (N, H, W), (N, H, W, C) or (N, C, H, W)"
             )
+            raise ValueError(f"holds {names}; expected one array of images{forms}")
         ((self.name, (self.shape, self.dtype)),) = images.items()
         self.shapes = {name: found[name][0] for name in (FACTORS, NAMES) if name in found}
+        self.unused = [name for name in found if name not in (self.name, *self.shapes)]
         for name in (self.name, *self.shapes):
             self.check(name)
 
@@ -70,6 +76,18 @@ class Array:
     def read(self, name: str) -> np.ndarray:
         """A whole array."""
         raise NotImplementedError
+
+
+class Npy(Array):
+    """A single array, without factors."""
+
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        with open(self.path, "rb") as stream:
+            return {"images": npy.read_header(stream, os.fstat(stream.fileno()).st_size)}
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        with open(self.path, "rb") as stream:
+            yield from npy.read_chunks(stream, *npy.read_header(stream))
 
 
 class Npz(Array):
@@ -139,8 +157,8 @@ def check_size(array: h5py.Dataset) -> None:
 
 def value_factor(array: Array) -> float:
     """What makes the values count to 255. Raises ValueError for values that are no image's."""
-    if array.dtype != np.bool_ and array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise ValueError(f"images are {array.dtype}; expected uint8 or floats")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"images are {array.dtype}; expected integers or floats")
     low, high = np.inf, -np.inf
     for chunk in array.chunks():
         least, most = float(chunk.min()), float(chunk.max())  # a NaN stays
@@ -149,6 +167,10 @@ def value_factor(array: Array) -> float:
         low, high = min(low, least), max(high, most)
         if not (low >= 0 and high <= 255):
             raise ValueError(f"values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255, all finite")
+    if 1 < high < DARK and array.dtype != np.uint8:
+        raise ValueError(
+            f"values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255: divide them by {high:g}"
+        )
     return 255.0 if high <= 1 else 1.0
 
 
@@ -182,6 +204,8 @@ def prepare_array(array: Array, target: Path, about: dict) -> None:
     factor, crop, side = value_factor(array), min(height, width), side_of(height, width)
     factors, about["names"] = labels(array, count)
     about["source"] = str(array.path) + described(height, width, crop, side)
+    if array.unused:
+        about["source"] += f", not used: {one_line(', '.join(array.unused))[:80]}"
 
     def fitted() -> Iterator[np.ndarray]:
         for chunk in array.chunks():
@@ -205,6 +229,7 @@ def labels(array: Array, count: int) -> tuple[np.ndarray | None, list[str]]:
 
 def checked(values: np.ndarray, count: int, given: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """Factors as int64 or float64, and their names. Raises ValueError for what are no factors of `count`."""
+    values = values[:, None] if values.ndim == 1 else values  # labels: a single factor
     fits = values.ndim == 2 and len(values) == count and 1 <= values.shape[1] <= im.MOST_FACTORS
     if not fits or values.dtype.kind not in "biuf":
         raise ValueError(f"factors are {values.dtype} {values.shape}; expected numbers ({count}, K)")
@@ -221,7 +246,10 @@ def checked(values: np.ndarray, count: int, given: np.ndarray | None) -> tuple[n
 
 
 def prepare_folder(path: Path, target: Path, about: dict) -> None:
-    """Make a prepared set of the image files in a folder and its folders, in the order of their names."""
+    """Make a prepared set of the image files in a folder and its folders, in the order of their names.
+
+    The factors are those in `factors.npy`, else the folders that the images are in, if those are `classes`.
+    """
     members = im.Members(path)
     names = [name for name in members.names if name.lower().endswith(PICTURES)]
     if not names:
@@ -238,7 +266,8 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
         if len(sizes) == 1
         else f", {len(sizes)} sizes cropped to squares and made {side} x {side}"
     )
-    factors, about["names"] = None, []
+    factors = classes(names)
+    about["names"] = [] if factors is None else ["folder"]
     if (path / "factors.npy").is_file():
         factors, about["names"] = checked(im.read_array(path / "factors.npy"), len(names), None)
 
@@ -248,6 +277,15 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
 
     shape = len(names), side, side, 1 if grey else 3
     im.write_set(target, shape, im.read_images(members, names, make), about, factors)
+
+
+def classes(names: list[str]) -> np.ndarray | None:
+    """Which of 2 to 10 folders each image is in, (M, 1), by the order of their names; else None."""
+    parents = [PurePosixPath(name).parent for name in names]
+    folders = {folder: number for number, folder in enumerate(sorted(set(parents)))}
+    if not 2 <= len(folders) <= MOST_CLASSES or any(len(folder.parts) != 1 for folder in folders):
+        return None
+    return np.array([[folders[folder]] for folder in parents])
 
 
 def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
@@ -272,10 +310,10 @@ def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, d
     Raises ValueError for what is not there, damaged or no images.
     """
     if not path.is_dir() and not path.is_file():
-        raise ValueError(f"{path}: not there; expected a folder of images, an .npz or an .h5")
-    kinds = {".npz": Npz, ".h5": Hdf5, ".hdf5": Hdf5}
+        raise ValueError(f"{path}: not there; {EXPECTED}")
+    kinds = {".npy": Npy, ".npz": Npz, ".h5": Hdf5, ".hdf5": Hdf5}
     if not path.is_dir() and path.suffix.lower() not in kinds:
-        raise ValueError(f"{path}: expected a folder of images, an .npz or an .h5")
+        raise ValueError(f"{path}: {EXPECTED}")
     about = {"fingerprint": [VERSION, *im.fingerprint(path)]}
     target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
     with im.locked(target, wait=True):  # another run on the same images may begin at the same moment
@@ -286,8 +324,8 @@ def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, d
                 else:
                     prepare_array(kinds[path.suffix.lower()](path), target, about)
             except im.DAMAGED as error:
-                said = one_line(error)
+                message = one_line(error)
                 raise ValueError(
-                    said if said.startswith(f"{target}: ") else f"{path}: {brief(error)}"
+                    message if message.startswith(f"{target}: ") else f"{path}: {brief(error)}"
                 ) from None
         return im.open_set(target)

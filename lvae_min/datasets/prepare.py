@@ -24,7 +24,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lvae_min.data import load_prepared
 from lvae_min.datasets import dsprites
 from lvae_min.datasets import prepared as im
 from lvae_min.datasets.specs import ATTRIBUTES, SPECS, Spec
@@ -44,9 +43,9 @@ class Archive:
     where: str  # a page or link for people
     size: str
     licence: str
-    url: str = ""  # can be downloaded by itself
+    url: str = ""  # of a direct download, where there is one
     md5: str = ""
-    also: str = ""  # what has to lie beside it
+    also: str = ""  # a file that has to be next to it
 
 
 DRIVE = "https://drive.google.com/uc?id="
@@ -171,7 +170,7 @@ def celeba_subset(count: int) -> np.ndarray:
 def read_attributes(file: Path) -> np.ndarray:
     """The attributes (202599, 40), 0 or 1, of all images of CelebA."""
     if not file.is_file():
-        raise ValueError(f"{file}: not there; it belongs to CelebA, put it beside the images")
+        raise ValueError(f"{file}: not there; it belongs to CelebA, put it next to the images")
     try:
         lines = file.read_text("ascii").splitlines()
         names, rows = lines[1].split(), [line.split() for line in lines[2:] if line.strip()]
@@ -242,11 +241,11 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
                 factors,
             )
     except im.DAMAGED as error:
-        said, named = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")
-        if not said.startswith(named):
-            said = f"{file}: not the archive of {name}, or damaged ({brief(error)})"
+        message, places = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")
+        if not message.startswith(places):
+            message = f"{file}: not the archive of {name}, or damaged ({brief(error)})"
         raise ValueError(
-            f"{said}; nothing was prepared. {name} is to be had from {ARCHIVES[name].where}"
+            f"{message}; nothing was prepared. {name} is available from {ARCHIVES[name].where}"
         ) from None
     return folder / name
 
@@ -300,11 +299,11 @@ def download(archive: Archive, folder: Path) -> Path:
 
 
 def place(name: str, folder: Path) -> str:
-    """Where an archive is to be had, in a sentence."""
+    """Where to get an archive, in a sentence."""
     archive = ARCHIVES[name]
-    beside = f" and {archive.also}, side by side" if archive.also else ""
+    extra = f" and {archive.also}, side by side" if archive.also else ""
     return (
-        f"{name}: {archive.file} is not in {folder}; get it{beside} from {archive.where} "
+        f"{name}: {archive.file} is not in {folder}; get it{extra} from {archive.where} "
         f"({archive.size}, licence: {archive.licence}), then: "
         f"python -m lvae_min.datasets prepare {name} --from FILE --data {folder}"
     )
@@ -321,6 +320,8 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     archive, file = ARCHIVES[given.name], given.file or given.data / ARCHIVES[given.name].file
     if given.file is None and (given.data / given.name).exists():
+        from lvae_min.data import load_prepared  # not above: PyTorch takes a second
+
         load_prepared(given.name, given.data)
         print(f"{given.data / given.name}: prepared before; --from FILE does it again")
         return
@@ -342,7 +343,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command(arguments: list[str]) -> int:
-    """`main` with a user's mistakes told in one line; the exit code is 2 then."""
+    """`main`; a user's mistake is one line of error message and exit code 2."""
     try:
         main(arguments)
     except (ValueError, OSError) as error:

@@ -20,10 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.Image import Transpose
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from lvae_min.io import atomic, npy
@@ -116,6 +114,9 @@ def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
     images = images[:, top : top + crop, left : left + crop]
     if crop == side:
         return images
+    import torch  # not above: it takes a second
+    from torch.nn import functional as F
+
     planes = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
     planes = F.interpolate(planes, (side, side), mode="bilinear", antialias=True, align_corners=False)
     return planes.permute(0, 2, 3, 1).numpy()

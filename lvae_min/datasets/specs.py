@@ -1,7 +1,9 @@
 """What is known of each data set before it is there: shape, factors, network (Sec. 6.1, 6.3, 8)."""
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from lvae_min.datasets import arm3d, dsprites
 
@@ -77,8 +79,24 @@ SPECS = {
     "celeba": Spec((3, 128, 128), dict.fromkeys(ATTRIBUTES, 2), latents=10, images=28_602, iterations=5_000),
     "arm3d": Spec((3, 64, 64), arm3d.FACTORS),
 }
+NAMES = " or ".join([*SPECS, "the path of your own images: a folder, an .npy, .npz or .h5"])
 
 
 def spec_of(name: str) -> Spec:
     """What is known of the data set `name`; little if it is the user's own."""
     return SPECS.get(name) or Spec((1, 64, 64), {})
+
+
+def is_path(name: str) -> bool:
+    """Whether a name that is given for a data set means files of the user's own."""
+    try:
+        means_files = os.sep in name or Path(name).suffix or Path(name).exists()
+    except OSError:  # too long for a name
+        return False
+    return bool(name not in SPECS and name and means_files)
+
+
+def own_name(path: str) -> str:
+    """What images of the user's own are called: by their file or folder, without its ending."""
+    whole = Path(path).resolve()
+    return whole.name if whole.is_dir() else whole.stem

@@ -1,4 +1,4 @@
-"""A folder of runs to look at: how each stands, and the pictures its network makes (Fig. 4, by hand).
+"""A folder of runs to explore: the state of each, and the images its network makes (Fig. 4, by hand).
 
 What `explore` shows, as numpy arrays and text, without its page. An image is (H, W, C) uint8, C 1 or 3;
 several are (S, H, W, C); a code is z (L,) float32.
@@ -14,17 +14,18 @@ from threading import Lock
 import numpy as np
 import torch
 
-from lvae_min import data, plots
+from lvae_min import data, latents
 from lvae_min.config import evaluation_interval
 from lvae_min.io import records
-from lvae_min.io.atomic import check_tensors, held, load_checkpoint
+from lvae_min.io.atomic import held
+from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief
 from lvae_min.model import VAE
 from lvae_min.train import load
 
-SPAN, STEPS = plots.SPAN, plots.STEPS  # of a traversal
+SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
-LOOKED_AT = 2000  # images that a latent's KL and factor are taken from
+SAMPLE_SIZE = 2000  # images from which a latent's KL and factor are estimated
 KEPT = 4  # networks in memory
 FINISHED, TRAINING, STOPPED = "finished", "in training", "stopped"
 SELECTED, LATEST = "selected", "latest"  # networks of a run: best.pt, last.pt
@@ -32,12 +33,12 @@ CONFIG = {"settings": {"dataset": records.text, "model": records.text, "iteratio
 
 
 @dataclass(frozen=True)
-class Standing:
+class Status:
     """How far a run is.
 
     phase       FINISHED, TRAINING or STOPPED
     iteration   of the log's last line, of `iterations`
-    scores      the latest, in the order of results.json; `scored` says of which images and iteration
+    scores      the latest, in the order of results.json; `scored` names the images and the iteration
     left        seconds, while it trains and once its rate is known
     lines       the log
     """
@@ -79,7 +80,7 @@ class Explorer:
         split = data.Split.of(len(dataset))
         self.images = split.test if len(split.test) else split.training
         self.scale = dataset.scale
-        self.describe(dataset, np.concatenate([split.test, split.validation, split.training])[:LOOKED_AT])
+        self.describe(dataset, np.concatenate([split.test, split.validation, split.training])[:SAMPLE_SIZE])
 
     def describe(self, dataset: data.Dataset, index: np.ndarray) -> None:
         """The KL of each latent in nats, a mean over images `index`, and the factor it knows most about."""
@@ -87,7 +88,7 @@ class Explorer:
         self.kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0).tolist()
         self.order = sorted(self.order, key=lambda latent: -self.kl[latent])
         self.limit = max(self.limit, math.ceil(mu.abs().max()))
-        titles = plots.latent_titles(self.vae, dataset, index, mu.numpy())
+        titles = latents.latent_titles(self.vae, dataset, index, mu.numpy())
         factors = [title.split("\n")[2:] for title in titles]  # nothing where the set has no factors
         self.titles = [
             f"z{latent}, KL {kl:.2f} nats" + "".join(f": {name}" for name in factor if name != "-")
@@ -116,14 +117,14 @@ class Explorer:
         codes[:, latent] = np.linspace(-SPAN, SPAN, STEPS)
         return self.decode(codes)
 
-    def between(self, first: int, second: int, share: float) -> np.ndarray:
+    def interpolate(self, first: int, second: int, share: float) -> np.ndarray:
         """The code on the straight line from that of an image (share 0) to that of another (share 1)."""
         return (1 - np.float32(share)) * self.code(first) + np.float32(share) * self.code(second)
 
     def walk(self, first: int, second: int) -> np.ndarray:
         """Images (WALK_STEPS, H, W, C) on the way from one image to another."""
         shares = np.linspace(0, 1, WALK_STEPS)
-        return self.decode(np.stack([self.between(first, second, share) for share in shares]))
+        return self.decode(np.stack([self.interpolate(first, second, share) for share in shares]))
 
     def reconstructions(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The first `count` images and their reconstructions from z = mu, (S, H, W, C) each."""
@@ -137,7 +138,7 @@ class Explorer:
 
 
 class View:
-    """What one visitor looks at: a network, two of its images A and B, a code, the latent last touched.
+    """What one visitor sees: a network, two of its images A and B, a code, the latent last touched.
 
     name     of the run; None where there is none yet
     names    of the runs that the visitor can choose from
@@ -211,10 +212,10 @@ class View:
         z[self.touched], self.how = value, "decoded from the sliders"
         self.z = z
 
-    def go(self, share: float) -> None:
+    def walk_to(self, share: float) -> None:
         """Walk from A to B."""
         self.share, self.how = share, f"decoded {share:.0%} of the way from A to B"
-        self.z = self.explorer.between(*self.ends, share)
+        self.z = self.explorer.interpolate(*self.ends, share)
 
     def walk(self) -> np.ndarray:
         """Images (WALK_STEPS, H, W, C) from A to B."""
@@ -237,7 +238,7 @@ class Gallery:
         self.datasets: dict[str, data.Dataset] = {}
         self.explorers: dict[tuple, Explorer] = {}
         self.lock = Lock()
-        # when a run in training was looked at first, and its iteration then
+        # when a run in training was first seen, and its iteration then
         self.seen: dict[str, tuple[float, int]] = {}
 
     def names(self) -> list[str]:
@@ -262,14 +263,14 @@ class Gallery:
             raise ValueError(f"{file}: not the settings of a run ({brief(error)})") from None
         return content["settings"]
 
-    def standing(self, name: str) -> Standing:
+    def status(self, name: str) -> Status:
         """How far a run is. Raises ValueError where its files are damaged."""
         run, settings = self.run(name), self.settings(name)
         lines = log_so_far(run / "log.jsonl")
         iteration = lines[-1]["step"] if lines else 0
-        looks = [line for line in lines if "validation" in line]
-        scores = {**looks[-1]["validation"], "beta": looks[-1]["beta"]} if looks else {}
-        scored = f"validation images, iteration {looks[-1]['step']:,}" if looks else ""
+        evaluations = [line for line in lines if "validation" in line]
+        scores = {**evaluations[-1]["validation"], "beta": evaluations[-1]["beta"]} if evaluations else {}
+        scored = f"validation images, iteration {evaluations[-1]['step']:,}" if evaluations else ""
         phase = TRAINING if in_training(run) else STOPPED
         if (run / "results.json").exists():
             phase, results = FINISHED, results_of(run)
@@ -277,10 +278,10 @@ class Gallery:
             scores = results["scores"]
             scored = f"test images, iteration {results['selected']['iteration']:,} (selected)"
         left = self.left(name, iteration, settings["iterations"]) if phase == TRAINING else None
-        return Standing(phase, settings, iteration, settings["iterations"], scores, scored, left, lines)
+        return Status(phase, settings, iteration, settings["iterations"], scores, scored, left, lines)
 
     def left(self, name: str, iteration: int, iterations: int) -> float | None:
-        """Seconds until a run's end, at its rate since it was looked at first; None at that moment."""
+        """Seconds until a run's end, at its rate since it was first seen; None at that moment."""
         now = time.monotonic()
         since, first = self.seen.setdefault(name, (now, iteration))
         return (iterations - iteration) * (now - since) / (iteration - first) if iteration > first else None
@@ -292,7 +293,7 @@ class Gallery:
         return network, stamp(run / "log.jsonl"), in_training(run)
 
     def explorer(self, name: str, which: str | None = None) -> Explorer:
-        """The SELECTED or the LATEST network of a run; by itself the latest of a run that is not finished.
+        """The SELECTED or the LATEST network of a run; by default the latest of a run that is not finished.
 
         Where only one of them is there, or its images are not, it is the one that can be had. Raises
         ValueError where there is none yet, or a damaged one.

@@ -21,7 +21,7 @@ from lvae_min.explore.gallery import (
     WALK_STEPS,
     Explorer,
     Gallery,
-    Standing,
+    Status,
     View,
 )
 from lvae_min.io.text import one_line
@@ -29,7 +29,7 @@ from lvae_min.report import SCORES, TERMS, duration
 
 MOST_SLIDERS = 32
 SAMPLES = 6  # images above their reconstructions
-SECONDS = 2.0  # between looks at the folder
+REFRESH_SECONDS = 2.0  # between two readings of the folder
 DRAWING = Lock()  # matplotlib is not made for threads
 NO_RUN = (
     "There is no run here yet. The button starts a first one, which takes minutes; this page shows it learn."
@@ -82,7 +82,7 @@ def shown(image: np.ndarray, caption: str = "", now: bool = False, name: str = "
 
 
 def row(images, captions, now: int | None = None, ends: tuple = ()) -> str:
-    """Images beside each other, one of them marked; `ends` are two more images, at both ends."""
+    """Images side by side, one of them marked; `ends` are two more images, at both ends."""
     cells = [
         shown(image, caption, place == now)
         for place, (image, caption) in enumerate(zip(images, captions, strict=True))
@@ -99,17 +99,17 @@ def note(text) -> str:
     return f'<div class="note">{html.escape(one_line(text)[:400])}</div>'
 
 
-def curves(standing: Standing) -> str:
+def curves(status: Status) -> str:
     """rec, kl and the weight of kl over the iterations so far."""
     with DRAWING:
         figure, ((terms,), (weight,)) = plots.new_figure(3.6, 2.7, 2, 1, sharex=True)
-        steps = [line["step"] for line in standing.lines]
+        steps = [line["step"] for line in status.lines]
         for name in ("rec", "kl"):
-            terms.plot(steps, [line[name] for line in standing.lines], label=name)
+            terms.plot(steps, [line[name] for line in status.lines], label=name)
         terms.set(yscale="log", ylabel="rec, kl (nats)")
         terms.legend(fontsize=7)
-        weight.plot(steps, [line["beta"] for line in standing.lines], "C2")
-        weight.set(xlabel="iterations", ylabel="beta", xlim=(0, standing.iterations))
+        weight.plot(steps, [line["beta"] for line in status.lines], "C2")
+        weight.set(xlabel="iterations", ylabel="beta", xlim=(0, status.iterations))
         for axes in (terms, weight):
             axes.tick_params(labelsize=7)
             axes.xaxis.label.set_size(8)
@@ -122,29 +122,29 @@ def curves(standing: Standing) -> str:
     )
 
 
-def facts(standing: Standing) -> str:
-    """How a run stands: progress, scores, curves."""
-    settings, done = standing.settings, standing.iteration / max(standing.iterations, 1)
+def facts(status: Status) -> str:
+    """The state of a run: progress, scores, curves."""
+    settings, done = status.settings, status.iteration / max(status.iterations, 1)
     name, dataset = (f"<b>{html.escape(one_line(settings[key]))}</b>" for key in ("model", "dataset"))
-    so_far = "" if standing.phase == FINISHED else f"{standing.iteration:,} of "
-    parts = [f"<div>{name} on {dataset}: {standing.phase}, {so_far}{standing.iterations:,} iterations</div>"]
-    if standing.phase != FINISHED:
+    so_far = "" if status.phase == FINISHED else f"{status.iteration:,} of "
+    parts = [f"<div>{name} on {dataset}: {status.phase}, {so_far}{status.iterations:,} iterations</div>"]
+    if status.phase != FINISHED:
         parts.append(f'<div class="bar"><div style="width: {done:.1%}"></div></div>')
-    if standing.phase != FINISHED and standing.lines:
-        last = standing.lines[-1]
-        left = "" if standing.left is None else f"; {duration(standing.left)} left"
+    if status.phase != FINISHED and status.lines:
+        last = status.lines[-1]
+        left = "" if status.left is None else f"; {duration(status.left)} left"
         terms = ", ".join(f"{key} {last[key]:.4g}" for key in TERMS)
         parts.append(f"<div>{terms}{left}</div>")
     tiles = [
-        f"<div><small>{title}</small>{standing.scores[key]:.{2 if key in TERMS else 3}f}</div>"
+        f"<div><small>{title}</small>{status.scores[key]:.{2 if key in TERMS else 3}f}</div>"
         for key, title in {**TERMS, **SCORES}.items()
-        if key in standing.scores
+        if key in status.scores
     ]
     if tiles:
         parts.append(f'<div class="scores">{"".join(tiles)}</div>')
-        parts.append(f'<div class="quiet">{html.escape(standing.scored)}</div>')
-    if standing.lines:
-        parts.append(curves(standing))
+        parts.append(f'<div class="quiet">{html.escape(status.scored)}</div>')
+    if status.lines:
+        parts.append(curves(status))
     return f'<div class="facts">{"".join(parts)}</div>'
 
 
@@ -205,7 +205,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
 
     gr        the module gradio
     first     the run that is shown at first; None for the latest
-    training  has `start()` and `said()`: `explore.Training`
+    training  has `start()` and `message()`: `server.Training`
     """
     names = gallery.names()
     with gr.Blocks(title="lvae_min: explore", analytics_enabled=False, fill_width=True) as blocks:
@@ -250,7 +250,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
                     gr.Slider(-1e6, 1e6, 0, step=0.01, visible=False, elem_id=f"latent-{rank}", buttons=[])
                     for rank in range(MOST_SLIDERS)
                 ]
-        timer = gr.Timer(SECONDS)
+        timer = gr.Timer(REFRESH_SECONDS)
 
         code = [seen, pair, moved_strip]  # what a slider changes
         codes = [*code, walk_strip, share, *sliders]  # what all else that moves the code changes
@@ -280,37 +280,37 @@ def page(gr, gallery: Gallery, first: str | None, training):
             way = gr.update(value=view.share, visible=view.first is not None)
             return [*show_code(view), walk(view), way, *set_sliders(view)]
 
-        def show_network(view: View, said: str | Exception = "") -> list:
-            """`said` stands where the pictures would be if there is no network."""
+        def show_network(view: View, message: str | Exception = "") -> list:
+            """`message` stands where the pictures would be if there is no network."""
             usable, images = view.network is not None, view.first is not None
             buttons = [gr.update(visible=visible) for visible in (images, usable, usable, images)]
             if not usable:
                 hidden = [gr.update(visible=False)] * (1 + MOST_SLIDERS + 1)
-                return [view, note(said) if said else "", "", "", *hidden, "", "", *buttons]
+                return [view, note(message) if message else "", "", "", *hidden, "", "", *buttons]
             choice = gr.update(value=view.explorer.which, visible=True)
             return [*show_codes(view), choice, samples(view.explorer), heading(view.explorer), *buttons]
 
         def show_run(name: str | None, which: str | None = None) -> list:
             found = gallery.names()
             if not name:
-                return [note(training.said() or NO_RUN), *show_network(View(found))]
-            told, stamps = "", None
+                return [note(training.message() or NO_RUN), *show_network(View(found))]
+            progress, stamps = "", None
             try:
                 stamps = gallery.stamps(name)
-                told = facts(gallery.standing(name))
+                progress = facts(gallery.status(name))
                 explorer = gallery.explorer(name, which)
-                return [told, *show_network(View(found, name, stamps, explorer, which))]
+                return [progress, *show_network(View(found, name, stamps, explorer, which))]
             except (ValueError, OSError) as error:
-                return [told, *show_network(View(found, name, stamps), error)]
+                return [progress, *show_network(View(found, name, stamps), error)]
 
-        def look_again(view: View, name: str | None) -> list:
+        def refresh(view: View, name: str | None) -> list:
             """What has changed: the runs, this run's log, its network."""
             found, skip = gallery.names(), gr.skip()
             same = [skip] * len(network)
             if name not in found:  # none yet, or it was removed
                 name = next(iter(found), None)
                 if name is None and view.name is None:
-                    return [skip, skip, note(training.said() or NO_RUN), *same]
+                    return [skip, skip, note(training.message() or NO_RUN), *same]
                 return [gr.update(choices=found, value=name), gr.update(visible=not found), *show_run(name)]
             runs = skip if found == view.names else gr.update(choices=found)
             view.names = found
@@ -321,13 +321,13 @@ def page(gr, gallery: Gallery, first: str | None, training):
                 if stamps == before:
                     return [runs, skip, skip, *same]
                 view.stamps = stamps
-                told = facts(gallery.standing(name))
+                progress = facts(gallery.status(name))
                 if before and stamps[0] == before[0]:
-                    return [runs, skip, told, *same]
+                    return [runs, skip, progress, *same]
                 if view.network is None:
                     return [runs, skip, *show_run(name)]
                 view.renew(gallery.explorer(name, view.which))
-                return [runs, skip, told, *show_network(view)]
+                return [runs, skip, progress, *show_network(view)]
             except (ValueError, OSError) as error:
                 return [runs, skip, note(error), *same]
 
@@ -344,7 +344,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
 
         def begin():
             training.start()
-            return note(training.said())
+            return note(training.message())
 
         direct = {"queue": False, "api_visibility": "private"}
         quiet = {**direct, "show_progress": "hidden"}
@@ -352,7 +352,7 @@ def page(gr, gallery: Gallery, first: str | None, training):
         for rank, slider in enumerate(sliders):
             move = event(lambda view, value, rank=rank: view.move(rank, value), show_code, code)
             slider.input(**move, inputs=[seen, slider], **dragged)
-        share.input(**event(View.go, show_codes, codes), inputs=[seen, share], **dragged)
+        share.input(**event(View.walk_to, show_codes, codes), inputs=[seen, share], **dragged)
         clicks = {prior: View.prior, back: View.back, another: View.another_first, other: View.another_second}
         for button, change in clicks.items():
             button.click(**event(change, show_codes, codes), inputs=[seen], **quiet)
@@ -360,5 +360,5 @@ def page(gr, gallery: Gallery, first: str | None, training):
         chosen.input(show_run, [chosen], whole, show_progress="minimal", **direct)
         which.input(show_run, [chosen, which], whole, show_progress="minimal", **direct)
         blocks.load(show_run, [chosen], whole, show_progress="minimal", **direct)
-        timer.tick(look_again, [seen, chosen], [chosen, start, *whole], **quiet)
+        timer.tick(refresh, [seen, chosen], [chosen, start, *whole], **quiet)
     return blocks

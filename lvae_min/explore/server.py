@@ -1,4 +1,4 @@
-"""A page on this machine to look at runs and to move the latents of their networks by hand (Fig. 4).
+"""A page on this machine to explore runs and to move the latents of their networks by hand (Fig. 4).
 
     python -m lvae_min.explore                     the runs in runs/, or a first one, which it can start
     python -m lvae_min.explore runs/NAME           one run, also while it trains
@@ -21,30 +21,26 @@ import webbrowser
 from pathlib import Path
 from threading import Lock, Timer
 
-import torch
-
-from lvae_min.explore.gallery import Gallery, open_folder
-from lvae_min.explore.page import CSS, page
 from lvae_min.io.text import Parser, brief, one_line
 
 HOST = "127.0.0.1"
 RUN = ["-m", "lvae_min"]
 QUICK_START = ["--dataset", "dsprites", "--model", "lvae"]
-# The browser is told to fetch from this server alone, whatever the page contains.
+# Content security policy: the browser fetches from this server alone, whatever the page contains.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 
 class Training:
     """The run of the quick start, in a process of its own."""
 
-    def __init__(self, gallery: Gallery):
+    def __init__(self, gallery):
         where = ["--out", str(gallery.folder), "--data", str(gallery.archives)]
         self.command = [sys.executable, *RUN, *QUICK_START, *where]
         self.process: subprocess.Popen | None = None
         self.lock = Lock()
 
     def start(self) -> None:
-        """Start it, unless it is there. Ctrl-C does not reach it by itself: it is stopped by `stop`."""
+        """Start it, unless it is running. Ctrl-C does not reach it; `stop` ends it."""
         with self.lock:
             if self.process is None or self.process.poll():
                 self.output = tempfile.TemporaryFile()
@@ -56,8 +52,8 @@ class Training:
                     start_new_session=True,
                 )
 
-    def said(self) -> str:
-        """What to say of a run that is not in its folder yet; empty if none was started."""
+    def message(self) -> str:
+        """The state of a run whose folder is not there yet; empty if none was started."""
         if self.process is None:
             return ""
         if not self.process.poll():
@@ -102,10 +98,12 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(gr, blocks, own: socket.socket) -> None:
-    """Serve the page until the process is told to end."""
+    """Serve the page until the process is interrupted."""
     import uvicorn
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from lvae_min.explore.page import CSS
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     # Another site's page cannot reach this one by a name of its own that leads to 127.0.0.1.
@@ -155,7 +153,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     given = parse(arguments)
     gradio = import_gradio()
-    torch.set_num_threads(1)  # a few images: 10 ms, and with two threads 40 to 90 beside a training run
+    import torch  # not above: it takes a second
+
+    from lvae_min.explore.gallery import open_folder
+    from lvae_min.explore.page import page
+
+    torch.set_num_threads(1)  # a few images: 10 ms, and with two threads 40 to 90 during a training run
     with listen(given.port) as own:
         gallery, first = open_folder(given.runs or Path("runs"), given.data, wanted=given.runs is not None)
         training = Training(gallery)
@@ -175,7 +178,7 @@ def main(arguments: list[str]) -> None:
 
 
 def command(arguments: list[str]) -> int:
-    """`main` with a user's mistakes told in one line; the exit code is 2 then."""
+    """`main`; a user's mistake is one line of error message and exit code 2."""
     try:
         main(arguments)
     except (ValueError, OSError) as error:

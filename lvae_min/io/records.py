@@ -116,16 +116,21 @@ def read_results(file: Path) -> dict:
 
 def read_log(file: Path, size: int | None = None) -> list[dict]:
     """The lines of a log.jsonl, or of its first `size` bytes. Raises ValueError for one that is damaged."""
-    content, lines = file.read_bytes()[:size], []
+    return log_lines(file.read_bytes()[:size], file)
+
+
+def log_lines(content: bytes, file: Path) -> list[dict]:
+    """The lines of a log. Raises ValueError, which names `file`, for one that is damaged."""
+    lines = []
     if content and not content.endswith(b"\n"):
         raise ValueError(f"{file}: ends in half a line")
     for place, line in enumerate(content.splitlines(), 1):
         try:
             lines.append(parse(line))
             check(lines[-1], LINE, "it")
-            if "validation" in lines[-1]:
-                check(lines[-1]["validation"], {"rec": number, "kl": number}, "validation")
-                check(lines[-1]["validation"], dict.fromkeys(lines[-1]["validation"], number))
+            for name in {"validation", "test"} & lines[-1].keys():
+                check(lines[-1][name], {"rec": number, "kl": number}, name)
+                check(lines[-1][name], dict.fromkeys(lines[-1][name], number))
             if lines[-1]["step"] <= (lines[-2]["step"] if len(lines) > 1 else 0):
                 raise ValueError(f"step {lines[-1]['step']} comes too late")
         except ValueError as error:

@@ -1,10 +1,12 @@
-"""What is told to a user of an input: one line, whatever the input holds."""
+"""One-line messages about an input, whatever the input holds."""
 
 import argparse
 
+MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError)  # of a user or a machine, not of the code
+
 
 def one_line(text) -> str:
-    """A text without line ends and all else that a terminal would obey: it may come out of any file."""
+    """A text without line breaks and control characters: it may come out of any file."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
 
 
@@ -14,7 +16,7 @@ def brief(error: BaseException) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are told in one line, with exit code 2."""
+    """A command line whose error messages are one line, with exit code 2."""
 
     def __init__(self, **settings):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)

@@ -1,0 +1,104 @@
+"""The verdicts on the paper's claims follow from the numbers."""
+
+import claims
+import full
+import keep
+import pytest
+from claims import HOLDS, NOT, OPEN
+from paper import METHODS
+from test_study import row, several, with_beta
+
+NEAR = [0.50, 0.51, 0.49, 0.50]
+
+
+def evidence(*rows, **long):
+    """These runs of the default; at full length each method has one value as all its scores."""
+    found = claims.Evidence(list(rows))
+    if long:
+        values = {METHODS[name.replace("_", "-")]: value for name, value in long.items()}
+        names = ("rec_mean", *claims.SIX)
+        found.long = {"full length": {name: dict.fromkeys(names, value) for name, value in values.items()}}
+    return found
+
+
+@pytest.mark.parametrize(
+    "ours, long, verdict", [(0.9, 0.9, HOLDS), (0.9, 0.1, OPEN), (0.1, 0.9, OPEN), (0.51, 0.1, NOT)]
+)
+def test_a_claim_to_be_best_needs_full_length_and_a_lead_beyond_the_spread_of_seeds(ours, long, verdict):
+    rows = several("lvae", [ours + near - 0.5 for near in NEAR]) + several("vae", NEAR)
+    found = claims.first("mig")(evidence(*rows, lvae=long, vae=0.5))
+    assert found[0] == verdict
+    if ours == 0.51:
+        assert "MIG 0.51, place 1 of 2 (default, within the seeds' spread)" in found[1]
+
+
+def test_a_larger_beta_is_judged_by_the_order_of_the_means():
+    rows = several("vae", [0.9]) + several("beta-vae", [0.5], beta=2.0) + several("beta-vae", [0.1], beta=4.0)
+    found = evidence(*rows)
+    assert claims.balance(found) == (HOLDS, "KL with beta 1, 2, 4: 0.9, 0.5, 0.1", "seeds-at-the-default")
+    assert claims.costs(found)[0] == NOT
+    assert claims.balance(evidence(*rows[:2]))[0] == OPEN
+
+
+@pytest.mark.parametrize("score, verdict", [(0.9, HOLDS), (0.5, OPEN), (0.1, NOT)])
+@pytest.mark.parametrize("judge, beta", [(claims.one_to_two, 2.0), (claims.below_one, 0.5)])
+def test_a_beta_is_better_if_most_scores_are_clearly_higher(judge, beta, score, verdict):
+    rows = several("beta-vae", [score + near - 0.5 for near in NEAR], beta=beta) + several("vae", NEAR)
+    assert judge(evidence(*rows))[0] == verdict
+
+
+def test_without_runs_a_claim_is_open():
+    for judge in (claims.balance, claims.costs, claims.one_to_two, claims.below_one, claims.ablation):
+        assert judge(evidence())[0] == OPEN
+
+
+@pytest.mark.parametrize("rec, score, verdict", [(0.9, 0.1, HOLDS), (0.1, 0.9, NOT), (0.9, 0.9, NOT)])
+def test_the_ablation_counts_pairs_with_the_learned_beta(rec, score, verdict):
+    ours = [with_beta(1.6, seed=seed) for seed in range(4)]
+    given = [with_beta(1.6, model="beta-vae", seed=seed, score=score) for seed in range(4)]
+    for one in given:
+        one["last_rec_mean"] = 10 * rec
+    assert claims.ablation(evidence(*ours, *given))[0] == verdict
+
+
+def test_the_order_of_the_methods_and_the_sign_of_its_correlation_with_rec():
+    found = evidence(vae=0.1, beta_vae=0.2, control_vae=0.3, dynamic_vae=0.4, sigma_vae=0.5, lvae=0.6)
+    assert claims.no_order(found)[0] == NOT and claims.inverse(found)[0] == NOT
+    assert claims.many(found)[0] == HOLDS and claims.reconstruction(found)[0] == NOT
+    for values in found.long["full length"].values():
+        values["rec_mean"] *= -1
+        values["mig"] *= -1
+    assert claims.no_order(found)[0] == HOLDS and claims.inverse(found)[0] == OPEN
+
+
+def log(sigma, scores):
+    """An L-VAE whose sigma_0 and validation score have these values at each 50,000 iterations."""
+    return [
+        {"step": 50_000 * place, "sigma_0": scale, "beta": scale, "validation": {"beta_vae": score}}
+        for place, (scale, score) in enumerate(zip(sigma, scores, strict=True), 1)
+    ]
+
+
+def test_the_course_of_l_vae_is_judged_in_each_log():
+    found = evidence()
+    good = log([1.5, 1.2], [0.9, 0.8])
+    found.logs = {"a": good}
+    judges = [claims.in_logs(judge) for judge in (claims.peak, claims.falls, claims.best_iteration)]
+    assert [judge(found)[0] for judge in judges] == [HOLDS] * 3
+    found.logs = {"a": good, "b": log([0.8, 1.5], [0.7, 0.8])}
+    assert [judge(found)[0] for judge in judges] == [OPEN] * 3
+    found.logs = {"b": log([0.8, 0.9], [0.7, 0.8])}
+    assert claims.in_logs(claims.above_one)(found)[:2] == (NOT, "0.90 selected, 0.90 at the end (b)")
+
+
+def test_another_seed_of_full_length_counts_once_all_six_methods_are_there():
+    more = [
+        row(model, seed=1, paper=True, precision="tf32", **({"beta": 4.0} if model == "beta-vae" else {}))
+        for model in METHODS
+    ]
+    assert all(map(keep.is_full_length, more))
+    assert list(claims.complete(more[1:])) == ["full length"]
+    found = claims.complete(more)
+    assert list(found) == ["full length", "full length, seed 1, linear rise"]
+    assert set(found["full length, seed 1, linear rise"]) == {full.title_of(one) for one in more}
+    assert found["full length, seed 1, linear rise"]["L-VAE"]["mig"] == 0.5
