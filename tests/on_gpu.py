@@ -68,6 +68,8 @@ class Part:
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **environment},
                     start_new_session=True,
+                    # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited.
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 )
                 code = ended(process, left)
         self.summary["commands"].append(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
@@ -147,7 +148,11 @@ def test_a_command_that_takes_too_long_is_interrupted_and_the_next_one_is_not_be
     monkeypatch.setattr(on_gpu, "LIMIT", 6)  # a busy machine takes a while to start a process
     one = on_gpu.Part("slow", tmp_path, {})
     wait = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('interrupted')"
-    assert not one.run("wait", sys.executable, "-c", wait)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    try:
+        assert not one.run("wait", sys.executable, "-c", wait)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not one.run("late", sys.executable, "-c", "print(1)")
     assert one.summary["failed"] == ["wait: out of time", "late: no time was left"]
     assert (tmp_path / "wait.log").read_text() == "interrupted\n" and not (tmp_path / "late.log").exists()
