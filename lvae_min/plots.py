@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +21,7 @@ from lvae_min.io.records import read_log
 from lvae_min.report import SCORES
 
 GAP = 4  # pixels between images
+DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one for the whole process
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **grid):

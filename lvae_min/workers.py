@@ -11,9 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
-from threading import Lock, Thread
-
-DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one for the whole process
+from threading import Thread
 
 
 class AtOnce:
@@ -35,7 +33,7 @@ def draw(*given) -> None:
     """plots.draw, by one thread at a time."""
     from lvae_min import plots  # matplotlib takes half a second to import
 
-    with DRAWING:
+    with plots.DRAWING:
         plots.draw(*given)
 
 

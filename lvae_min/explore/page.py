@@ -6,7 +6,6 @@ An image goes to the browser as a PNG inside the HTML, so that no file is writte
 import base64
 import html
 import io
-from threading import Lock
 
 import numpy as np
 from PIL import Image
@@ -30,7 +29,6 @@ from lvae_min.report import SCORES, TERMS, duration
 MOST_SLIDERS = 32
 SAMPLES = 6  # images above their reconstructions
 REFRESH_SECONDS = 2.0  # between two readings of the folder
-DRAWING = Lock()  # matplotlib is not made for threads
 NO_RUN = (
     "There is no run here yet. The button starts a first one, which takes minutes; this page shows it learn."
 )
@@ -101,7 +99,7 @@ def note(text) -> str:
 
 def curves(status: Status) -> str:
     """rec, kl and the weight of kl over the iterations so far."""
-    with DRAWING:
+    with plots.DRAWING:
         figure, ((terms,), (weight,)) = plots.new_figure(3.6, 2.7, 2, 1, sharex=True)
         steps = [line["step"] for line in status.lines]
         for name in ("rec", "kl"):
