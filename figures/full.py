@@ -1,6 +1,7 @@
 """The paper's setting to its end: six methods over 300,000 iterations.
 
-    python figures/full.py      writes full.md beside this file, data/full.png and data/fig3-full.png
+    python figures/full.py      writes full.md beside this file, and in data full.png, full-seeds.png and
+                                fig3-full.png
 
 Reads figures/data/paper: of each run's log the lines of every 1,000th iteration, and scores on test images.
 Those of seed 0 have files of their own; of others the scores are in data/runs.csv (`keep.py --table`). Runs
@@ -27,6 +28,7 @@ from lvae_min.plots import new_figure
 from lvae_min.report import SCORES
 
 FOLDER = DATA / "paper"
+SHOWN = ("lvae", "vae", "beta-vae", "control-vae")  # of the picture over seeds
 PANELS = {
     "rec": "reconstruction loss\n(sum over an image)",
     "kl": "KL (nats)",
@@ -94,6 +96,28 @@ def picture(logs: dict[str, list[dict]]) -> Figure:
     return figure
 
 
+def over_seeds(complete: list[tuple]) -> Figure:
+    """Two scores of some methods over iterations: a colour a method, a style a seed."""
+    figure, axes = new_figure(11, 4.6, 1, 2)
+    for cell, name in zip(axes.flat, ("beta_vae", "mig"), strict=True):
+        for method, title, seed, _, log in complete:
+            if method in SHOWN:
+                lines = validations(log)
+                values = [line["validation"][name] for line in lines]
+                style = {"color": rate.COLOURS[method], "ls": "-" if seed else "--", "marker": ".", "lw": 1.5}
+                label = f"{title}, seed {seed}"
+                cell.plot([line["step"] for line in lines], values, label=label, **style)
+        cell.set(xlabel="iterations", ylabel=f"{SCORES[name]} score, validation")
+        cell.xaxis.set_major_formatter(EngFormatter(sep=""))
+        cell.grid(alpha=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(
+        "The paper's setting twice: ControlVAE ends the same, the others' scores depend on the seed",
+        fontsize=10,
+    )
+    return figure
+
+
 def scales(log: list[dict]) -> Figure:
     """Fig. 3 of L-VAE: learned scales and validation score, and the beta that follows from the scales."""
     figure, ((left, right),) = new_figure(11, 4.6, 1, 2)
@@ -142,6 +166,19 @@ def more_logs(rows: list[dict]) -> list[tuple[dict, list[dict]]]:
     """Of these runs those whose log was kept, each with its log."""
     files = [(row, FOLDER / keep.log_name(row)) for row in rows]
     return [(row, read_gzipped(file)) for row, file in files if file.exists()]
+
+
+def every(logs: dict[str, list[dict]], more: list[tuple[dict, list[dict]]]) -> list[tuple]:
+    """Method, title, seed, rise of the rate and log of all runs of full length, in the order of Table 2."""
+    first = {row["method"]: rate.name_of(row) for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
+    found = [(method, first[method], 0, "cosine", log) for method, log in logs.items()]
+    found += [(row["model"], title_of(row), row["seed"], row["warmup"], log) for row, log in more]
+    return sorted(found, key=lambda run: list(METHODS).index(run[0]))
+
+
+def complete_runs() -> list[tuple]:
+    """`every` of what is kept."""
+    return every(full_length(), more_logs(more_runs()))
 
 
 def title_of(row: dict) -> str:
@@ -194,10 +231,7 @@ def both(row: dict, *names: str) -> str:
 def selection_table(logs: dict[str, list[dict]], more: list[tuple[dict, list[dict]]]) -> list[str]:
     """Which iteration each validation score selects, with rec and beta there."""
     lines = ["| method | seed | " + " | ".join(SCORES.values()) + " |", "|---|--:|" + "--:|" * len(SCORES)]
-    first = {row["method"]: rate.name_of(row) for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
-    every = [(method, first[method], "0", log) for method, log in logs.items()]
-    every += [(row["model"], title_of(row), str(row["seed"]), log) for row, log in more]
-    for _, title, seed, log in sorted(every, key=lambda one: list(METHODS).index(one[0])):
+    for _, title, seed, _, log in every(logs, more):
         chosen = [selected(log, score) for score in SCORES]
         cells = [f"{line['step']:,} ({line['validation']['rec']:.1f}, {line['beta']:.3g})" for line in chosen]
         lines.append(f"| {title} | {seed} | " + " | ".join(cells) + " |")
@@ -270,6 +304,7 @@ def main() -> None:
     Parser(description=__doc__).parse_args()
     logs = full_length()
     save(picture(logs), "full.png", DATA)
+    save(over_seeds(complete_runs()), "full-seeds.png", DATA)
     save(scales(logs["lvae"]), "fig3-full.png", DATA)
     write("full.md", text(logs))
     print(text(logs))

@@ -23,6 +23,7 @@ import pool
 import rate
 import scoring
 import seeds
+import sigma
 import stopped
 import study
 import table2
@@ -180,10 +181,9 @@ def headline(rows: list[dict]) -> str:
     """README's table: full length beside the paper, and the seeds of the default."""
     default = [row for row in rows if pool.is_default(row) and row["dataset"] == "dsprites"]
     methods = next(iter(pool.groups(default).values()), {})
-    lasts = {row["method"]: row for row in rate.kept() if row["iterations"] == PAPER_ITERATIONS}
-    long, titles = {rate.name_of(row): row for row in lasts.values()}, {}
+    long, titles = list(claims.complete(full.more_runs()).values()), {}
     for method, title in METHODS.items():
-        names = [name for name in {**methods, **long} if name.split(",")[0] == title]
+        names = [name for name in {**methods, **long[0]} if name.split(",")[0] == title]
         titles |= {name: method for name in sorted(names)}
     heads, lines = ["method"], []
     for score in HEADLINE:
@@ -193,14 +193,14 @@ def headline(rows: list[dict]) -> str:
         runs, cells = methods.get(title, []), [title]
         printed = dict(zip(COLUMNS, TABLE_2["dsprites", method], strict=True))
         for score in HEADLINE:
-            once = f"{long[title][score]:.2f}" if title in long else "-"
+            once = ", ".join(f"{rows[title][score]:.2f}" for rows in long if title in rows) or "-"
             paper = "" if title == "beta-VAE, beta 4" else f" ({printed[score]:.2f})"
             cells += [once + paper, spread(pool.values(runs, score)) if runs else ""]
         lines.append([*cells, str(len(runs))])
     note = (
-        f"The last network, test images; rec with z = mu. Columns of {PAPER_ITERATIONS:,} iterations: six "
-        f"{full.origin()}; in brackets the paper's Table 2, a dash where we have no run. Columns of "
-        f"{SHORT:,}: mean ± sample standard deviation over the "
+        f"The last network, test images; rec with z = mu. Columns of {PAPER_ITERATIONS:,} iterations: one "
+        "number a seed, in brackets the paper's Table 2, a dash where we have no run. "
+        f"{full.origins(full.more_runs())} Columns of {SHORT:,}: mean ± sample standard deviation over the "
     )
     made = f"seeds of {pool.made(methods, warnings=False)}" if methods else "seeds; no run yet."
     return "\n".join([*markdown(heads, lines), "", note + made])
@@ -253,7 +253,8 @@ def texts() -> dict[str, str]:
         "study": headline(kept),
         "speed": f"{speed(DATA / 'bench.json')} {gpu.speed(gpu.read())}",
         "full length": full.text(full.full_length()),
-        "stopped": stopped.text(full.full_length(), stopped.logs()),
+        "stopped": stopped.text(full.complete_runs(), stopped.logs()),
+        "sigma": sigma.text(json.loads(sigma.FILE.read_text())),
         "claims": claims.text(kept),
         **of_seeds(kept),
         "rate": rate.text(rate.all_runs(None)),
@@ -300,7 +301,7 @@ def main() -> None:
     default = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
     save(seeds.picture(*next(iter(pool.groups(default).items()))), "seeds.png", DATA)
     save(full.scales(logs["lvae"]), "fig3-full.png", DATA)
-    save(stopped.picture(logs, stopped.logs()), "stopped.png", DATA)
+    save(full.over_seeds(full.complete_runs()), "full-seeds.png", DATA)
     pages = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
     for page, text in fill(pages, texts()).items():
         if text != pages[page]:

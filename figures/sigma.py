@@ -61,15 +61,16 @@ FORMS = {
 
 def train(iterations: int, out: Path) -> dict:
     """What each form ends with, and where that was."""
-    rows = []
+    rows, commits = [], set()
     for number, (form, objective) in enumerate(FORMS.items()):
         with mock.patch.dict(losses.OBJECTIVES, {"sigma-vae": objective}):
             found = lvae_min.fit(model="sigma-vae", iterations=iterations, out=out / str(number))
         rows.append(
             {"form": form, **{name: found["last"][name] for name in ("rec_mean", "rec", "kl", "beta")}}
         )
-    made = {name: found[name] for name in ("commit", "device", "threads", "versions")}
-    return {"iterations": iterations, **made, "rows": rows}
+        commits.add(found["commit"])
+    made = {name: found[name] for name in ("device", "threads", "versions")}
+    return {"iterations": iterations, "commit": ", ".join(sorted(commits)), **made, "rows": rows}
 
 
 def text(found: dict) -> str:

@@ -334,6 +334,13 @@ def test_images_on_another_device_than_the_run_are_refused(small):
         new_step(small)
 
 
+def test_a_device_without_a_number_is_that_of_the_images(small, monkeypatch):
+    seen, numbered = [], torch.device("cpu", 0)
+    monkeypatch.setattr(type(small), "device", numbered)
+    monkeypatch.setattr(step, "prepare_thread", lambda threads, device: seen.append(device))
+    assert new_step(small).device == numbered and seen == [numbered] and numbered != CPU
+
+
 def test_a_gpu_without_a_number_may_be_any():
     assert step.same_device(torch.device("cuda"), CUDA) and step.same_device(CUDA, torch.device("cuda"))
     assert not step.same_device(CUDA, torch.device("cuda", 1)) and not step.same_device(CUDA, CPU)

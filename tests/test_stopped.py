@@ -1,4 +1,4 @@
-"""Runs of the paper's setting that were stopped, each beside seed 0 at the same iteration."""
+"""Runs of the paper's setting over seeds, and those that were stopped on the way."""
 
 import gzip
 import json
@@ -9,8 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "figures"))
 
+import full
 import stopped
 from paper import METHODS
+from test_study import row
 
 from lvae_min.report import SCORES
 
@@ -39,29 +41,40 @@ def runs(tmp_path):
     return stopped.logs(tmp_path)
 
 
-def test_a_stopped_run_stands_beside_seed_0_at_its_last_evaluation(runs):
-    first = {method: log(300_000, 0.1) for method in METHODS}
-    rows = [line for line in stopped.text(first, runs).splitlines() if line.startswith("| ")][1:]
+@pytest.fixture
+def complete():
+    """One run of each method, L-VAE's a second time."""
+    logs = {method: log(300_000, 0.1) for method in METHODS}
+    return full.every(logs, [({**row("lvae", seed=1), "warmup": "linear"}, log(300_000, 0.2))])
+
+
+def test_a_stopped_run_stands_beside_those_of_its_method_and_of_l_vae(runs, complete):
+    rows = [line for line in stopped.text(complete, runs).splitlines() if line.startswith("| ")][1:]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert [row[:4] for row in cells] == [
-        ["VAE", "0", "cosine", "30,000"],
         ["VAE", "1", "linear", "30,000"],
-        ["beta-VAE, beta 1", "0", "cosine", "20,000"],
+        ["VAE", "0", "cosine", "30,000"],
+        ["L-VAE", "0", "cosine", "30,000"],
+        ["L-VAE", "1", "linear", "30,000"],
         ["beta-VAE, beta 2", "2", "linear", "20,000"],
+        ["beta-VAE, beta 4", "0", "cosine", "20,000"],
+        ["L-VAE", "0", "cosine", "20,000"],
+        ["L-VAE", "1", "linear", "20,000"],
     ]
-    assert [row[7] for row in cells] == ["0.13", "0.53", "0.12", "0.62"]
+    assert [row[7] for row in cells] == ["0.53", "0.13", "0.13", "0.23", "0.62", "0.12", "0.12", "0.22"]
     assert all(row[4:6] == ["7.00", "2.00"] for row in cells)
 
 
-def test_the_picture_has_a_line_a_method_and_seed_up_to_where_it_came(runs):
-    first = {method: log(300_000, 0.1) for method in METHODS}
-    (axes, _) = stopped.picture(first, runs).axes
-    lines = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
-    assert {name: (steps[0], steps[-1]) for name, steps in lines.items()} == {
-        "VAE, seed 0": (10_000, 300_000),
-        "L-VAE, seed 0": (10_000, 300_000),
-        "VAE, seed 1": (10_000, 30_000),
+def test_the_picture_over_seeds_has_a_line_a_method_and_seed(complete):
+    (axes, _) = full.over_seeds(complete).axes
+    assert {line.get_label(): line.get_linestyle() for line in axes.lines} == {
+        "VAE, seed 0": "--",
+        "beta-VAE, beta 4, seed 0": "--",
+        "ControlVAE, seed 0": "--",
+        "L-VAE, seed 0": "--",
+        "L-VAE, seed 1": "-",
     }
+    assert all((line.get_xdata()[0], line.get_xdata()[-1]) == (10_000, 300_000) for line in axes.lines)
 
 
 def test_a_log_of_another_name_is_refused(tmp_path):
