@@ -15,6 +15,7 @@ import collapse as collapsing
 import cost
 import fig3
 import fixed_point
+import foretell
 import full
 import gpu
 import keep
@@ -24,6 +25,7 @@ import rate
 import scoring
 import seeds
 import sigma
+import speedrun
 import stopped
 import study
 import table2
@@ -85,6 +87,14 @@ def measurements(file: Path, only: tuple = ()) -> str:
             cells = [[cell(value) for value in row.values()] for row in rows]
             lines += ["", note, "", *markdown(list(rows[0]), cells, "--:")]
     return "\n".join(lines)
+
+
+def trials(file: Path) -> str:
+    """What else was tried on a CPU, as bench/trials.py measured it."""
+    found = json.loads(file.read_text())
+    rows = [[cell(value) for value in row.values()] for row in found["rows"]]
+    made = f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}"
+    return "\n".join([*markdown(list(found["rows"][0]), rows), "", f"{made}, commit {found['commit']}."])
 
 
 def cell(value) -> str:
@@ -254,6 +264,8 @@ def texts() -> dict[str, str]:
         "speed": f"{speed(DATA / 'bench.json')} {gpu.speed(gpu.read())}",
         "full length": full.text(full.full_length()),
         "stopped": stopped.text(full.complete_runs(), stopped.logs()),
+        "foretell": foretell.text(kept),
+        **speedrun.texts(),
         "sigma": sigma.text(json.loads(sigma.FILE.read_text())),
         "claims": claims.text(kept),
         **of_seeds(kept),
@@ -265,6 +277,7 @@ def texts() -> dict[str, str]:
         "collapse": collapse(DATA / "collapse.json"),
         **gpu.texts(),
         "bench": measurements(DATA / "bench.json"),
+        "trials": trials(DATA / "trials.json"),
         "bench of another": measurements(DATA / "bench-xeon.json", OTHERS),
         "bf16": precisions(runs),
     }

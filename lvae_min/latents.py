@@ -12,11 +12,11 @@ SPAN, STEPS = 2.5, 11  # a traversal goes from -2.5 to 2.5 standard deviations o
 
 
 def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> list[str]:
-    """For each latent its KL in nats, a mean over some images, and the factor it knows most about."""
+    """For each latent its KL in nats, a mean over some images; of several factors the one it knows best."""
     mu, logvar = vae.encode(dataset.batch(torch.from_numpy(index[:2000]).to(dataset.device)))
     kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0)
     titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]
-    if dataset.factor_names:
+    if len(dataset.factor_names) > 1:
         shared = metrics.mutual_information(dataset.factors(index), codes)  # (K, L)
         known = (shared.max(0) > 0.01) & (kl.cpu().numpy() > 0.05)  # a latent without KL tells nothing
         names = [

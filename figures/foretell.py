@@ -1,0 +1,94 @@
+"""Whether a short run tells which seed will have the better scores at full length.
+
+    python figures/foretell.py      writes foretell.md beside this file
+
+Of each method two seeds were trained to the end of the paper's setting. The table counts the methods in which
+the seed that is ahead there is ahead in shorter runs of the same seeds, too.
+"""
+
+from itertools import combinations
+
+import claims
+import full
+import keep
+import pool
+from common import script, write
+
+from lvae_min.config import Config
+from lvae_min.io.text import Parser
+
+APART = 0.02  # seeds that end nearer to one another count for nothing
+SHOWN = ("beta_vae", "mig")  # scores whose values are shown
+Scores = dict[tuple[str, int], dict[str, float]]  # by method and seed
+
+
+def at_full_length() -> Scores:
+    """The last networks of full length."""
+    found = claims.complete(full.more_runs())
+    return {(name, int(label[-1])): row for label, rows in found.items() for name, row in rows.items()}
+
+
+def shorter(rows: list[dict]) -> dict[str, Scores]:
+    """The last networks of shorter runs: by their length and rate, the longest first."""
+    found: dict[str, Scores] = {}
+    kept = [row for row in rows if row["dataset"] == "dsprites" and not row["paper"]]
+    for row in sorted(kept, key=lambda row: (-row["iterations"], -row["rate"])):
+        if row["schedule"] == row["iterations"] and row["batch_size"] == Config().batch_size:
+            title = title_of(row["iterations"], row["rate"])
+            scores = {name: row[f"last_{name}"] for name in keep.NUMBERS}
+            found.setdefault(title, {})[pool.name_of(row), row["seed"]] = scores
+    return found
+
+
+def title_of(iterations: int, rate: float | None) -> str:
+    return f"{iterations:,} iterations, rate {rate:.2g}"
+
+
+def agreement(short: Scores, long: Scores, score: str) -> tuple[int, int]:
+    """In how many pairs of seeds the short runs have the same one ahead, and of how many."""
+    agree = count = 0
+    for one, other in combinations(sorted(long), 2):
+        if one[0] == other[0] and one in short and other in short:
+            end = long[one][score] - long[other][score]
+            if abs(end) >= APART:
+                count += 1
+                agree += (short[one][score] - short[other][score]) * end > 0
+    return agree, count
+
+
+def text(rows: list[dict]) -> str:
+    long, lengths = at_full_length(), shorter(rows)
+    heads = ["runs", *(pool.BARE[score] for score in claims.SIX), "all six"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
+    for title, short in lengths.items():
+        counts = [agreement(short, long, score) for score in claims.SIX]
+        total = tuple(map(sum, zip(*counts, strict=True)))
+        if total[1]:
+            cells = [f"{agree} of {count}" for agree, count in [*counts, total]]
+            lines.append("| " + " | ".join([title, *cells]) + " |")
+    default = lengths.get(title_of(Config().iterations, Config().rate), {})
+    columns = "".join(f" {pool.BARE[score]}, default | full length |" for score in SHOWN)
+    lines += ["", f"| method | seed |{columns}"]
+    lines.append("|---|--:|" + "--:|" * 2 * len(SHOWN))
+    order = [pool.name_of(row) for row in full.more_runs()]
+    for name, seed in sorted(long, key=lambda run: (order.index(run[0]), run[1])):
+        if (name, seed) in default:
+            both = [(default[name, seed][score], long[name, seed][score]) for score in SHOWN]
+            cells = [f"{value:.2f}" for pair in both for value in pair]
+            lines.append("| " + " | ".join([name, str(seed), *cells]) + " |")
+    note = (
+        "First table: of the methods with two seeds at full length whose scores differ by "
+        f"{APART:g} or more there, those in which the same seed is ahead in the shorter runs."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def main() -> None:
+    Parser(description=__doc__).parse_args()
+    found = text(keep.rows(keep.TABLE))
+    write("foretell.md", found)
+    print(found)
+
+
+if __name__ == "__main__":
+    script(main)

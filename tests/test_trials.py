@@ -1,0 +1,62 @@
+"""What was tried on a CPU and not used: each trial computes what an iteration of ours does."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from bench import common, trials
+from lvae_min import data
+from lvae_min.datasets import specs, stores
+
+
+@pytest.fixture
+def sets(small, monkeypatch):
+    draw = np.random.default_rng(0)
+    spec = specs.Spec((3, 64, 64), {"hue": 4, "shape": 20, "place": 3})
+    pixels = draw.integers(256, size=(240, 64, 64, 3), dtype=np.uint8)
+    found = {"dsprites": small, "arm3d": data.Dataset("arm3d", "", spec, stores.Pixels(pixels))}
+    monkeypatch.setattr(data, "load", found.get)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(trials, "BATCH", 8)
+    return found
+
+
+def weights(step) -> list[torch.Tensor]:
+    for _ in range(3):
+        step()
+    return [weight.detach() for weight in step.vae.parameters()]
+
+
+@pytest.mark.parametrize("name", trials.TRIALS)
+def test_a_trial_computes_what_an_iteration_does(sets, name):
+    dataset, change, settings = trials.TRIALS[name]
+    if settings:
+        settings = {}  # it rounds; what remains is no change
+    ours, changed = (common.make_step(sets[dataset], 8, trials.CPU) for _ in range(2))
+    for own, other in zip(weights(ours), weights(change(changed)), strict=True):
+        torch.testing.assert_close(other, own, rtol=1e-3, atol=2e-5)
+
+
+def test_a_trial_takes_both_in_turn(sets):
+    row = trials.trial("gradients in place", rounds=0, calls=1)
+    assert row["change"] == "gradients in place" and row["ours / changed"] > 0
+    assert row["ours / changed"] == pytest.approx(row["ours, ms"] / row["changed, ms"])
+
+
+def test_the_products_of_both_libraries_are_timed():
+    assert [row["change"] for row in trials.library()] == [
+        "last layer, forward: oneDNN",
+        "last layer, gradient of x: oneDNN",
+        "last layer, gradient of W: oneDNN",
+    ]
+
+
+def test_the_command_writes_all_rows(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(common, "apart", lambda function, *given: [{}] if not given else {"change": given[0]})
+    monkeypatch.setattr(trials, "pinned", lambda: {"change": "pinned"})
+    assert trials.main(["--json", str(tmp_path / "trials.json")]) == 0
+    rows = json.loads((tmp_path / "trials.json").read_text())["rows"]
+    assert [row.get("change") for row in rows] == [*trials.TRIALS, "pinned", None]
+    assert "torch.compile" in capsys.readouterr().out
