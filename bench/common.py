@@ -1,6 +1,7 @@
 """What the measurements share: time of finished work, an iteration, a process of its own, memory."""
 
 import multiprocessing
+import os
 import shlex
 import subprocess
 import sys
@@ -89,9 +90,10 @@ def apart(function: Callable, *given):
         return pool.submit(function, *given).result()
 
 
-def python(*words: str) -> str:
+def python(*words: str, **environment: str) -> str:
     """What Python prints for these words, in the folder of this checkout. Raises ValueError if it fails."""
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, text=True, capture_output=True)
+    given = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, text=True, capture_output=True, env=given)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
         raise ValueError(one_line(f"python {shlex.join(words)[:120]}: {reason}"))

@@ -77,7 +77,8 @@ class Evidence:
 
 
 def label(row: dict) -> str:
-    return f"full length, seed {row['seed']}"
+    rise = "" if row["warmup"] == "linear" else f", {row['warmup']} rise"
+    return f"full length, seed {row['seed']}{rise}"
 
 
 def complete(more: list[dict]) -> dict[str, dict[str, dict]]:

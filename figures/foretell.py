@@ -13,11 +13,13 @@ import full
 import keep
 import pool
 from common import script, write
+from paper import METHODS
 
 from lvae_min.config import Config
 from lvae_min.io.text import Parser
 
 APART = 0.02  # seeds that end nearer to one another count for nothing
+SAME = ("batch_size", "warmup", "rate_form", "precision")  # the default's
 SHOWN = ("beta_vae", "mig")  # scores whose values are shown
 Scores = dict[tuple[str, int], dict[str, float]]  # by method and seed
 
@@ -25,7 +27,8 @@ Scores = dict[tuple[str, int], dict[str, float]]  # by method and seed
 def at_full_length() -> Scores:
     """The last networks of full length."""
     found = claims.complete(full.more_runs())
-    return {(name, int(label[-1])): row for label, rows in found.items() for name, row in rows.items()}
+    seeds = {label: int(label.split("seed ")[1].split(",")[0]) for label in found}
+    return {(name, seeds[label]): row for label, rows in found.items() for name, row in rows.items()}
 
 
 def shorter(rows: list[dict]) -> dict[str, Scores]:
@@ -33,7 +36,10 @@ def shorter(rows: list[dict]) -> dict[str, Scores]:
     found: dict[str, Scores] = {}
     kept = [row for row in rows if row["dataset"] == "dsprites" and not row["paper"]]
     for row in sorted(kept, key=lambda row: (-row["iterations"], -row["rate"])):
-        if row["schedule"] == row["iterations"] and row["batch_size"] == Config().batch_size:
+        if (
+            all(row[name] == getattr(Config(), name) for name in SAME)
+            and row["schedule"] == row["iterations"]
+        ):
             title = title_of(row["iterations"], row["rate"])
             scores = {name: row[f"last_{name}"] for name in keep.NUMBERS}
             found.setdefault(title, {})[pool.name_of(row), row["seed"]] = scores
@@ -70,15 +76,15 @@ def text(rows: list[dict]) -> str:
     columns = "".join(f" {pool.BARE[score]}, default | full length |" for score in SHOWN)
     lines += ["", f"| method | seed |{columns}"]
     lines.append("|---|--:|" + "--:|" * 2 * len(SHOWN))
-    order = [pool.name_of(row) for row in full.more_runs()]
-    for name, seed in sorted(long, key=lambda run: (order.index(run[0]), run[1])):
+    order = list(METHODS.values())
+    for name, seed in sorted(long, key=lambda run: (order.index(run[0].split(",")[0]), run[1])):
         if (name, seed) in default:
             both = [(default[name, seed][score], long[name, seed][score]) for score in SHOWN]
             cells = [f"{value:.2f}" for pair in both for value in pair]
             lines.append("| " + " | ".join([name, str(seed), *cells]) + " |")
     note = (
-        "First table: of the methods with two seeds at full length whose scores differ by "
-        f"{APART:g} or more there, those in which the same seed is ahead in the shorter runs."
+        "First table: pairs of seeds of one method whose scores differ by "
+        f"{APART:g} or more at full length, and in how many the same seed is ahead in the shorter runs."
     )
     return "\n".join([*lines, "", note])
 

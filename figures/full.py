@@ -28,6 +28,7 @@ from lvae_min.plots import new_figure
 from lvae_min.report import SCORES
 
 FOLDER = DATA / "paper"
+STYLES = ("--", "-", ":", "-.")  # of seeds
 SHOWN = ("lvae", "vae", "beta-vae", "control-vae")  # of the picture over seeds
 PANELS = {
     "rec": "reconstruction loss\n(sum over an image)",
@@ -104,7 +105,7 @@ def over_seeds(complete: list[tuple]) -> Figure:
             if method in SHOWN:
                 lines = validations(log)
                 values = [line["validation"][name] for line in lines]
-                style = {"color": rate.COLOURS[method], "ls": "-" if seed else "--", "marker": ".", "lw": 1.5}
+                style = {"color": rate.COLOURS[method], "ls": STYLES[seed % 4], "marker": ".", "lw": 1.5}
                 label = f"{title}, seed {seed}"
                 cell.plot([line["step"] for line in lines], values, label=label, **style)
         cell.set(xlabel="iterations", ylabel=f"{SCORES[name]} score, validation")

@@ -41,7 +41,7 @@ def row(title: str, seed: int, rise: str, line: dict) -> str:
 
 
 def text(complete: list[tuple], runs: list[tuple[str, int, str, list[dict]]]) -> str:
-    """A table: each stopped run's last evaluation, and the complete runs of it and of L-VAE there."""
+    """A table: each stopped run's last evaluation; complete ones of its method, any beta, and of L-VAE."""
     heads = ["method", "seed", "rise", "iteration", "rec of mu ↓", "KL", "beta"]
     heads += [f"{title} ↑" for title in list(SCORES.values())[:-1]] + ["SAP by lines ↑"]
     lines = ["| " + " | ".join(heads) + " |", "|---|--:|---|" + "--:|" * (len(heads) - 3)]

@@ -12,7 +12,7 @@ SPAN, STEPS = 2.5, 11  # a traversal goes from -2.5 to 2.5 standard deviations o
 
 
 def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> list[str]:
-    """For each latent its KL in nats, a mean over some images; of several factors the one it knows best."""
+    """For each latent its KL in nats, a mean over some images, and which of several factors it knows best."""
     mu, logvar = vae.encode(dataset.batch(torch.from_numpy(index[:2000]).to(dataset.device)))
     kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0)
     titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]

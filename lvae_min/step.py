@@ -198,7 +198,7 @@ class Step:
                 f"{dataset.name}: its images are on {dataset.device}, the run is on {device}; "
                 f'move them with dataset.to("{device}"), or name the device of the run'
             )
-        device = dataset.device  # it has its number
+        device = device if device.index is not None else dataset.device  # "cuda" alone: that of the images
         prepare_thread(threads, device)
         self.config, self.dataset, self.device = config, dataset, device
         self.graphed, self.warm = self.wants_graph(), 0

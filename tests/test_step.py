@@ -325,6 +325,12 @@ def test_a_thread_gets_a_stream_where_it_has_none(monkeypatch, current, taken):
     assert given == taken and switches() == before
 
 
+def test_beta_and_noise_are_those_of_the_settings(small):
+    one = new_step(small, method="beta-vae", beta=3.5, seed=4)
+    assert one.objective.beta() == 3.5
+    assert one.noise.initial_seed() == 5  # next to the seed, which the weights take
+
+
 # ------------------------------------------------------------------------------------ where things lie
 
 

@@ -69,7 +69,7 @@ class Pixels:
 
     def to(self, device: torch.device | str) -> "Pixels":
         """Make batches on `device`; the images move to a GPU if they take at most half of its free memory."""
-        device = torch.device(device)
+        device = torch.empty(0, device=device).device  # "cuda" alone gets its number
         if device != self.device:
             self.device, self.copy = device, None
             if device.type == "cuda" and self.images.nbytes <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
