@@ -1,7 +1,9 @@
 import hashlib
 
 import numpy as np
+import torch
 
+from lvae_min import data
 from lvae_min.datasets import dsprites
 
 # Of the array that matched 409 published images without a wrong pixel.
@@ -12,6 +14,11 @@ PUBLISHED_WHITE = 128_328_862  # the published mean x 4096 x 737,280
 def test_dsprites_is_the_set_that_was_compared_with_the_published_images(sprites):
     assert sprites.shape == (737_280, 64) and sprites.dtype == np.uint64
     assert hashlib.sha256(sprites.astype("<u8")).hexdigest() == SHA256
+
+
+def test_the_set_that_is_trained_on_has_these_images(sprites, tmp_path):
+    dataset, some = data.load("dsprites", tmp_path), [0, 1, 345_678, 737_279]
+    assert dataset.batch(torch.tensor(some))[:, 0].tolist() == dsprites.unpack(sprites[some]).tolist()
 
 
 def test_white_pixels_are_within_two_of_the_published_mean(sprites):

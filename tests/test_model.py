@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from lvae_min.model import VAE
+from lvae_min.model import VAE, layers
 from lvae_min.products import Conv, ConvTransposed, Linear, PixelLinear
 
 
@@ -190,3 +190,10 @@ def test_each_hidden_layer_is_followed_by_a_relu_and_nothing_else_is_between(net
         assert set(activations) == {torch.nn.ReLU}
         weighing = {PixelLinear, Linear, Conv, ConvTransposed}
         assert {*hidden, kinds[-1]} <= weighing
+
+
+def test_only_a_binary_set_has_the_layer_that_sums_rows():
+    """PixelLinear takes every pixel that is not 0 for 1."""
+    for binary, kind in ((True, PixelLinear), (False, Linear)):
+        assert type(VAE((3, 64, 64), 5, "mlp", binary).encoder[1]) is kind
+    assert type(layers((1, 64, 64), 5, "mlp")[0][1]) is Linear
