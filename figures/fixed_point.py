@@ -77,7 +77,7 @@ def text(runs: list) -> str:
             "",
             *run_table(runs),
             "",
-            f"{provenance(runs)}. A schedule that was cut short is a transient: "
+            f"{provenance(runs)}. In a run whose schedule was cut short the scales have not converged: "
             "its scales are still on their way.",
         ]
     return "\n".join(lines)

@@ -293,7 +293,8 @@ def text(logs: dict[str, list[dict]]) -> str:
         "",
         *selection_table(logs, more),
         "",
-        "In brackets the rec (validation, sampled z) and the beta at that iteration.",
+        "In brackets the rec (validation, sampled z) and the beta at that iteration. SAP: by linear "
+        "regression.",
     ]
     if tested:
         note = "rec of mu on test images and beta there; then the score on validation and on test images"

@@ -197,7 +197,7 @@ def headline(rows: list[dict]) -> str:
         titles |= {name: method for name in sorted(names)}
     heads, lines = ["method"], []
     for score in HEADLINE:
-        heads += [f"{table2.TITLES[score]}, {PAPER_ITERATIONS:,}", f"{SHORT:,}"]
+        heads += [f"{table2.TITLES[score]}, {PAPER_ITERATIONS:,}", f"{table2.TITLES[score]}, {SHORT:,}"]
     heads.append("seeds")
     for title, method in titles.items():
         runs, cells = methods.get(title, []), [title]

@@ -86,7 +86,9 @@ def records(found: dict) -> str:
     heads = ["target", "what", "time: median (range)", "iterations", "rec of mu / sampled", "KL"]
     heads.append("beta (fixed point)")
     where = dict.fromkeys(made(one) for one in found["records"].values())
-    return f"{table(heads, rows)}\n\nFive seeds each, one at a time; {'; '.join(where)}."
+    return (
+        f"{table(heads, rows)}\n\nFive seeds each, one at a time; {'; '.join(where)} (+: not yet committed)."
+    )
 
 
 def made(one: dict) -> str:
@@ -124,8 +126,8 @@ def against(found: dict) -> str:
     rows.insert(0, ["iterations needed", "", *steps])
     heads = ["the paper's setting", "ms an iteration", *TARGETS]
     note = (
-        "One number per seed of full length (0 and 1): its first evaluation, of one every 10,000 "
-        "iterations, that meets the target. Never: not within 300,000. Times: iterations times "
+        "One number per seed of full length (0 and 1): the first evaluation (one every 10,000 "
+        "iterations) that meets the target. Never: not within 300,000. Times: iterations times "
         f"milliseconds. {libraries['note']}"
     )
     return f"{table(heads, rows)}\n\n{note}"
@@ -139,7 +141,8 @@ def silver(found: dict) -> str:
         times = ", ".join(duration(seed["seconds"]) for seed in one["seeds"])
         rows.append([f"`{changed(one['race'], TARGETS['silver'].race)}`", times, *cells])
     heads = ["python -m bench.speedrun silver", "time", HEADS["rec_mean"], "beta"]
-    return f"{table(heads, rows)}\n\nOne number per seed; {made(given)}."
+    base = changed(asdict(TARGETS["silver"].race), Race())
+    return f"{table(heads, rows)}\n\nOne number per seed; without flags `{base}`. {made(given)}."
 
 
 def tries(found: dict, target: str) -> str:

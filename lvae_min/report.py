@@ -20,6 +20,7 @@ SCORES = {
     "sap": "SAP",
 }  # as Table 2 heads them
 TERMS = {"rec": "rec", "kl": "kl", "beta": "beta"}
+REGRESSION = {"sap": "SAP (regression)"}  # where SAP by classification stands nearby
 # The columns of a finished run: as the paper's Table 2 first, rec of z = mu and SAP by classification.
 COLUMNS = {
     "rec_mean": "rec (z = mu)",
@@ -162,7 +163,7 @@ class Progress:
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         if not self.quiet:
-            say(f"{self.name}  validation at {step}: {numbers(scores, TERMS | SCORES)}")
+            say(f"{self.name}  validation at {step}: {numbers(scores, TERMS | SCORES | REGRESSION)}")
 
     def close(self) -> None:
         if self.bar is not None:
