@@ -53,7 +53,7 @@ def step_row(name: str, batch_size: int, device_name: str) -> dict:
     flops = operations(ours)
     seconds = dict.fromkeys([*ways, "stock"], float("inf"))
     stock.ready()
-    for _ in range(4):
+    for _ in range(3):
         found = common.least(ways, rounds=0, calls=calls, device=device) | {"stock": stock.seconds(calls)}
         seconds = {way: min(taken, found[way]) for way, taken in seconds.items()}
     stock.close()
