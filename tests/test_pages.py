@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import betas
 import claims
 import keep
 import numpy as np
@@ -205,6 +206,20 @@ def test_the_two_seeds_of_full_length_differ_as_the_prose_says():
         assert all(abs(first[name][score] - second[name][score]) < 0.015 for score in claims.SIX)
     for name, score in (("VAE", "beta_vae"), ("L-VAE", "beta_vae"), ("beta-VAE, beta 4", "mig")):
         assert abs(first[name][score] - second[name][score]) > 0.12
+
+
+def test_the_learned_beta_given_from_the_start_does_worse_as_the_prose_says():
+    rows = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
+    (methods,) = pool.groups(rows, betas=None).values()
+    both = betas.pairs(methods)
+    assert len(both) == 5
+    assert sum(given["last_rec_mean"] > ours["last_rec_mean"] for ours, given in both) == 4
+    assert sum(given["last_beta_vae"] < ours["last_beta_vae"] for ours, given in both) == 4
+    clear = {}
+    for score in ("irs", "mig", "sap_classification"):
+        each = [ours[f"last_{score}"] - given[f"last_{score}"] for ours, given in both]
+        clear[score] = samples.difference(each, [0.0] * len(each))
+    assert clear["irs"][2] < 0 and all(clear[score][1] < 0 < clear[score][2] for score in list(clear)[1:])
 
 
 def test_the_method_decides_four_columns_and_the_seed_three_as_the_prose_says(default):
