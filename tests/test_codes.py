@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import lvae_min
-from lvae_min import codes, data, decode, encode, metrics
+from lvae_min import codes, data, decode, encode, latents, metrics
 from lvae_min.config import Config
 from lvae_min.io import npy
+from lvae_min.model import VAE
 from lvae_min.train import Run
 
 
@@ -145,3 +147,14 @@ def test_rows_in_chunks_make_the_archive_that_numpy_reads(tmp_path):
     assert (npy.read_npz(tmp_path / "a.npz", ("images",))["images"] == rows).all()
     with open(tmp_path / "a.npz", "wb") as stream, pytest.raises(ValueError, match="4 rows of 10"):
         npy.write_npz_rows(stream, "images", rows.shape, np.uint8, [rows[:4]])
+
+
+def test_latents_are_named_after_factors_where_there_are_several(small):
+    vae, index = VAE(small.shape, small.latents, small.network, small.binary), np.arange(40)
+    one = SimpleNamespace(
+        batch=small.batch, device=small.device, factors=small.factors, factor_names=["digit"]
+    )
+    known = small.factors(index)[:, -1:] + np.zeros((1, small.latents))  # each knows the last factor
+    for dataset, lines in ((small, 3), (one, 2)):
+        titles = latents.latent_titles(vae, dataset, index, known)
+        assert [len(title.split("\n")) for title in titles] == [lines] * small.latents
