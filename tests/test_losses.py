@@ -303,3 +303,7 @@ def test_learned_scales_start_at_one():
     assert objective.log_sigma.item() == 0
     assert objective.sigmas().item() == pytest.approx(1.002479, abs=1e-6)
     assert objective.beta().item() == pytest.approx(2.009927, abs=1e-5)
+
+
+def test_beta_of_beta_vae_is_the_first_of_the_papers_by_default():
+    assert losses.BetaVAE().beta() == 2.0  # Sec. 6.3: 2 or 4
