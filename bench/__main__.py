@@ -26,13 +26,12 @@ the whole process does not reach it.
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-from bench import data, evaluation, grid, growth, loss, means, overhead, parts, scores, start, step
+from bench import common, data, evaluation, grid, growth, loss, means, overhead, parts, scores, start, step
 from lvae_min import report
 from lvae_min.io.text import Parser
 from lvae_min.train import pick_device
@@ -94,8 +93,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        print(f"{CALLED}: {error}", file=sys.stderr)
-        sys.exit(2)
+    common.script(CALLED, main)

@@ -100,6 +100,15 @@ def python(*words: str, **environment: str) -> str:
     return done.stdout
 
 
+def script(called: str, main: Callable[[list[str]], int]) -> None:
+    """Carry out a command and exit with its code; a user's mistake is one line, with exit code 2."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        print(f"{called}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def resident() -> float:
     """Memory of this process's own in GB, without the pages of files, which the system takes back at will."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())

@@ -17,7 +17,6 @@ docs/speedrun.md has the rules and the records. Exit code: 0, 1 if a target was 
 
 import io
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -286,8 +285,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        print(f"{CALLED}: {error}", file=sys.stderr)
-        sys.exit(2)
+    common.script(CALLED, main)

@@ -8,7 +8,6 @@ timed. docs/speed.md has the table. None of it is a default on a CPU.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from lvae_min import data, products, report
 from lvae_min.io.text import Parser
 from lvae_min.step import Step
 
+CALLED = "python -m bench.trials"
 CPU, BATCH = torch.device("cpu"), 64
 ALONE = "import sys; sys.path.insert(0, '.'); from bench import trials; print(trials.alone(sys.argv[1]))"
 PINNED = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
@@ -151,7 +151,7 @@ def library() -> list[dict]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(prog="python -m bench.trials", description=__doc__)
+    parser = Parser(prog=CALLED, description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     given = parser.parse_args(arguments)
     rows = [common.apart(trial, name) for name in TRIALS]
@@ -165,8 +165,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        print(f"python -m bench.trials: {error}", file=sys.stderr)
-        sys.exit(2)
+    common.script(CALLED, main)

@@ -268,6 +268,12 @@ def write(name: str, text: str) -> None:
     print(f"written: {file}")
 
 
+def markdown(heads: list[str], rows: list[list[str]], first: str = "---") -> list[str]:
+    """The lines of a table; `first` is how its first column is aligned, the others are numbers."""
+    rule = f"|{first}|" + "--:|" * (len(heads) - 1)
+    return ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
 def script(main) -> None:
     """Run a script's main; a user's mistake is one line."""
     try:

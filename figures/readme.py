@@ -30,7 +30,7 @@ import stopped
 import study
 import table2
 import table3
-from common import DATA, HERE, Finished, provenance, read, save, script, spread
+from common import DATA, HERE, Finished, markdown, provenance, read, save, script, spread
 from paper import COLUMNS, METHODS, TABLE_2
 
 from lvae_min.config import MOVABLE, Config, with_defaults
@@ -101,12 +101,6 @@ def cell(value) -> str:
     """A number with what digits a reader needs."""
     digits = 0 if isinstance(value, float) and abs(value) >= 1000 else 2
     return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
-
-
-def markdown(heads: list[str], rows: list[list[str]], first: str = "---") -> list[str]:
-    """The lines of a table; `first` is how its first column is aligned, the others are numbers."""
-    rule = f"|{first}|" + "--:|" * (len(heads) - 1)
-    return ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def speed(file: Path) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import full
-from common import DATA, script
+from common import DATA, markdown, script
 from paper import METHODS
 
 from lvae_min.io.text import Parser
@@ -40,10 +40,7 @@ def read() -> dict:
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
-    rule = "|---|" + "--:|" * (len(heads) - 1)
-    return "\n".join(
-        ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]
-    )
+    return "\n".join(markdown(heads, rows))
 
 
 def changed(race: dict, base: Race | dict) -> str:
