@@ -12,6 +12,7 @@ from lvae_min.config import (
     CONTROL,
     OLD_DEFAULTS,
     Config,
+    control_defaults,
     evaluation_interval,
     learning_rates,
     one_cycle,
@@ -377,3 +378,7 @@ def test_scales_reach_the_fixed_point_within_5_per_cent_by_the_end_of_the_defaul
     assert np.abs(residuals).max() < 0.05
     kept = json.loads((file.parent / "results.json").read_text())["equilibrium"]["residuals"]
     assert residuals == pytest.approx([kept["sigma_0"], kept["sigma_1"]], abs=0.02)
+
+
+def test_the_help_of_a_controllers_setting_has_the_defaults_of_both():
+    assert control_defaults("ki") == "-0.001 for control-vae, -0.005 for dynamic-vae"

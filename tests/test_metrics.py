@@ -121,8 +121,15 @@ def test_sampled_scores_have_the_defaults_of_the_reference():
     z_min_var(nb_bins=10, batch_size=200, nb_training=800, nb_eval=800, std_threshold=0.05)
     """
     wanted = {
-        metrics.beta_vae: {"bins": 10, "batch": 200, "train": 10_000, "test": 5_000},
-        metrics.factor_vae: {"bins": 10, "batch": 200, "train": 800, "test": 800, "std_threshold": 0.05},
+        metrics.beta_vae: {"seed": 0, "bins": 10, "batch": 200, "train": 10_000, "test": 5_000},
+        metrics.factor_vae: {
+            "seed": 0,
+            "bins": 10,
+            "batch": 200,
+            "train": 800,
+            "test": 800,
+            "std_threshold": 0.05,
+        },
     }
     for f, defaults in wanted.items():
         parameters = inspect.signature(f).parameters
@@ -378,6 +385,23 @@ def test_newton_finds_a_minimum_its_full_steps_would_run_away_from():
     assert metrics._newton(derivatives, 2, 1) == pytest.approx(centre, abs=1e-6)
 
 
+def test_a_sigmoid_is_written_over_its_argument_without_a_warning():
+    x = np.array([-1e4, -1.0, 0.0, 1e4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = metrics._sigmoid(x)
+    assert found is x and x == pytest.approx([0, 1 / (1 + math.e), 0.5, 1])
+
+
+def test_the_hessian_stays_positive_where_every_probability_is_0_or_1(monkeypatch):
+    """The bias has no penalty, so that its second derivative would be 0 there."""
+    monkeypatch.setattr(metrics, "_newton", lambda derivatives, *_: derivatives(np.full((2, 2), 1e4)))
+    z = np.stack([np.linspace(0.5, 1, 6), np.ones(6)], 1)
+    upper = np.triu_indices(2)
+    _, hessian = metrics._one_against_rest(z, z[:, upper[0]] * z[:, upper[1]], np.arange(6) % 2)
+    assert np.allclose(hessian, [[1, 0], [0, 1e-9]], rtol=1e-6, atol=0)
+
+
 def test_explicitness_counts_equal_scores_half():
     factors = np.array([[0, 0, 0, 0, 1, 1, 1, 1]]).T
     codes = np.array([[0, 0, 0, 1, 0, 1, 1, 1]]).T  # true positives 3/4, false ones 1/4
@@ -420,6 +444,7 @@ def test_factor_vae_measures_deviations_without_bias():
     factors = grid(2, 2)
     codes = 0.1 * factors  # 0.05 by M samples, 0.0577 by M - 1
     assert metrics.factor_vae(factors, codes, discrete=True, std_threshold=0.055) == pytest.approx(1)
+    assert metrics.factor_vae(factors, codes, discrete=True, std_threshold=0.06) == 0  # no latent takes part
 
 
 # Degenerate input
@@ -468,6 +493,12 @@ def test_fewer_latents_than_factors_are_scored():
     assert all(0 <= value <= 1 for value in metrics.score(factors, codes, discrete=True).values())
 
 
+def test_latents_far_from_0_count_as_much_as_those_near_it():
+    factors = grid(*[4] * 4)
+    codes = factors + np.array([0, 0, -1e8, 1e8])
+    assert metrics.beta_vae(factors, codes, discrete=True, **QUICK["beta_vae"]) == pytest.approx(1, abs=0.02)
+
+
 def test_large_and_small_units_are_scored():
     factors, codes = noisy(300)
     for unit in (1e-12, 1e12, [1e-20, 1, 1e20, 1e29]):
@@ -511,6 +542,7 @@ def table_with(value, row, column):
         ({"codes": table_with(np.nan, 3, 1)}, "codes must be finite .* got nan in column 1, row 3"),
         ({"codes": table_with(-np.inf, 2, 0)}, "codes must be finite .* got -inf in column 0, row 2"),
         ({"codes": table_with(-1e31, 2, 0)}, r"below 1e\+30, got -1e\+31 in column 0, row 2"),
+        ({"codes": table_with(1e30, 4, 1)}, r"below 1e\+30, got 1e\+30 in column 1, row 4"),
         ({"factors": table_with(np.nan, 3, 1)}, "factors must be finite .* got nan in column 1, row 3"),
         ({"factors": np.full((10, 2), 3)}, r"every factor is constant \(10 samples of \[3, 3\]\)"),
     ],
@@ -578,6 +610,9 @@ def test_mutual_information_is_never_outside_0_and_1():
     for sizes in ((3, 7), (5, 6), (9, 7), (2, 3, 5)):
         information = metrics.mutual_information(grid(*sizes), grid(*sizes), discrete=True)
         assert information.min() >= 0 and information.max() <= 1
+    factor = np.arange(14)[:, None] % 3
+    code = factor * 7 % 10  # 2e-16 above 1 before it is cut off
+    assert metrics.mutual_information(factor, code, discrete=True) == 1
 
 
 def test_newton_gives_up_where_there_is_no_minimum():
@@ -592,10 +627,11 @@ def test_newton_gives_up_where_there_is_no_minimum():
     assert len(steps) == 500
 
 
-def test_multinomial_regression_is_at_the_minimum_of_its_objective(monkeypatch):
+@pytest.mark.parametrize("samples", [300, 5000])  # within a block of rows, and beyond two
+def test_multinomial_regression_is_at_the_minimum_of_its_objective(monkeypatch, samples):
     """Gradient of 1/2 |w|^2 - sum log softmax(W x)_label in the codes' own units, written out, vanishes."""
     random = np.random.default_rng(0)
-    x, label = random.standard_normal((300, 3)) * [1, 5, 0.1] + 2, random.integers(0, 3, 300)
+    x, label = random.standard_normal((samples, 3)) * [1, 5, 0.1] + 2, random.integers(0, 3, samples)
     x[:, 0] += label
     found, newton = [], metrics._newton
     monkeypatch.setattr(metrics, "_newton", lambda *given: found.append(newton(*given)) or found[-1])
@@ -688,6 +724,40 @@ def test_score_holds_the_six_in_the_order_of_table_2_and_sap_by_trees():
     assert scores["sap"] == metrics.sap(factors, codes)
 
 
+def test_score_passes_discrete_and_seed_to_each_score(monkeypatch):
+    calls = []
+    for f in SIX:
+        name = f.__name__
+        monkeypatch.setattr(
+            metrics, name, lambda *got, name=name, **named: calls.append((name, *got, named)) or 0.5
+        )
+    for asked, discrete, seed in (((), False, 0), ((True, 5), True, 5)):
+        calls.clear()
+        assert set(metrics.score("factors", "codes", *asked).values()) == {0.5}
+        each = [(discrete, seed)] * 2 + [(discrete,)] * 3 + [(), (discrete,)]
+        names = [f.__name__ for f in SIX] + ["sap"]
+        expected = [(name, "factors", "codes", *more, {}) for name, more in zip(names, each, strict=True)]
+        assert calls == [*expected[:-1], (*expected[-1][:-1], {"trees": True})]
+
+
+def test_products_are_on_one_thread_until_the_last_thread_has_left():
+    def threads(blas=True):
+        libraries = [each for each in one.libraries.info() if (each["user_api"] == "blas") is blas]
+        return {library["num_threads"] for library in libraries}
+
+    one = metrics.OneThread()
+    with one.libraries.limit(limits=2):
+        before, others = threads(), threads(blas=False)
+        if before != {2}:
+            pytest.skip("the BLAS of this machine does not take two threads")
+        for _ in range(2):
+            with one:
+                with one:
+                    assert threads() == {1} and threads(blas=False) == others
+                assert threads() == {1}
+            assert threads() == before
+
+
 def test_pairs_share_their_value_and_never_a_sample():
     """Codes 10 v + sample number: |z - z'| is at least 1, and below 3 only if both have one value."""
     codes = np.array([[10.0 * v + i] for v in range(4) for i in range(3)], np.float32)
@@ -703,6 +773,45 @@ def test_pairs_share_their_value_and_never_a_sample():
 def python(*arguments):
     command = [sys.executable, "-W", "error", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+
+
+def test_command_line_prints_sizes_bins_and_seed_above_the_scores(tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(metrics, "score", lambda *given: calls.append(given) or {"mig": 0.25, "beta_vae": 1})
+    factors, codes = np.arange(12).reshape(4, 3), np.ones((4, 2))
+    for number, table in enumerate((factors, np.insert(factors, 0, 1, 1))):
+        np.savez(tmp_path / f"{number}.npz", factors=table, codes=codes)
+    assert metrics.main([str(tmp_path / "0.npz")]) == 0
+    scores = "mig                   0.2500\nbeta_vae              1.0000\n"
+    head = "4 samples, 3 factors, 2 latents\nfactors in 10 bins, sap by regression, seed 0\n"
+    assert capsys.readouterr().out == head + scores
+    assert metrics.main([str(tmp_path / "1.npz"), "--discrete", "--seed", "7"]) == 0
+    head = "4 samples, 4 factors (1 constant, left out), 2 latents\n"
+    assert capsys.readouterr().out == head + "factors as they are, sap by regression, seed 7\n" + scores
+    (*tables, discrete, seed), (*_, as_they_are, other) = calls
+    assert all(map(np.array_equal, tables, (factors, codes)))
+    assert (discrete, seed, as_they_are, other) == (False, 0, True, 7)
+
+
+def test_command_line_describes_itself(capsys):
+    with pytest.raises(SystemExit) as end:
+        metrics.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and text.startswith("usage: python -m lvae_min.metrics [-h] [--discrete]")
+    for part in (
+        " Six disentanglement scores. ",
+        " file .npz with arrays factors (M, K) and codes (M, L) ",
+        " --discrete factors as they are; default: in 10 bins ",
+        " --seed SEED of the two sampled scores (default 0)",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("seed, message", [("-1", "--seed must not be negative, got -1"), ("x", "invalid")])
+def test_command_line_refuses_a_wrong_seed(capsys, seed, message):
+    with pytest.raises(SystemExit) as end:
+        metrics.main(["codes.npz", "--seed", seed])
+    assert end.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_command_line_prints_the_scores_and_their_variant(tmp_path):
@@ -775,11 +884,6 @@ def test_command_line_refuses_what_is_larger_than_2_gib(tmp_path, capsys):
         assert ("factors would take 2,147,483,649 bytes, more than 2 GiB" in capsys.readouterr().err) == bool(
             code
         )
-
-
-def test_command_line_refuses_a_negative_seed(tmp_path):
-    done = python("-m", "lvae_min.metrics", tmp_path / "codes.npz", "--seed", -1)
-    assert (done.returncode, done.stdout) == (2, "") and "--seed must not be negative, got -1" in done.stderr
 
 
 def test_importing_the_scores_is_light():

@@ -197,3 +197,14 @@ def test_only_a_binary_set_has_the_layer_that_sums_rows():
     for binary, kind in ((True, PixelLinear), (False, Linear)):
         assert type(VAE((3, 64, 64), 5, "mlp", binary).encoder[1]) is kind
     assert type(layers((1, 64, 64), 5, "mlp")[0][1]) is Linear
+
+
+def test_without_a_name_the_network_is_the_convolutional_one():
+    encoder, decoder = layers((3, 64, 64), 4)
+    assert isinstance(encoder[0], Conv) and any(isinstance(layer, ConvTransposed) for layer in decoder)
+
+
+def test_a_network_moves_to_the_device_that_is_named():
+    vae = VAE((3, 64, 64), 4)
+    vae.lay_out("meta")
+    assert {weight.device.type for weight in vae.parameters()} == {"meta"}

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_sprites
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lvae_min import data, fused, model, step, train
+from lvae_min import data, fused, losses, model, step, train
 from lvae_min.config import Config
 from lvae_min.datasets import specs, stores
 from lvae_min.losses import OBJECTIVES
@@ -241,12 +242,12 @@ def test_a_graph_is_recorded_in_its_precision_alone(small, monkeypatch, precisio
     graph = SimpleNamespace(register_generator_state=seen.append, replay=lambda: seen.append("replayed"))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: "a stream")
-    monkeypatch.setattr(torch.cuda, "graph", lambda *given, **named: nullcontext(seen.append(named)))
+    monkeypatch.setattr(torch.cuda, "graph", lambda to, **named: nullcontext(seen.append((to, named))))
     one.device, one.graphed, one.warm = CUDA, True, step.WARM_UP
     one.work = lambda: seen.append((switches(), step.CAPTURING.locked()))
     run_on(one, 2)
     recording = {"stream": "a stream", "capture_error_mode": "thread_local"}
-    assert seen == [one.noise, recording, (held, True), "replayed", "replayed"]
+    assert seen == [one.noise, (graph, recording), (held, True), "replayed", "replayed"]
 
 
 def test_an_evaluation_is_in_float32(small, monkeypatch):
@@ -268,6 +269,9 @@ def test_an_evaluation_is_in_float32(small, monkeypatch):
 def test_on_a_cpu_tf32_is_float32_and_reports_it(small):
     steps = [run_on(new_step(small, precision=precision), 5) for precision in ("float32", "tf32")]
     assert same(*(one.state() for one in steps))
+    before = switches()
+    with step.products(CPU, "tf32"):
+        assert switches() == before
     assert steps[1].description == steps[0].description + ", float32 (a CPU has no tf32)"
     assert Config(precision="tf32").name.endswith("-precisiontf32")
 
@@ -310,10 +314,10 @@ def test_no_two_threads_share_a_stream_and_one_too_many_is_refused(pool):
 
 @pytest.mark.parametrize("current, taken", [("default", ["own"]), ("a user's", [])])
 def test_a_thread_gets_a_stream_where_it_has_none(monkeypatch, current, taken):
-    given = []
+    given, asked = [], []
     for name, do in (
-        ("synchronize", lambda _: None),
-        ("set_device", lambda _: None),
+        ("synchronize", lambda device: asked.append((device, step.CAPTURING.locked()))),
+        ("set_device", asked.append),
         ("current_stream", {CUDA: current}.get),
         ("default_stream", {CUDA: "default"}.get),
         ("set_stream", given.append),
@@ -323,6 +327,14 @@ def test_a_thread_gets_a_stream_where_it_has_none(monkeypatch, current, taken):
     before = switches()
     step.prepare_thread(torch.get_num_threads(), CUDA)
     assert given == taken and switches() == before
+    assert asked == [(CUDA, True), CUDA]  # waited for its GPU, while nobody records, and made it current
+
+
+def test_a_thread_that_trains_takes_numbers_below_1e_38_for_0():
+    with step.thread_settings_kept(CPU):
+        torch.set_flush_denormal(False)
+        step.prepare_thread(torch.get_num_threads(), CPU)
+        assert (torch.full((1,), 1e-38) / 1e3).item() == 0
 
 
 def test_beta_and_noise_are_those_of_the_settings(small):
@@ -332,6 +344,14 @@ def test_beta_and_noise_are_those_of_the_settings(small):
 
 
 # ------------------------------------------------------------------------------------ where things lie
+
+
+def test_a_vae_is_a_beta_vae_with_beta_1_to_the_bit(small):
+    both = [new_step(small, method=model, beta=1.0) for model in ("vae", "beta-vae")]
+    for one in both * 3:
+        one()
+    assert all(map(torch.equal, *(one.vae.parameters() for one in both)))
+    assert torch.equal(both[0].sums, both[1].sums)
 
 
 def test_images_on_another_device_than_the_run_are_refused(small):
@@ -347,9 +367,61 @@ def test_a_device_without_a_number_is_that_of_the_images(small, monkeypatch):
     assert new_step(small).device == numbered and seen == [numbered] and numbered != CPU
 
 
+def test_images_on_a_device_without_a_number_leave_the_run_its_own(small):
+    numbered = torch.device("cpu", 0)
+    assert small.device == CPU != numbered and new_step(small, numbered).device == numbered
+
+
 def test_a_gpu_without_a_number_may_be_any():
     assert step.same_device(torch.device("cuda"), CUDA) and step.same_device(CUDA, torch.device("cuda"))
     assert not step.same_device(CUDA, torch.device("cuda", 1)) and not step.same_device(CUDA, CPU)
+
+
+@pytest.mark.parametrize("loss", ["fused", "torch"])
+def test_on_a_gpu_all_that_an_iteration_works_on_is_there(small, monkeypatch, loss):
+    """Tensors without content stand for those of a GPU."""
+    made = []
+
+    class Network(torch.nn.Module):
+        def __init__(self, shape, latents, network, binary, seed):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.empty(2, device=CUDA))
+            made.append(seed)
+
+        def lay_out(self, device):
+            made.append(device)
+
+    class Generator(torch.Generator):
+        def __new__(cls, device):
+            made.append(device)
+            return super().__new__(cls)
+
+    def implementation(name, device):
+        made.append(device)
+        kernels = {"fused": fused, "torch": losses}[name]
+        return SimpleNamespace(description=f"elbo: {name}", lvae_loss=kernels.lvae_loss)
+
+    monkeypatch.setattr(torch, "Generator", Generator)
+    monkeypatch.setattr(step, "VAE", Network)
+    monkeypatch.setattr(step, "prepare_thread", lambda threads, device: made.append(device))
+    monkeypatch.setattr(losses, "implementation", implementation)
+    # A tensor's [...] asks the GPU's driver, which may not be there.
+    monkeypatch.setattr(torch.Tensor, "__getitem__", lambda tensor, place: tensor.select(0, place))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        one = new_step(small.to(CUDA), CUDA, "control-vae", loss=loss, precision="tf32", seed=3)
+        tensors = [one.rates, one.lr, one.clock, one.sums, one.batches.order, *one.objective.buffers()]
+        assert {tensor.device for tensor in tensors} == {CUDA} and len(tensors) == 8
+    assert made == [CUDA, CUDA, 3, CUDA, CUDA]  # thread, loss, network and its place, noise
+    assert one.description == f"elbo: {loss}, CUDA graph, tf32"
+    assert one.optimizer.defaults["capturable"] is True and one.by_op is (loss == "fused")
+
+
+def test_the_settings_reach_network_and_method(small):
+    one = new_step(small, method="dynamic-vae", seed=4, iterations=30_000, kp=0.03, kl_target=20.0)
+    other = model.VAE(small.shape, small.latents, small.network, small.binary, 4)
+    assert all(map(torch.equal, one.vae.parameters(), other.parameters()))
+    assert (one.objective.schedule, one.objective.control_settings.kl_target) == (30_000, 20)
+    assert one.objective.kp == pytest.approx(0.3) and one.objective.ki == pytest.approx(-0.05)
 
 
 def test_a_network_computes_with_channels_last(small_images):
@@ -397,6 +469,20 @@ def test_a_state_of_another_kind_of_device_continues_with_new_noise(small):
         new_step(small).restore({**state, "device": "cuda", "sums": torch.zeros(2, dtype=torch.float64)})
 
 
+def test_a_run_that_has_not_begun_continues_too(small):
+    one, other = new_step(small), new_step(small)
+    one.restore(new_step(small).state())
+    assert same(run_on(one, 2).state(), run_on(other, 2).state())
+
+
+def test_a_state_has_its_device_and_an_older_one_without_it_keeps_its_noise(small):
+    one, other = run_on(new_step(small), 3), new_step(small)
+    state = one.state()
+    assert state.pop("device") == "cpu"
+    other.restore(state)
+    assert torch.equal(other.noise.get_state(), one.noise.get_state())
+
+
 def test_a_restored_step_warms_up_and_records_again(small):
     one = run_on(new_step(small), 5)
     one.graph = "recorded"
@@ -430,6 +516,24 @@ def test_products_are_in_bfloat16_where_that_was_asked_for(small, precision, kin
     one = new_step(small, precision=precision)
     assert {t.dtype for t in one.forward(small.batch(torch.arange(3)))} == {kind}
     assert one.description.startswith("elbo: ") and one.description.endswith("bf16") == (precision == "bf16")
+
+
+def test_noise_is_drawn_on_the_device_and_the_products_there_are_in_bfloat16(small, monkeypatch):
+    asked, randn = [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *n, device, **to: asked.append(device) or randn(*n, **to))
+    monkeypatch.setattr(torch, "autocast", lambda *given, **_: nullcontext(asked.extend(given)))
+    one = new_step(small, precision="bf16")
+    one.device = CUDA
+    one.forward(small.batch(torch.arange(3)))
+    assert asked == [CUDA, "cuda", torch.bfloat16, True]
+
+
+def test_on_a_gpu_adam_is_one_operation_if_the_loss_is(small, monkeypatch):
+    asked, one = [], new_step(small)
+    monkeypatch.setattr(step.adam, "step", asked.append)
+    one.by_op = True
+    one.update()
+    assert asked == [one.optimizer]
 
 
 @pytest.mark.parametrize("kind, scale", [("bits", 1.0), ("pixels", 1 / 255)])
@@ -468,10 +572,12 @@ def test_a_graph_is_recorded_where_a_gpu_holds_the_images(small, graph, on_gpu, 
 
 def test_bf16_is_as_much_faster_as_the_best_of_its_products(monkeypatch):
     """Five products of each type; the seconds of the float32 ones first."""
-    seconds = [9, 8, 6, 7, 9, 5, 3, 2, 4, 5]
+    seconds, sizes, product = [9, 8, 6, 7, 9, 5, 3, 2, 4, 5], [], torch.Tensor.__matmul__
     clock = [time for number, each in enumerate(seconds) for time in (100 * number, 100 * number + each)]
     monkeypatch.setattr(step.time, "perf_counter", lambda: clock.pop(0))
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda *two: sizes.append(two[0].shape) or product(*two))
     assert step.bf16_speed() == 6 / 2 and clock == []
+    assert sizes == [(512, 512)] * 10
 
 
 def test_glibc_keeps_what_an_iteration_frees(monkeypatch):
