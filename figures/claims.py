@@ -135,7 +135,7 @@ def one_to_two(found: Evidence) -> Verdict:
     known, above, below = found.clear(found.seeds.get(BETA_2, []), found.seeds.get("VAE", []))
     verdict = HOLDS if above >= CLEAR else NOT if below >= CLEAR else OPEN
     number = f"of {known} scores {above} are clearly higher with beta 2 than with 1, {below} clearly lower"
-    return verdict, number, "seeds-at-the-default"
+    return verdict, number if known else "too few seeds", "seeds-at-the-default"
 
 
 def others_matter(found: Evidence) -> Verdict:
@@ -163,7 +163,8 @@ def below_one(found: Evidence) -> Verdict:
     cells, verdict = [], OPEN
     for name, runs in low.items():
         known, above, below = found.clear(runs, methods.get("VAE", []))
-        cells.append(f"{name}: {above} of {known} scores clearly higher than with beta 1, {below} lower")
+        counts = f"{above} of {known} scores clearly higher than with beta 1, {below} lower"
+        cells.append(f"{name}: {counts if known else 'too few seeds'}")
         verdict = HOLDS if above >= CLEAR else NOT if verdict == OPEN and below >= CLEAR else verdict
     return verdict, "; ".join(cells), "fig-2-betas"
 

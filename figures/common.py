@@ -132,13 +132,18 @@ def protocol_title(protocol: tuple) -> str:
     return f"{protocol[0]}, {length(protocol)} iterations{others}"
 
 
+def latents_of(dataset: str) -> int | None:
+    """The default dimensions of z of a published data set."""
+    spec = SPECS.get(dataset)
+    return spec and (spec.latents or len(spec.factors))
+
+
 def unusual(protocol: tuple) -> dict:
     """The settings of a protocol beyond its iterations that are not the defaults, as flags without dashes."""
     dataset, iterations, schedule, *shared = protocol
-    spec = SPECS.get(dataset)
     found = dict(zip(SHARED, shared, strict=True))
     usual = dataclasses.asdict(Config(iterations=iterations, schedule=schedule))
-    usual["latents"] = (spec.latents or len(spec.factors)) if spec else found["latents"]
+    usual["latents"] = latents_of(dataset) or found["latents"]
     return {name.replace("_", "-"): value for name, value in found.items() if value != usual[name]}
 
 

@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import get_args
 
-from common import DATA, Finished, arguments, missing, read, script
+from common import DATA, Finished, arguments, latents_of, missing, read, script
 from paper import METHODS
 
 from lvae_min.config import MOVABLE, Config, with_defaults
@@ -55,15 +55,11 @@ def line_of(run: Finished) -> dict[str, str]:
     """A finished run as a line of the table; a setting that its method does not have is empty."""
     results = run.results
     stored = with_defaults(results["settings"])
-    settings = dataclasses.asdict(Config(**{name: stored[name] for name in SETTINGS if name in stored}))
-    method = OBJECTIVES[run["model"]]
-    settings["beta"] = settings["beta"] if method.has_beta else None
-    settings["sigma_freeze"] = settings["sigma_freeze"] if method.has_scales else None
+    settings = settings_of(Config(**{name: stored[name] for name in SETTINGS if name in stored}))
     selected, residuals = results["selected"], results["equilibrium"].get("residuals", {})
     ended = selected["iteration"] == run["iterations"]
     last = results.get("last", run.scores if ended else {})  # older runs scored the selected network alone
     values = {
-        **{name: settings[name] for name in SETTINGS},
         **{f"last_{name}": last.get(name) for name in NUMBERS},
         **{f"selected_{name}": run.scores.get(name) for name in NUMBERS},
         "selected_iteration": selected["iteration"],
@@ -74,7 +70,16 @@ def line_of(run: Finished) -> dict[str, str]:
         "torch": results["versions"]["torch"],
         "began_at_commit": results.get("began_at_commit"),
     }
-    return {name: text_of(values[name], kind) for name, kind in COLUMNS.items()}
+    return settings | {name: text_of(values[name], kind) for name, kind in RESULTS.items()}
+
+
+def settings_of(config: Config) -> dict[str, str]:
+    """The settings of a run as its line has them."""
+    settings, method = dataclasses.asdict(config), OBJECTIVES[config.model]
+    settings["beta"] = settings["beta"] if method.has_beta else None
+    settings["sigma_freeze"] = settings["sigma_freeze"] if method.has_scales else None
+    settings["latents"] = settings["latents"] or latents_of(config.dataset)
+    return {name: text_of(settings[name], kind) for name, kind in KINDS.items()}
 
 
 def text_of(value, kind: type) -> str:

@@ -10,7 +10,7 @@ from itertools import permutations
 
 import keep
 import numpy as np
-from common import machines
+from common import latents_of, machines
 from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
 from samples import ENOUGH
 from table2 import SEARCHED, TITLES
@@ -32,8 +32,7 @@ def usual(row: dict) -> dict:
     spec = SPECS.get(row["dataset"])
     dataset = row["dataset"] if spec else Config.dataset
     config = Config(dataset, row.get("model"), row["paper"], row["iterations"], row["schedule"])
-    latents = spec.latents or len(spec.factors) if spec else row["latents"]
-    return {**dataclasses.asdict(config), "latents": latents}
+    return {**dataclasses.asdict(config), "latents": latents_of(row["dataset"]) or row["latents"]}
 
 
 def unusual(row: dict, names: tuple[str, ...]) -> list[str]:

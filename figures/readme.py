@@ -306,7 +306,8 @@ def main() -> None:
     logs = full.full_length()
     save(full.picture(logs), "full.png", DATA)
     default = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
-    save(seeds.picture(*next(iter(pool.groups(default).items()))), "seeds.png", DATA)
+    for name, figure in seeds.pictures(default).items():
+        save(figure, name, DATA)
     save(full.scales(logs["lvae"]), "fig3-full.png", DATA)
     save(full.over_seeds(full.complete_runs()), "full-seeds.png", DATA)
     pages = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}

@@ -1,12 +1,13 @@
 """What seeds do to Table 2: spread, intervals and odds of each score over the runs of data/runs.csv.
 
-    python figures/seeds.py [RUNS]      writes seeds.md beside this file and data/seeds.png
+    python figures/seeds.py [RUNS]      writes seeds.md beside this file, data/seeds.png and data/betas.png
 
 RUNS is a folder of finished runs, or a table as keep.py writes it (default: data/runs.csv).
 """
 
 from pathlib import Path
 
+import betas
 import keep
 import numpy as np
 from betas import OURS, curve, learned
@@ -273,6 +274,15 @@ def picture(protocol: tuple, methods: Methods) -> Figure:
     return figure
 
 
+def pictures(rows: list[dict]) -> dict[str, Figure]:
+    """Of the first group of runs, by the file's name: seeds.png, and betas.png if there are enough betas."""
+    found, curves = groups(rows), groups(rows, betas=betas.BETAS)
+    drawn = {"seeds.png": picture(*next(iter(found.items())))} if found else {}
+    if curves and betas.over_beta(next(iter(curves.values()))):
+        drawn["betas.png"] = betas.picture(*next(iter(curves.items())))
+    return drawn
+
+
 def show(cell, place: int, found: list[float], colour: str) -> None:
     """A method's seeds at a place of the axis."""
     if found:
@@ -308,13 +318,14 @@ def main() -> None:
     if not place.exists():
         parser.error(f"{place}: not there; python figures/keep.py RUNS --table makes the table")
     rows = keep.rows(place)
-    found = groups(rows)
-    if not found:
+    drawn = pictures(rows)
+    if not drawn:
         missing(
             "a finished run with scores", f"--model {' '.join(METHODS)} --select beta_vae --jobs 2", place
         )
         return
-    save(picture(*next(iter(found.items()))), "seeds.png", DATA)
+    for name, figure in drawn.items():
+        save(figure, name, DATA)
     blocks = "\n\n".join(some for some in text(rows).values() if some)
     write("seeds.md", blocks)
     print(blocks)

@@ -49,6 +49,11 @@ def test_a_beta_is_better_if_most_scores_are_clearly_higher(judge, beta, score, 
     assert judge(evidence(*rows))[0] == verdict
 
 
+def test_few_seeds_leave_a_beta_below_1_open():
+    rows = several("vae", [0.5] * 5) + several("beta-vae", [0.9] * 3, beta=0.5)
+    assert claims.below_one(evidence(*rows))[:2] == (claims.OPEN, "beta-VAE, beta 0.5: too few seeds")
+
+
 def test_without_runs_a_claim_is_open():
     for judge in (claims.balance, claims.costs, claims.one_to_two, claims.below_one, claims.ablation):
         assert judge(evidence())[0] == OPEN

@@ -21,6 +21,7 @@ import readme
 import samples
 import seeds
 import torch
+from paper import COLUMNS
 
 import lvae_min
 
@@ -220,6 +221,37 @@ def test_the_learned_beta_given_from_the_start_does_worse_as_the_prose_says():
         each = [ours[f"last_{score}"] - given[f"last_{score}"] for ours, given in both]
         clear[score] = samples.difference(each, [0.0] * len(each))
     assert clear["irs"][2] < 0 and all(clear[score][1] < 0 < clear[score][2] for score in list(clear)[1:])
+
+
+def test_rec_and_kl_follow_beta_and_l_vae_is_between_1_and_2_as_the_prose_says():
+    rows = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
+    (methods,) = pool.groups(rows, betas=betas.BETAS).values()
+    shown = betas.over_beta(methods)
+    means = {
+        name: [np.mean(pool.values(runs, score)) for score in ("beta", "rec_mean", "kl")]
+        for name, runs in shown.items()
+    }
+    beta, rec, kl = zip(*means.values(), strict=True)
+    assert len(shown) == 7 and list(beta) == sorted(beta) and list(rec) == sorted(rec)
+    assert list(kl) == sorted(kl, reverse=True) and list(means)[2:5] == ["VAE", "L-VAE", "beta-VAE, beta 2"]
+    least, one = means["beta-VAE, beta 0.25"], means["VAE"]
+    assert 0.7 < one[1] - least[1] < 1.3 and 4.2 < least[2] - one[2] < 4.8
+    means = {score: [np.mean(pool.values(runs, score)) for runs in shown.values()] for score in COLUMNS}
+    falling = [means["explicitness"][place] for place in (0, 1, 2, 4)]  # without L-VAE
+    assert falling == sorted(falling, reverse=True)
+    assert all(sorted(means[score])[-2:] == sorted(means[score][-2:]) for score in ("irs", "mig"))
+    scores = [pool.values(runs, "beta_vae") for name, runs in shown.items() if len(runs) > 1]
+    assert max(map(np.mean, scores)) - min(map(np.mean, scores)) < np.mean([max(s) - min(s) for s in scores])
+
+
+def test_a_beta_chosen_by_hand_has_better_scores_and_a_higher_rec_as_the_prose_says():
+    rows = [row for row in keep.rows(keep.TABLE) if pool.is_default(row) and row["dataset"] == "dsprites"]
+    (table,) = betas.curve(rows).split("\n\n**")[1:]
+    lines = [line.split("|") for line in table.splitlines() if line.startswith("|") and "± " in line]
+    high = {cells[1].strip(): float(re.search(r", (.*)\]", cells[4])[1]) for cells in lines}
+    better = {cells[1].strip(): cells[5].strip() for cells in lines}
+    assert max(high["rec of mu"], high["FactorVAE"], high["IRS"]) < 0  # L-VAE's minus the chosen one's
+    assert better["rec of mu"] == "4 of 4" and better["beta-VAE"] == "1 of 4"
 
 
 def test_the_method_decides_four_columns_and_the_seed_three_as_the_prose_says(default):

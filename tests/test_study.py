@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 from argparse import Namespace
 from threading import Event
@@ -260,14 +261,64 @@ def with_beta(beta, **settings):
 
 def test_a_learned_beta_stands_among_those_that_were_given():
     given = [with_beta(beta, model="beta-vae", seed=seed) for beta in (4.0, 0.25, 1.62) for seed in range(2)]
-    rows = [*given, with_beta(1.5), with_beta(1.7, seed=1), row("vae")]
-    assert seeds.text(rows)["betas"] == ""  # three points are no curve
-    rows += [with_beta(8.0, model="beta-vae")]
-    names = [
-        line.split("|")[1].strip() for line in seeds.text(rows)["betas"].splitlines() if "| 0.50" in line
-    ]
-    assert names == ["beta-VAE, beta 0.25", "L-VAE", "beta-VAE, beta 4", "beta-VAE, beta 8"]
-    assert cells(seeds.text(rows)["betas"], "L-VAE")[:2] == ["2", "1.60 ± 0.14"]
+    rows = [*given, with_beta(1.5), with_beta(1.7, seed=1), {**row("vae"), "last_beta": 1.0}]
+    assert seeds.text(rows)["betas"] == "" and list(seeds.pictures(rows)) == ["seeds.png"]  # 3 are no curve
+    rows += [with_beta(8.0, model="beta-vae"), row("sigma-vae")]
+    block = seeds.text(rows)["betas"].split("\n\n**")[0]
+    names = [line.split("|")[1].strip() for line in block.splitlines() if "| 0.50" in line]
+    assert names == ["beta-VAE, beta 0.25", "VAE", "L-VAE", "beta-VAE, beta 4", "beta-VAE, beta 8"]
+    assert cells(block, "L-VAE")[:2] == ["2", "1.60 ± 0.14"]
+
+
+def of_each_beta(seed, best, **settings):
+    """Runs with four betas, whose score on test images is a tenth of beta; `best` is the selected one's."""
+    for beta in (0.5, 1.0, 2.0, 4.0):
+        model = "vae" if beta == 1 else "beta-vae"
+        run = row(model, seed, beta / 10, validation=0.1 + (beta == best), beta=beta, **settings)
+        yield {**run, "last_beta": beta}
+
+
+def test_a_beta_is_chosen_by_validation_among_the_runs_of_a_seed_that_has_them_all():
+    rows = [run for seed, best in enumerate((4.0, 1.0, 1.0, 1.0)) for run in of_each_beta(seed, best)]
+    rows += [with_beta(1.6, seed=seed, score=0.2) for seed in range(5)]
+    rows += [run for run in of_each_beta(4, 2.0) if run["beta"] != 4.0]  # not all: left out
+    rows += [with_beta(8.0, model="beta-vae", seed=seed) for seed in range(3)]  # too few: left out
+    _, _, block = seeds.text(rows)["betas"].partition("beta learned, or the best of 4")
+    assert cells(block, "MIG")[0] == "0.20 ± 0.00" and cells(block, "MIG")[1].startswith("0.17 ±")
+    assert cells(block, "MIG")[2].startswith("+0.03 [") and cells(block, "MIG")[3] == "3 of 4"
+    assert cells(block, "rec of mu")[2].startswith("+0.25 [") and cells(block, "rec of mu")[3] == "1 of 4"
+    assert "the best of 4 runs, one per beta" in block and "number of seeds: 1 (3), 4 (1)." in block
+    assert "20 runs (commit" in block  # 4 of L-VAE and 16 others
+    rows = [run for run in rows if run["model"] != "lvae" or run["seed"] < 3]
+    assert "the best of" not in seeds.text(rows)["betas"]  # three seeds are too few
+
+
+def test_a_setting_of_l_vae_is_no_beta_and_a_run_without_a_last_network_is_left_out():
+    rows = [run for seed in range(4) for run in of_each_beta(seed, 4.0)] + [with_beta(1.6)]
+    before = seeds.text(rows)["betas"]
+    assert seeds.text([*rows, with_beta(1.2, sigma_freeze=0.5)])["betas"] == before
+    old = {**row("beta-vae", beta=8.0), **{f"last_{name}": None for name in ("beta", "kl", *COLUMNS)}}
+    assert seeds.text([*rows, old])["betas"] == before
+    old |= {"model": "lvae", "seed": 7, "beta": None}
+    seeds.text([*rows, old])
+
+
+def test_the_picture_of_betas_has_a_dot_per_seed_and_goes_from_the_lowest_beta_to_the_highest():
+    rows = [run for seed in (0, 1) for run in of_each_beta(seed, 4.0)] + [with_beta(1.6, score=0.2)]
+    figure = seeds.pictures(rows)["betas.png"]
+    score, mig = figure.axes
+    labels = [some.get_label() for some in score.collections]
+    assert labels == ["beta-VAE, beta 0.5", "VAE: beta 1", "L-VAE, beta learned:\n1.60 on average",
+                      "beta-VAE, beta 2", "beta-VAE, beta 4"]  # fmt: skip
+    assert [len(some.get_offsets()) for some in mig.collections] == [2, 2, 1, 2, 2]
+    assert np.allclose(mig.collections[0].get_offsets(), [[0.05, 0.5]] * 2)  # the score, and rec of mu
+    light = [some.get_facecolor()[0, :3].sum() for some in score.collections]
+    assert light[0] < light[1] < light[3] < light[4] and light[2] == 0
+
+
+def test_the_picture_of_seeds_is_of_the_first_group_and_without_runs_there_is_none():
+    assert seeds.pictures([]) == {}
+    assert list(seeds.pictures(several("vae", [0.4, 0.5]))) == ["seeds.png"]
 
 
 def test_l_vae_is_compared_with_beta_vae_of_its_own_beta_seed_by_seed():
@@ -438,20 +489,20 @@ def test_scripts_keep_runs_and_write_what_seeds_do_to_them(tmp_path, monkeypatch
 def test_every_part_is_a_valid_command_of_run_py(tmp_path):
     counts = []
     for part in study.PARTS:
-        runs = study.runs_of(part, tmp_path)
+        runs = study.runs_of(part, study.Made(tmp_path))
         counts.append(len(runs))
         assert all(config.select == "beta_vae" and not config.paper for config in runs)
         assert [config.seed for config in runs] == sorted(config.seed for config in runs)
-    assert counts == [21, 21, 14, 20, 30, 35, 0, 18]
-    every = [config.name for part in study.PARTS for config in study.runs_of(part, tmp_path)]
+    assert counts == [21, 21, 14, 15, 30, 35, 0, 18]
+    every = [config.name for part in study.PARTS for config in study.runs_of(part, study.Made(tmp_path))]
     assert len(set(every)) == len(every)
 
 
 def test_the_list_holds_the_commands_that_make_the_runs(tmp_path):
-    lines = study.listed(tmp_path).splitlines()
+    lines = study.listed(study.Made(tmp_path)).splitlines()
     given = [line.split()[2:] for line in lines if line.startswith("    python run.py ")]
     found = {config for arguments in given for config in cli.parse(arguments)[0]}
-    assert found == {config for part in study.PARTS for config in study.runs_of(part, tmp_path)}
+    assert found == {config for part in study.PARTS for config in study.runs_of(part, study.Made(tmp_path))}
     assert "    and for 10 seeds whose L-VAE is not finished" in lines
 
 
@@ -470,24 +521,67 @@ def test_table_3_takes_the_beta_that_each_l_vae_ended_with(tmp_path):
     (part,) = [part for part in study.PARTS if part.matched]
     for seed, beta in ((0, 1.66666), (4, 1.5)):
         finish(tmp_path, Config(select="beta_vae", seed=seed), beta=beta)
-    runs = study.runs_of(part, tmp_path)
+    runs = study.runs_of(part, study.Made(tmp_path))
     assert [(run.model, run.beta, run.seed, run.select) for run in runs] == [
         ("beta-vae", 1.667, 0, "beta_vae"),
         ("beta-vae", 1.5, 4, "beta_vae"),
     ]
 
 
+def test_the_runs_of_the_table_are_left_out_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    parts = (
+        study.Part("a", "--model lvae vae", range(2)),
+        study.Part("b", "--model lvae", range(2), matched=True),
+        study.Part("c", "--model beta-vae --beta 1.5", range(1)),
+    )
+    monkeypatch.setattr(study, "PARTS", parts)
+    monkeypatch.setattr(keep, "TABLE", tmp_path / "runs.csv")
+    for seed in range(2):
+        finish(tmp_path, Config(select="beta_vae", seed=seed, device="cpu"), beta=1.25)
+    keep.add(keep.read(tmp_path), keep.TABLE)
+
+    def listed(*more):
+        monkeypatch.setattr("sys.argv", ["study.py", "--list", "--out", str(tmp_path / "none"), *more])
+        study.main()
+        return re.findall(r"^\w: (\d) of (\d) runs", capsys.readouterr().out, re.MULTILINE)
+
+    assert listed() == [("0", "4"), ("0", "0"), ("0", "1")]
+    assert listed("--missing") == [("2", "4"), ("0", "2"), ("0", "1")]
+
+
+def test_every_run_that_was_kept_is_of_the_study():
+    """Those of full length are not, and Table 3's have the betas that L-VAE learned."""
+    lines = [line for line in keep.read_lines(keep.TABLE) if line["paper"] == "0"]
+    kept = {keep.identity(line) for line in lines if line["beta"] in ("", "0.25", "0.5", "2", "4", "8")}
+    nothing = study.Made(keep.TABLE.parent)
+    runs = [config for part in study.PARTS for config in study.runs_of(part, nothing)]
+    assert len(kept) > 60 and kept <= {keep.identity(keep.settings_of(config)) for config in runs}
+
+
+def test_the_study_makes_the_runs_that_the_table_lacks_and_no_others(tmp_path, monkeypatch, capsys):
+    made, few = [], (study.Part("a", "--model lvae vae", range(2)),)
+    monkeypatch.setattr(study, "PARTS", few)
+    finish(tmp_path, Config(select="beta_vae", seed=1, device="cpu"))
+    table = {keep.identity(keep.line_of(run)): keep.row_of(keep.line_of(run)) for run in keep.read(tmp_path)}
+    monkeypatch.setattr(
+        study, "Runs", lambda configs, *_: made.extend(configs) or Namespace(run_all=lambda: 0)
+    )
+    given = Namespace(out=tmp_path / "none", data=tmp_path, jobs=2)
+    assert study.carry_out(given, study.Made(given.out, table), Event()) == 0
+    assert [(config.model, config.seed) for config in made] == [("lvae", 0), ("vae", 0), ("vae", 1)]
+    assert "a: 1 of 4 runs finished\nleft over all parts: an unknown time for 3" in capsys.readouterr().out
+
+
 def test_the_time_left_is_that_of_finished_runs_of_the_same_data_set_and_length(tmp_path, monkeypatch):
     parts = (study.Part("a", "--model lvae vae", range(2)), study.Part("b", "--iterations 2000", range(1)),
              study.Part("c", "--dataset arm3d", range(1)))  # fmt: skip
     monkeypatch.setattr(study, "PARTS", parts)
-    assert study.left(tmp_path, 2) == "an unknown time for 6 runs, of whose data set none is finished"
+    made = study.Made(tmp_path)
+    assert study.left(made, 2) == "an unknown time for 6 runs, of whose data set none is finished"
     finish(tmp_path, Config(select="beta_vae"), seconds=1000)
-    assert study.left(tmp_path, 2).startswith(
-        "about 0:26:40 for 4 runs and an unknown"
-    )  # (3 x 1000 + 200) / 2
+    assert study.left(made, 2).startswith("about 0:26:40 for 4 runs and an unknown")  # (3 x 1000 + 200) / 2
     finish(tmp_path, Config(select="beta_vae", iterations=2000), seconds=600)
-    assert study.left(tmp_path, 1).startswith("about 0:50:00 for 3 runs")
+    assert study.left(made, 1).startswith("about 0:50:00 for 3 runs")
 
 
 @pytest.fixture
@@ -503,21 +597,21 @@ SHORT = (study.Part("first", "--model lvae vae --iterations 20 --threads 1", ran
 
 def test_a_finished_run_is_not_made_again(quick, tmp_path, monkeypatch, capsys):
     given = Namespace(out=tmp_path, data=tmp_path, jobs=2)
-    assert study.carry_out(given, Event()) == 0
+    assert study.carry_out(given, study.Made(tmp_path), Event()) == 0
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     assert len(list(tmp_path.glob("*/results.json"))) == 2
     assert "first: 0 of 2 runs finished\nleft over all parts: an unknown" in capsys.readouterr().out
     monkeypatch.setattr(study, "Runs", None)
-    assert study.carry_out(given, Event()) == 0
+    assert study.carry_out(given, study.Made(tmp_path), Event()) == 0
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
     assert capsys.readouterr().out == "first: 2 of 2 runs finished\n"
 
 
 def test_a_run_that_fails_does_not_end_the_others_and_the_code_is_2(quick, tmp_path, capsys):
-    folder = tmp_path / study.runs_of(SHORT[0], tmp_path)[0].name
+    folder = tmp_path / study.runs_of(SHORT[0], study.Made(tmp_path))[0].name
     folder.mkdir()
     (folder / "results.json").write_text("{")
-    assert study.carry_out(Namespace(out=tmp_path, data=tmp_path, jobs=1), Event()) == 2
+    assert study.carry_out(Namespace(out=tmp_path, data=tmp_path, jobs=1), study.Made(tmp_path), Event()) == 2
     assert len(list(tmp_path.glob("*/last.pt"))) == 1 and "damaged" in capsys.readouterr().err
 
 
