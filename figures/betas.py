@@ -16,6 +16,7 @@ from lvae_min.plots import new_figure
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Fig. 2's curve; VAE is the one with beta 1, to the bit
 OURS = METHODS["lvae"]
+GIVEN = ("vae", "beta-vae")  # the methods whose beta is given
 COLOURS = colormaps["viridis"]
 DIFFERENCES = (
     "Then the mean of the differences of a seed, with its 95 % bootstrap interval if there are "
@@ -26,13 +27,7 @@ SHOWN = ("beta_vae", "mig")  # the score of the paper's Fig. 2, and one that dep
 
 def over_beta(methods: Methods) -> Methods:
     """VAE, L-VAE and beta-VAE of each beta, in the order of beta; empty for fewer than four given betas."""
-    shown = {
-        name: runs
-        for name, runs in methods.items()
-        if name == OURS or runs[0]["model"] in ("vae", "beta-vae") and values(runs, "beta")
-    }
-    if OURS in shown and not values(shown[OURS], "beta"):  # runs that scored no last network
-        del shown[OURS]
+    shown = {name: runs for name, runs in methods.items() if name == OURS or runs[0]["model"] in GIVEN}
     if len(shown.keys() - {OURS}) < 4:
         return {}
     names = sorted(shown, key=lambda name: np.mean(values(shown[name], "beta")))
@@ -57,7 +52,7 @@ def curve(rows: list[dict]) -> str:
         heading = f"{title(protocol)}: beta given and learned, last network"
         blocks.append(block(heading, heads, lines, f"{note} {made(shown)}"))
     for key, methods in groups(rows, "selected", BETAS).items():
-        if key[-1] in COLUMNS and (table := by_hand(key, over_beta(methods))):
+        if key[-1] in COLUMNS and (table := by_hand(key, methods)):
             blocks.append(table)
     return "\n\n".join(blocks)
 
@@ -67,7 +62,7 @@ def by_hand(key: tuple, methods: Methods) -> str:
 
     Of the betas that have enough seeds, and the seeds that have a run with each of them; empty if too few.
     """
-    given = [runs for name, runs in methods.items() if name != OURS and len(runs) >= ENOUGH]
+    given = [runs for runs in methods.values() if runs[0]["model"] in GIVEN and len(runs) >= ENOUGH]
     compared, found = [], []
     for row in methods.get(OURS, []):
         same = [other for runs in given for other in runs if other["seed"] == row["seed"]]
@@ -86,7 +81,9 @@ def by_hand(key: tuple, methods: Methods) -> str:
     )
     heading = f"{title(key[:-1])}: beta learned, or the best of {len(given)} by validation score"
     lines = [line_of(found, score, network="selected") for score in COLUMNS]
-    return block(heading, heads, lines, f"{note} {made({OURS: [row for row, _ in found], '': compared})}")
+    return block(
+        heading, heads, lines, f"{note} {made({OURS: [row for row, _ in found], 'given': compared})}"
+    )
 
 
 def picture(protocol: tuple, methods: Methods) -> Figure:
@@ -94,15 +91,17 @@ def picture(protocol: tuple, methods: Methods) -> Figure:
     shown = over_beta(methods)
     figure, axes = new_figure(12, 5.4, 1, len(SHOWN))
     given = [name for name in shown if name != OURS]
+    labels = {METHODS["vae"]: "VAE: beta 1"}
+    if OURS in shown:
+        labels[OURS] = f"{OURS}, beta learned:\n{np.mean(values(shown[OURS], 'beta')):.2f} on average"
     for cell, score in zip(axes.flat, SHOWN, strict=True):
         for name, runs in shown.items():
-            dot, label = dict(marker="D", color="black", s=64, zorder=3), {METHODS["vae"]: "VAE: beta 1"}
-            label[OURS] = f"{OURS}, beta learned:\n{np.mean(values(runs, 'beta')):.2f} on average"
+            dot = dict(marker="D", color="black", s=64, zorder=3)
             if name != OURS:  # from dark violet, the lowest beta, to yellow
                 dot = dict(marker="o", color=COLOURS(given.index(name) / (len(given) - 1)), s=52)
             scores, recs = values(runs, score), values(runs, "rec_mean")
             if scores and recs:
-                cell.scatter(scores, recs, label=label.get(name, name), edgecolor="white", lw=0.6, **dot)
+                cell.scatter(scores, recs, label=labels.get(name, name), edgecolor="white", lw=0.6, **dot)
         cell.set_xlabel(f"{BARE[score]} score (0 to 1, higher is better)", fontsize=12)
         cell.grid(alpha=0.3)
     axes[0, 0].set_ylabel("reconstruction loss of z = mu\n(squared error of an image)", fontsize=12)

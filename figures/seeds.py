@@ -10,7 +10,7 @@ from pathlib import Path
 import betas
 import keep
 import numpy as np
-from betas import OURS, curve, learned
+from betas import OURS
 from common import DATA, missing, save, script, spread, write
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -243,8 +243,8 @@ def text(rows: list[dict]) -> dict[str, str]:
         "variance": variance(rows),
         "rate": rates(rows),
         "short": short(rows),
-        "betas": curve(rows),
-        "learned": learned(rows),
+        "betas": betas.curve(rows),
+        "learned": betas.learned(rows),
         "best": best(rows),
     }
 

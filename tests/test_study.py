@@ -300,7 +300,7 @@ def test_a_setting_of_l_vae_is_no_beta_and_a_run_without_a_last_network_is_left_
     old = {**row("beta-vae", beta=8.0), **{f"last_{name}": None for name in ("beta", "kl", *COLUMNS)}}
     assert seeds.text([*rows, old])["betas"] == before
     old |= {"model": "lvae", "seed": 7, "beta": None}
-    seeds.text([*rows, old])
+    assert seeds.text([*rows, old])["betas"] == before
 
 
 def test_the_picture_of_betas_has_a_dot_per_seed_and_goes_from_the_lowest_beta_to_the_highest():
