@@ -37,6 +37,7 @@ def parts(device: torch.device) -> list[dict]:
             step.optimizer.zero_grad()
             loss.backward()
             done()
+            step.take_rates()
             step.update()
             done()
             step.clock += 1

@@ -23,14 +23,16 @@ constexpr float kLogBeta1 = -0.10536051565782628, kLogBeta2 = -0.001000500333583
 constexpr int kAdamPack = 4, kAdamBlock = kThreads * kAdamPack;
 constexpr int kAdamTensors = 48;    // their description passes through the 4 KB that a launch has for it
 
-// A weight and what belongs to it: float, all of one dense layout. step and lr are one number each.
+// A weight and what belongs to it: float, all of one dense layout; step and lr are one number each. Where
+// products are in bfloat16 they take `copy`, the weight rounded, and `gradient` is that of the copy.
 struct AdamTensor {
   float* weight;
-  const float* gradient;
+  const void* gradient;    // bf16 if there is a copy, else float
   float* exp_avg;
   float* exp_avg_sq;
   float* step;    // updates done before this one
   const float* lr;
+  bf16* copy;    // may be null
   int64_t size;
 };
 struct AdamTensors {
@@ -39,10 +41,37 @@ struct AdamTensors {
   int count;
 };
 
-__device__ inline void adam_element(float& w, float g, float& m, float& v, float rate, float root) {
+// Off by 2^-22 of themselves at most, and free of the branches that the exact ones have on a GPU.
+__device__ inline float near_root(float v) {
+#if defined(__CUDA_ARCH__)
+  asm("sqrt.approx.f32 %0, %0;" : "+f"(v));
+  return v;
+#else
+  return sqrtf(v);
+#endif
+}
+__device__ inline float near_quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+
+// What the updates of all elements of a tensor have in common: lr / b1 and 1 / sqrt(b2).
+struct Rates {
+  float rate, root;
+  __device__ explicit Rates(const AdamTensor& t) {
+    const float n = *t.step + 1;
+    rate = *t.lr / -expm1f(n * kLogBeta1);
+    root = 1 / sqrtf(-expm1f(n * kLogBeta2));
+  }
+};
+
+__device__ inline void adam_element(float& w, float g, float& m, float& v, const Rates& rates) {
   m += kLessBeta1 * (g - m);
   v += kLessBeta2 * (g * g - v);
-  w -= rate * m / (sqrtf(v) * root + kEps);
+  w -= near_quotient(rates.rate * m, near_root(v) * rates.root + kEps);
 }
 
 // Which tensor block `b` is for: the last one whose first block is not after it.
@@ -55,51 +84,77 @@ __device__ inline int tensor_of(const AdamTensors& all, int b) {
   return low;
 }
 
+// Up to four elements of `data`, in one piece where they are `packed`; beyond `size`, zeros.
+template <typename T>
+__device__ inline Pack<float, kAdamPack> four_of(const T* data, bool packed, int size) {
+  Pack<T, kAdamPack> found{};
+  if (packed)
+    found = *reinterpret_cast<const Pack<T, kAdamPack>*>(data);
+  else
+#pragma unroll
+    for (int j = 0; j < kAdamPack; ++j)
+      if (j < size) found.v[j] = data[j];
+  Pack<float, kAdamPack> four;
+#pragma unroll
+  for (int j = 0; j < kAdamPack; ++j) four.v[j] = widen(found.v[j]);
+  return four;
+}
+
+// In one store: left to itself, the compiler may take four.
+__device__ inline void put_pack(float* data, const Pack<float, 4>& four) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(data), "f"(four.v[0]), "f"(four.v[1]),
+               "f"(four.v[2]), "f"(four.v[3])
+               : "memory");
+#else
+  *reinterpret_cast<Pack<float, 4>*>(data) = four;
+#endif
+}
+__device__ inline void put_pack(bf16* data, const Pack<bf16, 4>& four) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v4.u16 [%0], {%1, %2, %3, %4};" ::"l"(data), "h"(four.v[0].bits),
+               "h"(four.v[1].bits), "h"(four.v[2].bits), "h"(four.v[3].bits)
+               : "memory");
+#else
+  *reinterpret_cast<Pack<bf16, 4>*>(data) = four;
+#endif
+}
+
+template <typename T>
+__device__ inline void put_four(T* data, bool packed, int size, const Pack<float, kAdamPack>& four) {
+  Pack<T, kAdamPack> rounded;
+#pragma unroll
+  for (int j = 0; j < kAdamPack; ++j) rounded.v[j] = Narrow<T>::from(four.v[j]);
+  if (packed)
+    put_pack(data, rounded);
+  else
+#pragma unroll
+    for (int j = 0; j < kAdamPack; ++j)
+      if (j < size) data[j] = rounded.v[j];
+}
+
 __global__ void __launch_bounds__(kThreads) adam_kernel(AdamTensors all) {
-  using Four = Pack<float, kAdamPack>;
   const int k = tensor_of(all, blockIdx.x);
   const AdamTensor t = all.tensor[k];
   // Thread j of the block has elements 4 j ... 4 j + 3 of the block's part.
   const int64_t i = int64_t(blockIdx.x - all.first[k]) * kAdamBlock + threadIdx.x * kAdamPack;
   if (i >= t.size) return;
-  const auto at = [](const void* data) { return reinterpret_cast<uintptr_t>(data); };
-  const bool aligned =
-      (at(t.weight) | at(t.gradient) | at(t.exp_avg) | at(t.exp_avg_sq)) % alignof(Four) == 0;
-  const bool packed = aligned && t.size - i >= kAdamPack;
   const int size = t.size - i < kAdamPack ? int(t.size - i) : kAdamPack;
-  Four w, g, m, v;
-  if (packed) {
-    w = *reinterpret_cast<const Four*>(t.weight + i);
-    g = *reinterpret_cast<const Four*>(t.gradient + i);
-    m = *reinterpret_cast<const Four*>(t.exp_avg + i);
-    v = *reinterpret_cast<const Four*>(t.exp_avg_sq + i);
-  } else {
+  const float* gradient = static_cast<const float*>(t.gradient);
+  const bf16* short_gradient = static_cast<const bf16*>(t.gradient);
+  const bool packed = size == kAdamPack && aligned(t.weight, 16) && aligned(t.exp_avg, 16) &&
+                      aligned(t.exp_avg_sq, 16) && aligned(t.gradient, t.copy ? 8 : 16) && aligned(t.copy, 8);
+  auto w = four_of(t.weight + i, packed, size);
+  const auto g = t.copy ? four_of(short_gradient + i, packed, size) : four_of(gradient + i, packed, size);
+  auto m = four_of(t.exp_avg + i, packed, size);
+  auto v = four_of(t.exp_avg_sq + i, packed, size);
+  const Rates rates(t);
 #pragma unroll
-    for (int j = 0; j < kAdamPack; ++j) {
-      const bool there = j < size;
-      w.v[j] = there ? t.weight[i + j] : 0;
-      g.v[j] = there ? t.gradient[i + j] : 0;
-      m.v[j] = there ? t.exp_avg[i + j] : 0;
-      v.v[j] = there ? t.exp_avg_sq[i + j] : 0;
-    }
-  }
-  const float n = *t.step + 1;
-  const float rate = *t.lr / -expm1f(n * kLogBeta1), root = 1 / sqrtf(-expm1f(n * kLogBeta2));
-#pragma unroll
-  for (int j = 0; j < kAdamPack; ++j) adam_element(w.v[j], g.v[j], m.v[j], v.v[j], rate, root);
-  if (packed) {
-    *reinterpret_cast<Four*>(t.weight + i) = w;
-    *reinterpret_cast<Four*>(t.exp_avg + i) = m;
-    *reinterpret_cast<Four*>(t.exp_avg_sq + i) = v;
-  } else {
-#pragma unroll
-    for (int j = 0; j < kAdamPack; ++j) {
-      if (j >= size) continue;
-      t.weight[i + j] = w.v[j];
-      t.exp_avg[i + j] = m.v[j];
-      t.exp_avg_sq[i + j] = v.v[j];
-    }
-  }
+  for (int j = 0; j < kAdamPack; ++j) adam_element(w.v[j], g.v[j], m.v[j], v.v[j], rates);
+  put_four(t.weight + i, packed, size, w);
+  put_four(t.exp_avg + i, packed, size, m);
+  put_four(t.exp_avg_sq + i, packed, size, v);
+  if (t.copy) put_four(t.copy + i, packed, size, w);
 }
 
 // One block, a thread a tensor; every block of adam_kernel has read the numbers.

@@ -223,7 +223,9 @@ STABLE_TORCH_LIBRARY(lvae, m) {
         " Tensor? g_rec, Tensor? g_kl) -> ()");
   // On CUDA alone: a CPU has torch's fused Adam.
   m.def("adam_(Tensor(a!)[] weights, Tensor[] gradients, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs,"
-        " Tensor(d!)[] steps, Tensor[] rates) -> ()");
+        " Tensor(d!)[] steps, Tensor[] rates, Tensor(e!)[] copies, Tensor(f!)[] done) -> ()");
+  m.def("layer_(Tensor rows, Tensor columns, bool bias_of_rows, bool tensor_cores, Tensor(a!)[] weight,"
+        " Tensor(b!)[] bias) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(lvae, CPU, m) {
   m.impl("elbo", TORCH_BOX(&lvae::elbo_cpu));

@@ -31,6 +31,10 @@ struct alignas(sizeof(T) * size < 16 ? sizeof(T) * size : 16) Pack {
   T v[size];
 };
 
+LVAE_INLINE bool aligned(const void* data, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+}
+
 // The sum over the block, valid in thread 0. Lanes are added in a tree inside each warp, then the warps'
 // sums in a tree inside warp 0: always the same order.
 __device__ inline double block_sum(double v) {
@@ -159,9 +163,6 @@ inline int blocks_for(int64_t threads) {
 
 template <typename T, typename X, typename Stream>
 void launch_elbo(const Problem& p, double* partial, Stream stream) {
-  const auto aligned = [](const void* a, size_t bytes) {
-    return reinterpret_cast<uintptr_t>(a) % bytes == 0;
-  };
   const bool packed = aligned(p.logits, alignof(Pack<T, kPack<T>>)) &&
                       aligned(p.d_logits, alignof(Pack<T, kPack<T>>)) &&
                       aligned(p.x, alignof(Pack<X, kPack<T>>));

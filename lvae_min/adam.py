@@ -1,12 +1,19 @@
-"""Adam (Sec. 6.3): torch's, and on a GPU for all weights in one launch, by `lvae::adam_` of csrc/ (`fused`).
+"""Adam (Sec. 6.3): torch's, and on a GPU by the ops of csrc/ (`fused`).
 
-`torch.optim.Adam` stays the owner of its settings and of its state, so that checkpoints are the same.
+`lvae::layer_` moves the weights of a linear layer while it makes their gradient, which is never written to
+memory; `lvae::adam_` moves all others in one launch. `torch.optim.Adam` stays the owner of its settings and
+of its state, so that checkpoints are the same.
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lvae_min.products import Linear, PixelLinear
 
 SETTINGS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False}
 STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -26,44 +33,122 @@ class Adam(torch.optim.Adam):
     load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
 
 
-def step(optimizer: torch.optim.Adam) -> None:
-    """`optimizer.step()` for weights on a GPU; by torch where the op cannot do it, as in the first update."""
-    lists = arguments(optimizer)
-    if lists is None:
-        optimizer.step()
-        return
-    with torch.no_grad():
-        torch.ops.lvae.adam_.default(*lists)
-    torch.autograd.graph.increment_version([*lists[0], *lists[2], *lists[3], *lists[4]])
+class ByOp:
+    """Adam by the ops, of the weights of `vae`; by torch where they do not apply, as in the first update.
 
+    optimizer   torch's
+    vae         whose weights it moves
+    network     what is trained: `vae` itself, or its copy in bfloat16, which follows
+    tf32        products are in TF32, those of the gradients as well
 
-def arguments(optimizer: torch.optim.Adam) -> list[list[Tensor]] | None:
-    """Weights, gradients, exp_avg, exp_avg_sq, steps and learning rates; None where the op does not apply.
-
-    It is for the settings of the paper, float32, and a state that is there (torch makes it in its first
-    step), laid out without gaps and as the weight is.
+        with by_op.moving():
+            logits = network(x)
+        loss(logits).backward()     # moves the weights of the linear layers
+        by_op.finish()              # moves the others, and counts the update
     """
-    rows = []
-    for group in optimizer.param_groups:
-        if any(group[name] != value for name, value in SETTINGS.items()):
-            return None
-        for weight in group["params"]:
-            if weight.grad is not None:
-                state = optimizer.state.get(weight, {})
-                rows.append([weight, weight.grad, *(state.get(name) for name in STATE), group["lr"]])
-    if not rows or not all(fits(*row) for row in rows):
-        return None
-    return [list(column) for column in zip(*rows, strict=True)]
+
+    def __init__(self, optimizer: torch.optim.Adam, vae: nn.Module, network: nn.Module, tf32: bool = False):
+        self.optimizer, self.tensor_cores = optimizer, tf32 or network is not vae
+        pairs = zip(vae.parameters(), network.parameters(), strict=True)
+        self.copies: dict[Tensor, Tensor] = {weight: copy for weight, copy in pairs if weight is not copy}
+        self.layers = [
+            (owner, layer)
+            for owner, layer in zip(vae.modules(), network.modules(), strict=True)
+            if isinstance(layer, Linear | PixelLinear)
+        ]
+        self.moved: set[Tensor] = set()
+
+    def groups(self) -> dict[Tensor, dict]:
+        """The settings of each weight."""
+        return {weight: group for group in self.optimizer.param_groups for weight in group["params"]}
+
+    def row(self, weight: Tensor, group: dict) -> list[Tensor] | None:
+        """Weight, exp_avg, exp_avg_sq, step, learning rate and the copy, if any, for the ops; or None.
+
+        The ops are for the settings of the paper, float32, and a state that is there, laid out without gaps
+        and as the weight is.
+        """
+        state = self.optimizer.state.get(weight, {})
+        row = [weight, *(state.get(name) for name in STATE), group["lr"]]
+        usual = all(group[name] == value for name, value in SETTINGS.items())
+        copy = [self.copies[weight]] if weight in self.copies else []
+        return [*row, *copy] if usual and fits(*row, *copy) else None
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Linear layers that are called within move when their gradients are made."""
+        groups = self.groups()
+        for owner, layer in self.layers:
+            weight, bias = (self.row(own, groups[own]) for own in owner.parameters())
+            if weight is not None and bias is not None:
+                layer.move = partial(self.move, isinstance(layer, PixelLinear), weight, bias)
+        try:
+            yield
+        finally:
+            for _, layer in self.layers:
+                layer.move = None
+
+    def move(
+        self, inputs_first: bool, weight: list[Tensor], bias: list[Tensor], x: Tensor, y: Tensor
+    ) -> None:
+        """An update of a layer, from its input and the gradient of its output, (N, in) and (N, out)."""
+        rows, columns = (x, y) if inputs_first else (y, x)
+        torch.ops.lvae.layer_.default(rows, columns, not inputs_first, self.tensor_cores, weight, bias)
+        for row in (weight, bias):
+            torch.autograd.graph.increment_version([*row[:3], *row[5:]])
+            self.moved.add(row[0])
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Move the weights that have a gradient, and count the update of all that have moved."""
+        rows, rest = [], []
+        for weight, group in self.groups().items():
+            if weight in self.moved:
+                continue
+            gradient, row = self.copies.get(weight, weight).grad, self.row(weight, group)
+            if gradient is None:
+                continue
+            if row is not None and layout(gradient) == layout(weight):
+                rows.append([row[0], gradient, *row[1:]])
+            else:
+                rest.append((weight, gradient))
+        done = [self.optimizer.state[weight]["step"] for weight in self.moved]
+        self.moved = set()
+        for width in sorted({len(row) for row in rows}) or ([0] if done else []):
+            lists = [list(column) for column in zip(*(row for row in rows if len(row) == width), strict=True)]
+            lists += [[]] * (7 - len(lists))
+            torch.ops.lvae.adam_.default(*lists, done)
+            torch.autograd.graph.increment_version(
+                [*lists[0], *lists[2], *lists[3], *lists[4], *lists[6], *done]
+            )
+            done = []
+        if rest:
+            self.by_torch(rest)
+
+    def by_torch(self, rest: list[tuple[Tensor, Tensor]]) -> None:
+        """Move these weights with these gradients, and no others."""
+        self.optimizer.zero_grad()
+        for weight, gradient in rest:
+            weight.grad = gradient.to(weight.dtype)
+        self.optimizer.step()
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the copies those of the weights."""
+        for weight, copy in self.copies.items():
+            copy.copy_(weight)
 
 
-def fits(weight: Tensor, *others: Tensor | None) -> bool:
-    """Whether the op can take them: weight; gradient, exp_avg, exp_avg_sq, step and learning rate."""
-    tensors = [each for each in (weight, *others) if isinstance(each, Tensor)]
+def fits(weight: Tensor, *others: Tensor | float | None) -> bool:
+    """Whether the ops can take what `ByOp.row` names."""
+    row = [each for each in (weight, *others) if isinstance(each, Tensor)]
     return (
-        len(tensors) == 6
-        and all(each.dtype == torch.float32 and each.device == weight.device for each in tensors)
+        len(row) == 1 + len(others)
+        and all(each.device == weight.device for each in row)
+        and all(each.dtype == (torch.bfloat16 if k == 5 else torch.float32) for k, each in enumerate(row))
         and dense(weight)
-        and all(layout(each) == layout(weight) for each in tensors[:4])
+        and all(layout(each) == layout(weight) for each in (*row[1:3], *row[5:]))
     )
 
 

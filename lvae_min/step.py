@@ -6,6 +6,7 @@ controllers. So one iteration can be recorded as a CUDA graph and replayed, wher
 kernels would take longer than running them.
 """
 
+import copy
 import ctypes
 import functools
 import platform
@@ -226,10 +227,19 @@ class Step:
             fused=True,
             capturable=device.type == "cuda",
         )
-        self.by_op = device.type == "cuda" and terms.lvae_loss is fused.lvae_loss  # Adam, as the loss is
+        self.network: VAE = self.vae
+        self.by_op: adam.ByOp | None = None
+        if device.type == "cuda" and terms.lvae_loss is fused.lvae_loss:
+            self.use_ops()
         self.noise = torch.Generator(device).manual_seed(config.seed + 1)
         self.iteration, self.clock = 0, torch.zeros(1, dtype=torch.int64, device=device)
         self.sums, self.counted = torch.zeros(3, dtype=torch.float64, device=device), 0
+
+    def use_ops(self) -> None:
+        """Let the ops do Adam, as they do the loss; in bfloat16 a copy of the network is trained for that."""
+        if self.config.precision == "bf16":
+            self.network = copy.deepcopy(self.vae).bfloat16()
+        self.by_op = adam.ByOp(self.optimizer, self.vae, self.network, self.config.precision == "tf32")
 
     def wants_graph(self) -> bool:
         possible = self.device.type == "cuda" and self.dataset.resident
@@ -247,6 +257,8 @@ class Step:
             # In its first calls a library allocates and waits, which spoils what another thread records.
             first = self.device.type == "cuda" and self.warm < WARM_UP
             with products(self.device, self.config.precision), CAPTURING if first else nullcontext():
+                if self.by_op and not self.warm:
+                    self.by_op.refresh()
                 self.work()
             self.warm += 1
         self.iteration += 1
@@ -267,9 +279,12 @@ class Step:
     def work(self) -> None:
         """One iteration, of which the device alone knows the number."""
         x = self.dataset.batch(self.batches.at(self.clock))
-        logits, mu, logvar = self.forward(x)
+        with self.by_op.moving() if self.by_op else nullcontext():
+            logits, mu, logvar = self.forward(x)
         terms = self.objective(logits, x, mu, logvar)  # loss, rec, kl
+        self.take_rates()
         self.optimizer.zero_grad()
+        self.network.zero_grad()
         terms[0].backward()
         self.update()
         self.sums += torch.stack(terms).detach()
@@ -281,13 +296,16 @@ class Step:
         with torch.autocast(
             self.device.type, torch.bfloat16, self.config.precision == "bf16", cache_enabled=False
         ):
-            return self.vae(x, noise)
+            return self.network(x, noise)
+
+    def take_rates(self) -> None:
+        """The learning rates of this iteration."""
+        torch.index_select(self.rates, 0, self.clock, out=self.lr)
 
     def update(self) -> None:
-        """Adam, with the learning rates of this iteration."""
-        torch.index_select(self.rates, 0, self.clock, out=self.lr)
+        """Adam, of all that `backward` has not moved already."""
         if self.by_op:
-            adam.step(self.optimizer)
+            self.by_op.finish()
         else:
             self.optimizer.step()
 

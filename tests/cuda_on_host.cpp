@@ -2,7 +2,7 @@
 // place it off alignment and put guards around it.
 #include "lvae_cuda.cuh"
 
-#include "adam_cuda.cuh"
+#include "layer_cuda.cuh"
 
 using namespace lvae;
 
@@ -33,6 +33,10 @@ const char* scale(const Scalings* all) {
   return result_of([=] { launch_scale(*all, nullptr); });
 }
 
+const char* layer(const Layer* p, bool half, unsigned seed) {
+  cuda_on_host::seed = seed;
+  return result_of([=] { launch_layer(*p, half ? Kind::bf16 : Kind::f32, nullptr); });
+}
 const char* adam(const AdamTensor* tensors, int64_t count) {
   return result_of([=] { launch_adam(tensors, count, nullptr); });
 }

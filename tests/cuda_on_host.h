@@ -140,6 +140,25 @@ inline void launch(int blocks, int threads, const std::function<void()>& kernel)
 
 inline void __syncthreads() { cuda_on_host::arrive(cuda_on_host::block->all, blockDim.x); }
 
+// PTX mma.m16n8k8 of TF32: c (16, 8) += a (16, 8) b (8, 8), spread over the lanes as its manual says.
+inline void warp_product(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  using cuda_on_host::kWarpSize;
+  static float all_a[1024][4], all_b[1024][2];    // of all threads of a block
+  cuda_on_host::Block& block = *cuda_on_host::block;
+  cuda_on_host::Barrier& warp = block.warps[threadIdx.x / kWarpSize];
+  const int lane = threadIdx.x % kWarpSize, group = lane / 4, place = lane % 4, first = threadIdx.x - lane;
+  std::memcpy(all_a[first + lane], a, sizeof a);
+  std::memcpy(all_b[first + lane], b, sizeof b);
+  cuda_on_host::arrive(warp, kWarpSize);    // every lane has written
+  for (int i = 0; i < 4; ++i) {
+    const int row = group + i / 2 * 8, column = place * 2 + i % 2;
+    for (int k = 0; k < 8; ++k)
+      c[i] += all_a[first + row % 8 * 4 + k % 4][row / 8 + k / 4 * 2] *
+              all_b[first + column * 4 + k % 4][k / 4];
+  }
+  cuda_on_host::arrive(warp, kWarpSize);    // every lane has read
+}
+
 template <typename T>
 T __shfl_down_sync(unsigned, T value, int distance) {
   using cuda_on_host::kWarpSize;

@@ -49,7 +49,18 @@ Problem = structure(
 )
 Scaling = structure(data=P, kind=I32, size=I64, factor=Scalar)
 Scalings = structure(item=Scaling * 4)
-AdamTensor = structure(weight=P, gradient=P, exp_avg=P, exp_avg_sq=P, step=P, lr=P, size=I64)
+AdamTensor = structure(weight=P, gradient=P, exp_avg=P, exp_avg_sq=P, step=P, lr=P, copy=P, size=I64)
+Layer = structure(
+    rows=P,
+    columns=P,
+    n=I64,
+    height=I64,
+    width=I64,
+    weight=AdamTensor,
+    bias=AdamTensor,
+    bias_of_rows=ctypes.c_bool,
+    tensor_cores=ctypes.c_bool,
+)
 
 
 def build(folder: Path, old: str = "", new: str = "", flags: tuple[str, ...] = ()) -> Path:
@@ -102,7 +113,7 @@ def scalar(tensor):
 class HostKernel:
     def __init__(self, library: Path):
         self.library = ctypes.CDLL(str(library))
-        for function in (self.library.elbo, self.library.scale, self.library.adam):
+        for function in (self.library.elbo, self.library.scale, self.library.adam, self.library.layer):
             function.restype = ctypes.c_char_p
         assert self.library.problem_size() == ctypes.sizeof(Problem)
 
@@ -166,10 +177,34 @@ class HostKernel:
         ]
         self._raise(self.library.scale(ctypes.byref(Scalings((Scaling * 4)(*items)))))
 
-    def adam(self, rows):
-        """One update of each row in place: weight, gradient, exp_avg, exp_avg_sq, step, lr."""
-        items = [AdamTensor(*(each.data_ptr() for each in row), row[0].numel()) for row in rows]
+    def adam(self, rows, done=()):
+        """One update of each row in place: weight, gradient, exp_avg, exp_avg_sq, step, lr, perhaps a copy.
+
+        It counts in the steps that are `done` as well.
+        """
+        nothing = torch.empty(0)
+        items = [self.adam_tensor(*row) for row in [*rows, *([nothing] * 4 + [step] for step in done)]]
         self._raise(self.library.adam((AdamTensor * len(items))(*items), I64(len(items))))
+
+    def adam_op(self, *lists):
+        """`lvae::adam_`: lists of what `adam` has in a row, and the steps that are done."""
+        *rows, done = lists
+        self.adam(list(zip(*(column for column in rows if column), strict=True)), done)
+
+    def layer(self, rows, columns, bias_of_rows, tensor_cores, weight, bias, seed=0):
+        """One update in place of weight and bias: themselves, exp_avg, exp_avg_sq, step, lr, copy."""
+        weight, bias = (
+            self.adam_tensor(each[0], None, *each[1:]) if each else AdamTensor() for each in (weight, bias)
+        )
+        at = [rows.data_ptr(), columns.data_ptr(), len(rows), rows.shape[1], columns.shape[1]]
+        layer = Layer(*at, weight, bias, bias_of_rows, tensor_cores)
+        half = ctypes.c_bool(rows.dtype == torch.bfloat16)
+        self._raise(self.library.layer(ctypes.byref(layer), half, seed))
+
+    @staticmethod
+    def adam_tensor(*row):
+        places = [None if each is None or not each.numel() else each.data_ptr() for each in row]
+        return AdamTensor(*places, *[None] * (7 - len(row)), row[0].numel())
 
     @staticmethod
     def _raise(complaint, *guarded):
@@ -280,26 +315,33 @@ def guarded(tensor, offset=0):
     return result
 
 
-def adam_case(offset, step):
-    """torch's Adam in float64 for weights of two rates, and the same for the kernel: six Guarded a weight."""
+def adam_case(offset, step, half):
+    """torch's Adam in float64 for weights of two rates, and the same for the kernel: six Guarded a weight.
+
+    With `half` the gradients are in bfloat16, and a seventh is for the copy.
+    """
+    kind = torch.bfloat16 if half else torch.float32
     draw = torch.Generator().manual_seed(step)
     rates = [torch.tensor([1e-2]), torch.tensor([3e-3])]
     exact_weights, ours = [], []
     for k, size in enumerate(ADAM_SIZES):
         weight, mean, square = torch.randn(3, size, generator=draw)
         six = [weight, torch.zeros(size), mean * (step > 0), (square.square() + 1e-3) * (step > 0)]
-        ours.append([guarded(part, offset * (k % 3 != 2)) for part in six])
+        off = [offset * (not 3 <= k <= 6 or k - 3 == j) for j in range(4)]  # of long ones, one of the four
+        ours.append([guarded(part, each) for part, each in zip(six, off, strict=True)])
+        ours[-1][1] = Guarded(size, kind, off[1])
         ours[-1] += [guarded(torch.tensor([float(step)])), guarded(rates[k % 2])]
+        ours[-1] += [Guarded(size, kind, offset * (k % 2))] * half
         exact_weights.append(weight.double().requires_grad_())
     groups = [{"params": exact_weights[k::2], "lr": rates[k].item()} for k in range(2)]
     return torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-8), exact_weights, ours, draw
 
 
-def check_adam(kernel, offset=0, steps=(0, 1, 1000), updates=3):
+def check_adam(kernel, offset=0, half=False, steps=(0, 1, 1000), updates=3):
     """Each update errs by 1e-6 of the way that the larger of mean and gradient would move the weight."""
     for step in steps:
-        optimizer, exact_weights, ours, draw = adam_case(offset, step)
-        before = []
+        optimizer, exact_weights, ours, draw = adam_case(offset, step, half)
+        before, done = [], guarded(torch.tensor([float(step)]))
         for _ in range(updates):
             before.clear()
             for exact, six in zip(exact_weights, ours, strict=True):
@@ -310,8 +352,10 @@ def check_adam(kernel, offset=0, steps=(0, 1, 1000), updates=3):
                 optimizer.state[exact] = {"step": count[0].float(), "exp_avg": mean, "exp_avg_sq": square}
                 before.append((old, mean.clone(), square.clone()))
             optimizer.step()
-            kernel.adam([[each.part for each in six] for six in ours])
-            assert all(each.intact() for six in ours for each in six), "written outside of a tensor"
+            kernel.adam([[each.part for each in six] for six in ours], [done.part])
+            assert all(each.intact() for six in [*ours, [done]] for each in six), (
+                "written outside of a tensor"
+            )
             for (old, mean, square), exact, six in zip(before, exact_weights, ours, strict=True):
                 new, state = exact.detach(), optimizer.state[exact]
                 most = torch.maximum(mean.abs(), exact.grad.abs())
@@ -321,13 +365,76 @@ def check_adam(kernel, offset=0, steps=(0, 1, 1000), updates=3):
                 assert (errors[1] <= 2e-7 * most).all()
                 most = torch.maximum(square, exact.grad.square())
                 assert ((six[3].part - state["exp_avg_sq"]).abs() <= 2e-7 * most).all()
-                assert six[4].part.item() == state["step"].item()
+                assert six[4].part.item() == done.part.item() == state["step"].item()
+                assert not half or torch.equal(six[6].part, six[0].part.bfloat16())
+
+
+def tf32(tensor):
+    """Rounded to 10 bits of fraction, halves away from zero."""
+    return ((tensor.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+
+
+def check_layer(
+    kernel, n, height, width, half=False, tensor_cores=False, bias_of_rows=True, offset=0, seed=0
+):
+    """Weights and biases move as by Adam in float64 with the gradients that torch has in float64."""
+    draw = torch.Generator().manual_seed(n + 100 * height + width)
+    kind = torch.bfloat16 if half else torch.float32
+    rows, columns = (Guarded(n * size, kind, offset) for size in (height, width))
+    for matrix in (rows, columns):
+        matrix.part.copy_(torch.randn(len(matrix.part), generator=draw))
+    rows, columns = rows.part.view(n, height), columns.part.view(n, width)
+    exact, owned = [], []
+    for shape in ((height, width), (height if bias_of_rows else width,)):
+        size = torch.Size(shape).numel()
+        weight, mean = torch.randn(2, size, generator=draw)
+        five = [
+            weight,
+            mean,
+            torch.rand(size, generator=draw) + 1e-3,
+            torch.tensor([7.0]),
+            torch.tensor([0.01]),
+        ]
+        owned.append([guarded(part, offset * (k < 3)) for k, part in enumerate(five)])
+        owned[-1] += [Guarded(size, torch.bfloat16, offset)] * half
+        exact.append(weight.double().view(shape).requires_grad_())
+    given = [tf32(matrix) if tensor_cores else matrix for matrix in (rows.float(), columns.float())]
+    exact[0].grad = given[0].double().t() @ given[1].double()
+    exact[1].grad = (rows if bias_of_rows else columns).double().sum(0)
+    optimizer = torch.optim.Adam(exact, lr=0.01, betas=(0.9, 0.999), eps=1e-8)
+    for weight, five in zip(exact, owned, strict=True):
+        mean, square = (five[k].part.double().view(weight.shape) for k in (1, 2))
+        optimizer.state[weight] = {"step": torch.tensor(7.0), "exp_avg": mean, "exp_avg_sq": square}
+    optimizer.step()
+    parts = [[each.part for each in five] for five in owned]
+    kernel.layer(rows, columns, bias_of_rows, tensor_cores, *parts, seed=seed)
+    assert all(each.intact() for five in owned for each in five), "written outside of a tensor"
+    for weight, (ours, mean, square, step, _, *copy) in zip(exact, parts, strict=True):
+        state = optimizer.state[weight]
+        for found, expected in ((ours, weight), (mean, state["exp_avg"]), (square, state["exp_avg_sq"])):
+            torch.testing.assert_close(found.double(), expected.detach().view(-1), rtol=2e-5, atol=2e-5)
+        assert step.item() == 7  # counted by `adam`
+        assert not copy or torch.equal(copy[0], ours.bfloat16())
+    return [part for five in parts for part in five]
+
+
+LAYERS = [(1, 1, 1), (3, 5, 7), (64, 64, 64), (65, 128, 68), (130, 20, 66), (7, 65, 132)]  # n, height, width
+
+
+def check_layers(kernel, offset=0):
+    for number, shape in enumerate(LAYERS):
+        for half, tensor_cores in ((False, False), (False, True), (True, True)):
+            check_layer(kernel, *shape, half, tensor_cores, bool(number % 2), offset, number)
+            check_layer(kernel, *shape, half, tensor_cores, not number % 2, offset, number)
 
 
 def check_all(library: Path) -> None:
     kernel = HostKernel(library)
-    check_adam(kernel)
-    check_adam(kernel, offset=1)
+    for half in (False, True):
+        check_adam(kernel, 0, half)
+        check_adam(kernel, 1, half)
+    check_layers(kernel)
+    check_layers(kernel, offset=1)
     check_scaling(kernel)
     check_sizes(kernel)
     check_sizes(kernel, offset=1)

@@ -54,13 +54,47 @@ FAULTS = {  # what is wrong: what stands in one of the headers of kernels, what 
     "a factor of 1 ends the scaling of all": ("if (factor == 1) continue;", "if (factor == 1) return;"),
     "Adam's number of updates is that before this one": ("*t.step + 1;", "*t.step + (*t.step == 0);"),
     "Adam's updates are not counted": ("*all.tensor[k].step += 1;", ";"),
-    "Adam takes the rate of the first tensor": ("*t.lr / ", "*all.tensor[0].lr / "),
-    "Adam writes past the end of a tensor": ("if (j >= size) continue;", ""),
+    "Adam takes the rate of the first tensor": ("const Rates rates(t);", "const Rates rates(all.tensor[0]);"),
+    "Adam writes past the end of a tensor": (
+        "if (j < size) data[j] = rounded.v[j];",
+        "data[j] = rounded.v[j];",
+    ),
     "Adam's blocks have the tensor before": ("all.first[middle] <= b ?", "all.first[middle] < b ?"),
-    "Adam has no eps": (" * root + kEps", " * root"),
-    "Adam does not correct the bias of v": ("sqrtf(v) * root", "sqrtf(v)"),
+    "Adam has no eps": (" * rates.root + kEps", " * rates.root"),
+    "Adam does not correct the bias of v": ("near_root(v) * rates.root", "near_root(v)"),
     "Adam rounds beta, not what it lacks to 1": ("kLessBeta2 = 1 - 0.999,", "kLessBeta2 = 1 - 0.999f,"),
-    "Adam's alignment is not looked at": ("const bool packed = aligned && ", "const bool packed = "),
+    "Adam's alignment is not looked at": (
+        "= size == kAdamPack && aligned(t.weight, 16) &&",
+        "= size == kAdamPack &&",
+    ),
+    "Adam forgets the copy": ("if (t.copy) put_four", "if (false) put_four"),
+    "a layer's tile is overwritten while others read it": ("if (from > 0) __syncthreads();", ""),
+    "a layer's product is put where others read": (
+        "__syncthreads();\n    fragments.put(rows);",
+        "fragments.put(rows);",
+    ),
+    "a layer's product is read before it is there": (
+        "fragments.put(rows);\n    __syncthreads();",
+        "fragments.put(rows);",
+    ),
+    "the tensor cores get the rows twice": ("to_tf32(rows[k][r + 8])", "to_tf32(rows[k][r])"),
+    "the tensor cores get numbers cut off": ("bits_of<uint32_t>(v) + 0x1000", "bits_of<uint32_t>(v)"),
+    "a fragment is put down transposed": ("+ 2 * lane + k % 2] =", "+ 2 * lane + 1 - k % 2] ="),
+    "every block of a layer moves the bias": ("(p.bias_of_rows ? first : top) == 0 && ", ""),
+    "a layer's bias is that of the other side": (
+        "(p.bias_of_rows ? top : first) +",
+        "(p.bias_of_rows ? first : top) +",
+    ),
+    "a layer's sums are over 64 images": (
+        "from < p.n; from += kDeep",
+        "from < p.n && from < 64; from += kDeep",
+    ),
+    "a layer's last rows are moved as others": (
+        "row + i + j < p.height ? there : 0;\n      if",
+        "there;\n      if",
+    ),
+    "a layer forgets the copy": ("if (t.copy) put_some", "if (false) put_some"),
+    "a layer's alignment is not looked at": ("aligned(p.rows, sizeof(T) * kAdamPack) &&", ""),
     "the last element is not scaled": ("i < size; i += threads) data", "i < size - 1; i += threads) data"),
 }
 
@@ -95,9 +129,20 @@ def test_kernels_multiply_gradients_in_place_and_leave_those_of_one_alone(kernel
     host_kernel.check_scaling(kernel)
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("offset", [0, 1])
-def test_kernel_updates_weights_as_adam_in_float64_does(kernel, offset):
-    host_kernel.check_adam(kernel, offset)
+def test_kernel_updates_weights_as_adam_in_float64_does(kernel, offset, half):
+    host_kernel.check_adam(kernel, offset, half)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_kernel_moves_a_layer_as_adam_in_float64_does_with_the_product(kernel, offset):
+    host_kernel.check_layers(kernel, offset)
+
+
+def test_a_layer_moves_to_the_same_bits_in_whatever_order_the_warps_run(kernel):
+    found = [host_kernel.check_layer(kernel, 130, 68, 66, tensor_cores=True, seed=seed) for seed in range(4)]
+    assert all(all(map(torch.equal, found[0], other)) for other in found[1:])
 
 
 def test_kernels_give_the_same_bits_in_whatever_order_the_warps_run(kernel):
@@ -165,4 +210,4 @@ def test_nvcc_compiles_the_cuda_op_without_spilling_registers(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     kernels = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stdout + done.stderr)
-    assert len(kernels) == 2 * (8 + 2 + 2) and set(kernels) == {("0", "0")}
+    assert len(kernels) == 2 * (8 + 2 + 2 + 6) and set(kernels) == {("0", "0")}

@@ -113,6 +113,15 @@ def test_a_bias_is_added_after_the_product_where_that_is_faster(tf32):
         torch.backends.cuda.matmul.fp32_precision = before
 
 
+@pytest.mark.parametrize("outputs, apart", [(20, True), (63, True), (64, False), (1200, False)])
+def test_in_tf32_the_bias_is_added_apart_to_few_outputs(outputs, apart, monkeypatch):
+    asked = []
+    monkeypatch.setattr(products, "bias_apart", lambda x, tf32: asked.append(tf32))
+    layer = Linear(8, outputs)
+    assert torch.equal(layer(torch.ones(2, 8)), nn.Linear.forward(layer, torch.ones(2, 8)))
+    assert asked == [apart]
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("shape", [(3, 64, 64), (3, 128, 128), (1, 64, 64)])
 def test_a_network_of_columns_on_a_gpu_is_that_of_the_cpu(shape):
