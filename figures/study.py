@@ -128,8 +128,9 @@ def left(made: Made, jobs: int) -> str:
                 pending.append(config)
             elif "seconds" in results:  # the table's may be of another machine
                 known[config.dataset, config.iterations].append(results["seconds"])
-        if part.matched:  # the others will have their beta in time, and L-VAE takes as long
-            pending += cli.parse(command(part.flags, *part.seeds[len(runs) :]))[0]
+        waiting = part.seeds[len(runs) :] if part.matched else ()
+        if waiting:  # they will have their beta in time, and L-VAE takes as long
+            pending += cli.parse(command(part.flags, *waiting))[0]
     each = [seconds(config, known) for config in pending]
     sure = [one for one in each if one is not None]
     parts = [f"about {duration(sum(sure) / jobs)} for {len(sure)} runs"] if sure else []

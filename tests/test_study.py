@@ -584,6 +584,15 @@ def test_the_time_left_is_that_of_finished_runs_of_the_same_data_set_and_length(
     assert study.left(made, 1).startswith("about 0:50:00 for 3 runs")
 
 
+def test_the_time_left_is_told_when_every_l_vae_is_finished_and_table_3_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "PARTS", (study.Part("b", "--model lvae", range(2), matched=True),))
+    for seed in range(2):
+        finish(tmp_path, Config(select="beta_vae", seed=seed), seconds=1000, beta=1.25)
+        waits = 1 if seed == 0 else 0  # the other seed's L-VAE, which is taken for its beta-VAE
+        assert len(study.runs_of(study.PARTS[0], study.Made(tmp_path))) == 2 - waits
+        assert study.left(study.Made(tmp_path), 1).endswith("for 2 runs, of whose data set none is finished")
+
+
 @pytest.fixture
 def quick(small, monkeypatch):
     """Two short runs on few images, without pictures."""
