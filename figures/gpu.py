@@ -64,8 +64,13 @@ def iteration(found: dict) -> str:
 
 
 def parts(found: dict) -> str:
-    """Where the time of the MLP's iteration goes: kernels, products with a bias, Adam."""
+    """Where the time of the MLP's iteration went: kernels, products with a bias, Adam."""
     return "\n\n".join(markdown(found[name]) for name in ("kernels", "products", "adam"))
+
+
+def layer(found: dict) -> str:
+    """The second half of an iteration, by kernels apart and by `lvae::layer_`."""
+    return markdown(found["layer"])
 
 
 def together(found: dict) -> str:
@@ -94,6 +99,7 @@ def texts() -> dict[str, str]:
         "gpu loss": loss(found),
         "gpu iteration": iteration(found),
         "gpu parts": parts(found),
+        "gpu layer": layer(found),
         "gpu together": together(found),
     }
 
