@@ -17,7 +17,7 @@
     overhead    what a run does outside its iterations; on a GPU six runs at once
     growth      time over batch size and width of the network, memory over size of the data set
 
-Beside them, in minutes of their own: python -m bench.speedrun, bench.trials.
+Beside them, in minutes of their own: python -m bench.speedrun, bench.trials, and on a GPU bench.updates.
 
 A time is the least of several, since a machine that others use only ever adds to it; an evaluation and a
 whole run (overhead) are timed once. On a GPU it is that of finished work: many calls, and then a wait for the

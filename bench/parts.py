@@ -1,6 +1,7 @@
 """Where the time of an iteration goes."""
 
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -30,14 +31,15 @@ def parts(device: torch.device) -> list[dict]:
 
             x = step.dataset.batch(step.batches.at(step.clock))
             done()
-            logits, mu, logvar = step.forward(x)
+            with step.by_op.updating() if step.by_op else nullcontext():
+                logits, mu, logvar = step.forward(x)
             done()
             loss = step.objective(logits, x, mu, logvar)[0]
             done()
+            step.take_rates()
             step.optimizer.zero_grad()
             loss.backward()
             done()
-            step.take_rates()
             step.update()
             done()
             step.clock += 1

@@ -1,5 +1,5 @@
 // The gradient of a layer's weights goes from the product that makes it straight into Adam (adam_cuda.cuh). It is
-// never written to memory: of the MLP's 51 MB of weights it would be written and read in every iteration.
+// never written to memory: for the MLP that would be 51 MB, written and read again in every iteration.
 //
 //   d weight = rows^T columns       rows (n, height) and columns (n, width): what came into the layer and the
 //   d bias = sum over n             gradient of what went out of it, or the other way round
@@ -91,22 +91,30 @@ __device__ inline void add_product(float (&sum)[kSide][kSide], const Tile& rows,
   }
 }
 
+// Before sm_80 there are no tensor cores for TF32; the product is in float there.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kTensorCores = false;
+#else
+constexpr bool kTensorCores = true;
+#endif
+
 #if defined(__CUDACC__)
-// c += a b of 16 x 8, by a warp; PTX mma.m16n8k8 says which lane has which numbers. Before sm_80 there is none.
+// c += a b of 16 x 8, by a warp; PTX mma.m16n8k8 says which lane has which numbers.
 __device__ inline void warp_product(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
                "%9}, {%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-  __trap();
 #endif
 }
 #endif
 
-// To the nearest number of TF32, halves away from zero.
-__device__ inline uint32_t to_tf32(float v) { return (bits_of<uint32_t>(v) + 0x1000) & 0xffffe000; }
+// To the nearest number of TF32, halves away from zero. NaN stays NaN: a GPU's has all bits set.
+__device__ inline uint32_t to_tf32(float v) {
+  const uint32_t bits = bits_of<uint32_t>(v);
+  return v == v ? (bits + 0x1000) & 0xffffe000 : bits;
+}
 
 // What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments.
 struct Fragments {
@@ -159,8 +167,9 @@ __device__ inline void fetch_tile(const AdamTensor& t, int64_t height, int64_t w
 #endif
 }
 
-template <typename T, bool tensor_cores, bool packed>
+template <typename T, bool want_tensor_cores, bool packed>
 __global__ void __launch_bounds__(kThreads, kBlocks) layer_kernel(Layer p) {
+  constexpr bool tensor_cores = want_tensor_cores && kTensorCores;
   static_assert(kTile == kDeep && kTile == 16 * kSide && kThreads == 256);
   __shared__ Tile rows, columns;
   const int across = int((p.width + kTile - 1) / kTile);

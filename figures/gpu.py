@@ -69,8 +69,11 @@ def parts(found: dict) -> str:
 
 
 def layer(found: dict) -> str:
-    """The second half of an iteration, by kernels apart and by `lvae::layer_`."""
-    return markdown(found["layer"])
+    """What `lvae::layer_` replaces, and what it takes itself."""
+    return (
+        f"{markdown(found['layer'])}\n\n{found['device']}, torch {found['versions']['torch']}, "
+        f"{found['date of c2dd8c1b15']}; the last line commit c2dd8c1b15, the others an hour before it."
+    )
 
 
 def together(found: dict) -> str:

@@ -1,7 +1,7 @@
 """Adam (Sec. 6.3): torch's, and on a GPU by the ops of csrc/ (`fused`).
 
-`lvae::layer_` moves the weights of a linear layer while it makes their gradient, which is never written to
-memory; `lvae::adam_` moves all others in one launch. `torch.optim.Adam` stays the owner of its settings and
+`lvae::layer_` updates the weights of a linear layer while it makes their gradient, which is never written to
+memory; `lvae::adam_` updates all others in one launch. `torch.optim.Adam` stays the owner of its settings and
 of its state, so that checkpoints are the same.
 """
 
@@ -37,14 +37,16 @@ class ByOp:
     """Adam by the ops, of the weights of `vae`; by torch where they do not apply, as in the first update.
 
     optimizer   torch's
-    vae         whose weights it moves
-    network     what is trained: `vae` itself, or its copy in bfloat16, which follows
+    vae         whose weights it updates
+    network     what is trained: `vae` itself, or its copy in bfloat16, which is updated with it
     tf32        products are in TF32, those of the gradients as well
 
-        with by_op.moving():
+        with by_op.updating():
             logits = network(x)
-        loss(logits).backward()     # moves the weights of the linear layers
-        by_op.finish()              # moves the others, and counts the update
+        loss(logits).backward()     # updates the linear layers
+        by_op.finish()              # updates the others, and counts the update of all
+
+    An iteration that failed in between cannot be repeated: some weights have been updated and others not.
     """
 
     def __init__(self, optimizer: torch.optim.Adam, vae: nn.Module, network: nn.Module, tf32: bool = False):
@@ -56,7 +58,7 @@ class ByOp:
             for owner, layer in zip(vae.modules(), network.modules(), strict=True)
             if isinstance(layer, Linear | PixelLinear)
         ]
-        self.moved: set[Tensor] = set()
+        self.updated: set[Tensor] = set()
 
     def groups(self) -> dict[Tensor, dict]:
         """The settings of each weight."""
@@ -75,35 +77,40 @@ class ByOp:
         return [*row, *copy] if usual and fits(*row, *copy) else None
 
     @contextmanager
-    def moving(self) -> Iterator[None]:
-        """Linear layers that are called within move when their gradients are made."""
+    def updating(self) -> Iterator[None]:
+        """Linear layers that are called within are updated in the backward pass."""
+        if self.updated:
+            raise RuntimeError("Adam: the last iteration was not finished")
         groups = self.groups()
         for owner, layer in self.layers:
             weight, bias = (self.row(own, groups[own]) for own in owner.parameters())
-            if weight is not None and bias is not None:
-                layer.move = partial(self.move, isinstance(layer, PixelLinear), weight, bias)
+            learns = all(own.requires_grad for own in layer.parameters())
+            if learns and weight is not None and weight[0].is_contiguous() and bias is not None:
+                layer.update = partial(self.update, isinstance(layer, PixelLinear), weight, bias)
         try:
             yield
         finally:
             for _, layer in self.layers:
-                layer.move = None
+                layer.update = None
 
-    def move(
+    def update(
         self, inputs_first: bool, weight: list[Tensor], bias: list[Tensor], x: Tensor, y: Tensor
     ) -> None:
         """An update of a layer, from its input and the gradient of its output, (N, in) and (N, out)."""
+        if weight[0] in self.updated:
+            raise RuntimeError("Adam: a second update of a layer before the first one was finished")
         rows, columns = (x, y) if inputs_first else (y, x)
         torch.ops.lvae.layer_.default(rows, columns, not inputs_first, self.tensor_cores, weight, bias)
         for row in (weight, bias):
             torch.autograd.graph.increment_version([*row[:3], *row[5:]])
-            self.moved.add(row[0])
+            self.updated.add(row[0])
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Move the weights that have a gradient, and count the update of all that have moved."""
+        """Update the weights that have a gradient, and count the updates of the linear layers as well."""
         rows, rest = [], []
         for weight, group in self.groups().items():
-            if weight in self.moved:
+            if weight in self.updated:
                 continue
             gradient, row = self.copies.get(weight, weight).grad, self.row(weight, group)
             if gradient is None:
@@ -112,8 +119,8 @@ class ByOp:
                 rows.append([row[0], gradient, *row[1:]])
             else:
                 rest.append((weight, gradient))
-        done = [self.optimizer.state[weight]["step"] for weight in self.moved]
-        self.moved = set()
+        done = [self.optimizer.state[weight]["step"] for weight in self.updated]
+        self.updated = set()
         for width in sorted({len(row) for row in rows}) or ([0] if done else []):
             lists = [list(column) for column in zip(*(row for row in rows if len(row) == width), strict=True)]
             lists += [[]] * (7 - len(lists))
@@ -126,7 +133,7 @@ class ByOp:
             self.by_torch(rest)
 
     def by_torch(self, rest: list[tuple[Tensor, Tensor]]) -> None:
-        """Move these weights with these gradients, and no others."""
+        """Update these weights with these gradients, and no others."""
         self.optimizer.zero_grad()
         for weight, gradient in rest:
             weight.grad = gradient.to(weight.dtype)

@@ -254,9 +254,11 @@ def _load_library() -> str:
     for ahead_of_time in HERE.glob("_C*.so"):
         try:
             torch.ops.load_library(ahead_of_time)
-            return "the library installed ahead of time has no CUDA part"
         except OSError:  # built for a torch that is too different: compile afresh
-            pass
+            continue
+        if not hasattr(torch.ops.lvae, "layer_"):  # its ops cannot be defined again in this process
+            raise RuntimeError(f"{ahead_of_time.name} is older than the package: install the package again")
+        return "the library installed ahead of time has no CUDA part"
     cuda_reason = _why_no_cuda()
     if not cuda_reason:
         try:

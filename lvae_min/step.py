@@ -279,7 +279,7 @@ class Step:
     def work(self) -> None:
         """One iteration, of which the device alone knows the number."""
         x = self.dataset.batch(self.batches.at(self.clock))
-        with self.by_op.moving() if self.by_op else nullcontext():
+        with self.by_op.updating() if self.by_op else nullcontext():
             logits, mu, logvar = self.forward(x)
         terms = self.objective(logits, x, mu, logvar)  # loss, rec, kl
         self.take_rates()
@@ -303,7 +303,7 @@ class Step:
         torch.index_select(self.rates, 0, self.clock, out=self.lr)
 
     def update(self) -> None:
-        """Adam, of all that `backward` has not moved already."""
+        """Adam, of all that `backward` has not updated already."""
         if self.by_op:
             self.by_op.finish()
         else:

@@ -1,5 +1,5 @@
-// lvae_cuda.cuh and adam_cuda.cuh on the CPU as plain C functions for ctypes. The caller owns all memory, so that it can
-// place it off alignment and put guards around it.
+// The kernels on the CPU as plain C functions for ctypes. The caller owns all memory, so that it can place it
+// off alignment and put guards around it.
 #include "lvae_cuda.cuh"
 
 #include "layer_cuda.cuh"

@@ -1,8 +1,8 @@
 // Runs CUDA kernels on the CPU, for tests: a fiber a CUDA thread, one block after another.
 //
-// Covers what lvae_cuda.cuh and adam_cuda.cuh use: the index variables, __shared__, __syncthreads, warp shuffles. Warps run
-// ahead of each other as far as the barriers let them, in an order that `seed` shuffles anew every round,
-// so that a missing barrier shows as a wrong number. A barrier that some thread never reaches raises. Not
+// Covers what the headers of kernels use: the index variables, __shared__, __syncthreads, warp shuffles and
+// the tensor cores' product. Warps run ahead of each other as far as the barriers let them, in an order that
+// `seed` shuffles anew every round, so that a missing barrier shows as a wrong number. A barrier that some thread never reaches raises. Not
 // covered: the branches for __CUDA_ARCH__, the order in which a GPU's memory shows its writes, real
 // launches.
 #pragma once

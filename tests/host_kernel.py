@@ -375,12 +375,17 @@ def tf32(tensor):
 
 
 def check_layer(
-    kernel, n, height, width, half=False, tensor_cores=False, bias_of_rows=True, offset=0, seed=0
+    kernel, n, height, width, half=False, tensor_cores=False, bias_of_rows=True, offsets=(0,) * 6, seed=0
 ):
-    """Weights and biases move as by Adam in float64 with the gradients that torch has in float64."""
+    """Weights and biases move as by Adam in float64 with the gradients that torch has in float64.
+
+    offsets   how far off alignment are rows, columns, weight, exp_avg, exp_avg_sq and copy
+    """
     draw = torch.Generator().manual_seed(n + 100 * height + width)
     kind = torch.bfloat16 if half else torch.float32
-    rows, columns = (Guarded(n * size, kind, offset) for size in (height, width))
+    rows, columns = (
+        Guarded(n * size, kind, offset) for size, offset in zip((height, width), offsets, strict=False)
+    )
     for matrix in (rows, columns):
         matrix.part.copy_(torch.randn(len(matrix.part), generator=draw))
     rows, columns = rows.part.view(n, height), columns.part.view(n, width)
@@ -392,28 +397,30 @@ def check_layer(
             weight,
             mean,
             torch.rand(size, generator=draw) + 1e-3,
-            torch.tensor([7.0]),
-            torch.tensor([0.01]),
+            torch.tensor([7.0 - len(owned)]),
+            torch.tensor([0.01 / (1 + len(owned))]),
         ]
-        owned.append([guarded(part, offset * (k < 3)) for k, part in enumerate(five)])
-        owned[-1] += [Guarded(size, torch.bfloat16, offset)] * half
+        owned.append([guarded(part, (*offsets[2:5], 0, 0)[k]) for k, part in enumerate(five)])
+        owned[-1] += [Guarded(size, torch.bfloat16, offsets[5])] * half
         exact.append(weight.double().view(shape).requires_grad_())
     given = [tf32(matrix) if tensor_cores else matrix for matrix in (rows.float(), columns.float())]
     exact[0].grad = given[0].double().t() @ given[1].double()
     exact[1].grad = (rows if bias_of_rows else columns).double().sum(0)
-    optimizer = torch.optim.Adam(exact, lr=0.01, betas=(0.9, 0.999), eps=1e-8)
+    rates = [five[4].part.item() for five in owned]
+    groups = [{"params": [weight], "lr": lr} for weight, lr in zip(exact, rates, strict=True)]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-8)
     for weight, five in zip(exact, owned, strict=True):
         mean, square = (five[k].part.double().view(weight.shape) for k in (1, 2))
-        optimizer.state[weight] = {"step": torch.tensor(7.0), "exp_avg": mean, "exp_avg_sq": square}
+        optimizer.state[weight] = {"step": five[3].part[0].clone(), "exp_avg": mean, "exp_avg_sq": square}
     optimizer.step()
     parts = [[each.part for each in five] for five in owned]
     kernel.layer(rows, columns, bias_of_rows, tensor_cores, *parts, seed=seed)
     assert all(each.intact() for five in owned for each in five), "written outside of a tensor"
-    for weight, (ours, mean, square, step, _, *copy) in zip(exact, parts, strict=True):
+    for count, weight, (ours, mean, square, step, _, *copy) in zip((7, 6), exact, parts, strict=True):
         state = optimizer.state[weight]
         for found, expected in ((ours, weight), (mean, state["exp_avg"]), (square, state["exp_avg_sq"])):
             torch.testing.assert_close(found.double(), expected.detach().view(-1), rtol=2e-5, atol=2e-5)
-        assert step.item() == 7  # counted by `adam`
+        assert step.item() == count  # `adam` counts
         assert not copy or torch.equal(copy[0], ours.bfloat16())
     return [part for five in parts for part in five]
 
@@ -424,8 +431,12 @@ LAYERS = [(1, 1, 1), (3, 5, 7), (64, 64, 64), (65, 128, 68), (130, 20, 66), (7, 
 def check_layers(kernel, offset=0):
     for number, shape in enumerate(LAYERS):
         for half, tensor_cores in ((False, False), (False, True), (True, True)):
-            check_layer(kernel, *shape, half, tensor_cores, bool(number % 2), offset, number)
-            check_layer(kernel, *shape, half, tensor_cores, not number % 2, offset, number)
+            check_layer(kernel, *shape, half, tensor_cores, bool(number % 2), (offset,) * 6, number)
+            check_layer(kernel, *shape, half, tensor_cores, not number % 2, (offset,) * 6, number)
+            if offset and shape == (64, 64, 64):  # one of the six at a time
+                for place in range(6):
+                    offsets = tuple(offset * (place == other) for other in range(6))
+                    check_layer(kernel, *shape, half, tensor_cores, offsets=offsets)
 
 
 def check_all(library: Path) -> None:

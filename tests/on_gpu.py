@@ -15,24 +15,24 @@ from pathlib import Path
 PYTHON = os.environ.get("PYTHON") or sys.executable
 LIMIT = 430  # seconds for a part; fifty are left to end it and for its archive
 METHODS = ("vae", "beta-vae", "control-vae", "dynamic-vae", "sigma-vae", "lvae")
-# Every size and type of test_fused.py, forward and backward.
+# Every size and type of test_fused.py, forward and backward; an update of the MLP in each precision.
 SANITIZED = [
     "-m",
     "pytest",
     "-q",
     "-s",
     "tests/test_fused.py",
+    "tests/test_adam.py",
     "-k",
-    "test_cuda_is_as_accurate_as_the_reference",
+    "test_cuda_is_as_accurate_as_the_reference or (weights_move and cuda and bits and off)",
 ]
 # In order of importance. What only a measurement decides, and what shows it:
 #
-#   an iteration with Adam in one launch and biases apart, none of     python -m bench step
-#     which was timed in a whole iteration (docs/speed.md)
-#   where six runs of 3,000 iterations spend 19 s, of which 5 are      python -m bench overhead
-#     iterations; 12 in all are the aim
+#   where six runs of 3,000 iterations spend 16 s, of which 7 are      python -m bench overhead
+#     iterations in float32 and 4 start Python; 12 in all are the aim
+#   the kernel of linear layers with other tiles, without asking       python -m bench.updates
+#     for the weights first, and in bf16 at all (docs/kernel.md)
 #   sums of biases and of columns, 110 us of the CNN's 900             nsys profile python -m bench step
-#   Adam's update that also writes the weights in bf16: no casts       bench step, bf16
 #   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
 #   the loss against the memory's floor, by block size and packs       bench loss, columns "graph"
 BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "overhead", "data", "growth")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -468,6 +469,14 @@ def attempt(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(fused, "HERE", tmp_path)  # no library that was built ahead of time
     return fused._load_once.__wrapped__
+
+
+@pytest.mark.unbuilt
+def test_a_library_that_is_older_than_the_package_is_not_used(attempt, monkeypatch, tmp_path):
+    (tmp_path / "_C.so").touch()
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    monkeypatch.setattr(torch.ops, "lvae", SimpleNamespace(adam_=None))
+    assert attempt() == ("_C.so is older than the package: install the package again",) * 2
 
 
 @pytest.mark.unbuilt

@@ -1,12 +1,13 @@
-"""What was tried on a CPU and not used: each trial computes what an iteration of ours does."""
+"""What was tried on a CPU and not used: each trial computes what an iteration of ours does. Ways of Adam."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from bench import common, trials
+from bench import common, trials, updates
 from lvae_min import data
 from lvae_min.datasets import specs, stores
 
@@ -20,6 +21,7 @@ def sets(small, monkeypatch):
     monkeypatch.setattr(data, "load", found.get)
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(trials, "BATCH", 8)
+    monkeypatch.setattr(updates, "BATCH", 8)
     return found
 
 
@@ -72,3 +74,38 @@ def test_the_command_writes_all_rows(monkeypatch, tmp_path, capsys):
     rows = json.loads((tmp_path / "trials.json").read_text())["rows"]
     assert [row.get("change") for row in rows] == [*trials.TRIALS, "pinned", "product"]
     assert "torch.compile" in capsys.readouterr().out
+
+
+def test_ways_of_adam_are_timed_for_each_network_and_precision(sets):
+    rows = updates.measure(trials.CPU, rounds=0, calls=1)
+    cases = [(network, precision) for network in ("MLP", "CNN") for precision in updates.PRECISIONS]
+    assert [(row["network"], row["precision"]) for row in rows] == cases
+    assert all(row[f"{way}, us"] > 0 for row in rows for way in updates.WAYS)
+
+
+def test_what_the_ways_of_adam_are():
+    def changed(way):
+        step = SimpleNamespace(vae="vae", network="copy", by_op=SimpleNamespace(layers=["layer"]))
+        return updates.changed(step, way)
+
+    assert (changed("torch").by_op, changed("torch").network) == (None, "vae")
+    assert (changed("adam_").by_op.layers, changed("adam_").network) == ([], "copy")
+    assert (changed("layer_").by_op.layers, changed("layer_").network) == (["layer"], "copy")
+
+
+def test_ways_of_adam_need_a_gpu_and_the_ops(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        updates.main([])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(updates.fused, "why_not", lambda device: "no nvcc")
+    with pytest.raises(ValueError, match="the ops are not built: no nvcc"):
+        updates.main([])
+    monkeypatch.setattr(updates.fused, "why_not", lambda device: "")
+    row = {"network": "MLP", "precision": "tf32", "torch, us": 3.0, "adam_, us": 2.0, "layer_, us": 1.0}
+    monkeypatch.setattr(updates, "measure", lambda device: [row])
+    monkeypatch.setattr(updates.report, "machine", lambda device: {"device": device.type})
+    assert updates.main(["--json", str(tmp_path / "updates.json")]) == 0
+    found = json.loads((tmp_path / "updates.json").read_text())
+    assert found == {"device": "cuda", "batch": updates.BATCH, "rows": [row]}
+    assert "torch 3.0  adam_ 2.0  layer_ 1.0" in capsys.readouterr().out
