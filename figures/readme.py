@@ -166,6 +166,12 @@ def of_seeds(rows: list[dict]) -> dict[str, str]:
     return {f"seeds {name}": folded(block) if name in FOLDED else block for name, block in blocks.items()}
 
 
+def of_arm3d(rows: list[dict]) -> str:
+    """The means of its methods, whatever the settings."""
+    found = seeds.networks([row for row in rows if row["dataset"] == "arm3d"], "last")
+    return found or f"No such runs yet. {making('Another data set')}"
+
+
 def making(part: str) -> str:
     """The command that makes the runs of a part of the study, in a sentence."""
     title = next(some.title for some in study.PARTS if some.title.startswith(part))
@@ -263,6 +269,7 @@ def texts() -> dict[str, str]:
         "sigma": sigma.text(json.loads(sigma.FILE.read_text())),
         "claims": claims.text(kept),
         **of_seeds(kept),
+        "arm3d": of_arm3d(kept),
         "rate": rate.text(rate.all_runs(None)),
         "table 3": table3.text(pairs) if pairs else NO_PAIRS,
         "results": table2.markdown(table2.groups(exact)),

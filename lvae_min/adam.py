@@ -39,7 +39,7 @@ class ByOp:
     optimizer   torch's
     vae         whose weights it updates
     network     what is trained: `vae` itself, or its copy in bfloat16, which is updated with it
-    tf32        products are in TF32, those of the gradients as well
+    tf32        float32 is multiplied in TF32, for the gradients of the layers as well
 
         with by_op.updating():
             logits = network(x)
@@ -50,7 +50,7 @@ class ByOp:
     """
 
     def __init__(self, optimizer: torch.optim.Adam, vae: nn.Module, network: nn.Module, tf32: bool = False):
-        self.optimizer, self.tensor_cores = optimizer, tf32 or network is not vae
+        self.optimizer, self.tf32 = optimizer, tf32
         pairs = zip(vae.parameters(), network.parameters(), strict=True)
         self.copies: dict[Tensor, Tensor] = {weight: copy for weight, copy in pairs if weight is not copy}
         self.layers = [
@@ -100,7 +100,7 @@ class ByOp:
         if weight[0] in self.updated:
             raise RuntimeError("Adam: a second update of a layer before the first one was finished")
         rows, columns = (x, y) if inputs_first else (y, x)
-        torch.ops.lvae.layer_.default(rows, columns, not inputs_first, self.tensor_cores, weight, bias)
+        torch.ops.lvae.layer_.default(rows, columns, not inputs_first, self.tf32, weight, bias)
         for row in (weight, bias):
             torch.autograd.graph.increment_version([*row[:3], *row[5:]])
             self.updated.add(row[0])

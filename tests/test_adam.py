@@ -121,6 +121,7 @@ def test_weights_move_as_with_torchs_adam(kind, precision, off, graph, device, s
     check_updates(one, other, 8 if device.type == "cuda" else 3, off)
     assert (one.graph is not None) == (graph == "on")
     assert all(weight.grad is None for _, layer in one.by_op.layers for weight in layer.parameters())
+    assert one.by_op.tf32 == (precision == "tf32")
     copies = one.by_op.copies
     assert len(copies) == (len(list(one.vae.parameters())) if precision == "bf16" else 0)
     assert all(torch.equal(copy, weight.bfloat16()) for weight, copy in copies.items())

@@ -290,6 +290,28 @@ def test_what_is_clearly_ahead_of_l_vae_is_what_the_prose_says(default):
     assert {name: clear_changes(default["L-VAE"], default[name]) for name in expected} == expected
 
 
+def test_on_arm3d_sigma_vae_is_ahead_and_five_are_alike_as_the_prose_says():
+    (methods,) = pool.groups([row for row in keep.rows(keep.TABLE) if row["dataset"] == "arm3d"]).values()
+    names = ("rec_mean", "kl", "beta", *claims.SIX)
+    ahead, *five = (
+        {name: np.mean(pool.values(methods[method], name)) for name in names}
+        for method in sorted(methods, key="sigma-VAE".__ne__)
+    )
+    assert len(five) == 5 and {len(runs) for runs in methods.values()} == {3}
+    assert all(22.5 < each["rec_mean"] < 23.5 and 3 < each["kl"] < 7 for each in five)
+    assert all(0.32 < each["beta_vae"] < 0.35 for each in five)
+    assert (
+        ahead["beta"] < 0.01
+        and 12 < ahead["rec_mean"] < 13
+        and 34 < ahead["kl"] < 36
+        and ahead["beta_vae"] > 0.66
+    )
+    assert all(ahead[score] > max(each[score] for each in five) for score in ("factor_vae", "explicitness"))
+    assert ahead["irs"] < min(each["irs"] for each in five)
+    learned = [row["last_beta"] for row in methods["L-VAE"]]
+    assert 1.4 < min(learned) and max(learned) < 1.6
+
+
 def test_the_two_halves_of_the_seeds_differ_as_often_as_by_chance_as_the_prose_says(default):
     """They were made by different code."""
     compared = clear = 0
