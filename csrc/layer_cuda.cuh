@@ -110,10 +110,10 @@ __device__ inline void warp_product(float (&c)[4], const uint32_t (&a)[4], const
 }
 #endif
 
-// To the nearest number of TF32, halves away from zero. NaN stays NaN: a GPU's has all bits set.
+// To the nearest number of TF32, halves away from zero. NaN stays NaN, whatever its bits.
 __device__ inline uint32_t to_tf32(float v) {
   const uint32_t bits = bits_of<uint32_t>(v);
-  return v == v ? (bits + 0x1000) & 0xffffe000 : bits;
+  return v == v ? (bits + 0x1000) & 0xffffe000 : 0x7fffffff;
 }
 
 // What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments.

@@ -72,7 +72,7 @@ def layer(found: dict) -> str:
     """What `lvae::layer_` replaces, and what it takes itself."""
     return (
         f"{markdown(found['layer'])}\n\n{found['device']}, torch {found['versions']['torch']}, "
-        f"{found['date of c2dd8c1b15']}; the last line commit c2dd8c1b15, the others an hour before it."
+        f"{found['date of c2dd8c1b15']}. d3b09ce: with first changes of the next."
     )
 
 

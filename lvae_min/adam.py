@@ -46,7 +46,8 @@ class ByOp:
         loss(logits).backward()     # updates the linear layers
         by_op.finish()              # updates the others, and counts the update of all
 
-    An iteration that failed in between cannot be repeated: some weights have been updated and others not.
+    An iteration that failed in between cannot be repeated: some weights have been updated and others not. It
+    takes a state from before it, and a new set of `updated`.
     """
 
     def __init__(self, optimizer: torch.optim.Adam, vae: nn.Module, network: nn.Module, tf32: bool = False):
@@ -80,7 +81,7 @@ class ByOp:
     def updating(self) -> Iterator[None]:
         """Linear layers that are called within are updated in the backward pass."""
         if self.updated:
-            raise RuntimeError("Adam: the last iteration was not finished")
+            raise RuntimeError("Adam: the last iteration was not finished; restore a state from before it")
         groups = self.groups()
         for owner, layer in self.layers:
             weight, bias = (self.row(own, groups[own]) for own in owner.parameters())
@@ -120,7 +121,6 @@ class ByOp:
             else:
                 rest.append((weight, gradient))
         done = [self.optimizer.state[weight]["step"] for weight in self.updated]
-        self.updated = set()
         for width in sorted({len(row) for row in rows}) or ([0] if done else []):
             lists = [list(column) for column in zip(*(row for row in rows if len(row) == width), strict=True)]
             lists += [[]] * (7 - len(lists))
@@ -131,6 +131,7 @@ class ByOp:
             done = []
         if rest:
             self.by_torch(rest)
+        self.updated = set()
 
     def by_torch(self, rest: list[tuple[Tensor, Tensor]]) -> None:
         """Update these weights with these gradients, and no others."""

@@ -36,7 +36,7 @@ class Updated(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, layer, weight, bias):  # that weight and bias are inputs makes autograd come back
+    def forward(ctx, x, layer, weight, bias):  # as x may need no gradient, weight and bias are inputs too
         ctx.layer, ctx.update = layer, layer.update
         x = x.to(weight.dtype)
         ctx.save_for_backward(x, weight)

@@ -353,6 +353,8 @@ class Step:
                 for name, value in moment.items()
             }
         self.graph, self.warm = None, 0
+        if self.by_op:
+            self.by_op.updated = set()  # of an iteration that failed
         self.vae.load_state_dict(state["vae"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict({**optimizer, "state": moments})

@@ -2,9 +2,9 @@
 //
 // Covers what the headers of kernels use: the index variables, __shared__, __syncthreads, warp shuffles and
 // the tensor cores' product. Warps run ahead of each other as far as the barriers let them, in an order that
-// `seed` shuffles anew every round, so that a missing barrier shows as a wrong number. A barrier that some thread never reaches raises. Not
-// covered: the branches for __CUDA_ARCH__, the order in which a GPU's memory shows its writes, real
-// launches.
+// `seed` shuffles anew every round, so that a missing barrier shows as a wrong number. A barrier that some
+// thread never reaches raises. Not covered: the branches for __CUDA_ARCH__, the order in which a GPU's memory
+// shows its writes, real launches.
 #pragma once
 #include <ucontext.h>
 
@@ -147,8 +147,11 @@ inline void warp_product(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
   cuda_on_host::Block& block = *cuda_on_host::block;
   cuda_on_host::Barrier& warp = block.warps[threadIdx.x / kWarpSize];
   const int lane = threadIdx.x % kWarpSize, group = lane / 4, place = lane % 4, first = threadIdx.x - lane;
-  std::memcpy(all_a[first + lane], a, sizeof a);
-  std::memcpy(all_b[first + lane], b, sizeof b);
+  uint32_t rows[4], columns[2];
+  for (int i = 0; i < 4; ++i) rows[i] = a[i] & 0xffffe000;    // the other bits are not looked at
+  for (int i = 0; i < 2; ++i) columns[i] = b[i] & 0xffffe000;
+  std::memcpy(all_a[first + lane], rows, sizeof rows);
+  std::memcpy(all_b[first + lane], columns, sizeof columns);
   cuda_on_host::arrive(warp, kWarpSize);    // every lane has written
   for (int i = 0; i < 4; ++i) {
     const int row = group + i / 2 * 8, column = place * 2 + i % 2;

@@ -28,8 +28,7 @@ SANITIZED = [
 ]
 # In order of importance. What only a measurement decides, and what shows it:
 #
-#   where six runs of 3,000 iterations spend 16 s, of which 7 are      python -m bench overhead
-#     iterations in float32 and 4 start Python; 12 in all are the aim
+#   where six runs of 3,000 iterations spend 16 s; 12 are the aim      python -m bench overhead
 #   the kernel of linear layers with other tiles, without asking       python -m bench.updates
 #     for the weights first, and in bf16 at all (docs/kernel.md)
 #   sums of biases and of columns, 110 us of the CNN's 900             nsys profile python -m bench step

@@ -4,6 +4,7 @@ On a CPU the ops are the CUDA source on its host stand-in.
 """
 
 import shutil
+from types import SimpleNamespace
 
 import host_kernel
 import pytest
@@ -331,7 +332,10 @@ def test_a_second_update_before_the_first_is_finished_is_refused(on_host):
         loss.backward()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         other.backward()
-    with pytest.raises(RuntimeError, match="the last iteration was not finished"), by_op.updating():
+    with (
+        pytest.raises(RuntimeError, match="the last iteration was not finished; restore a state"),
+        by_op.updating(),
+    ):
         pass
     layer, (weight, bias) = (
         net.last,
@@ -340,6 +344,39 @@ def test_a_second_update_before_the_first_is_finished_is_refused(on_host):
     with pytest.raises(RuntimeError, match="a second update of a layer"):
         by_op.update(False, weight, bias, torch.ones(3, 5), torch.ones(3, 4))
     assert layer.update is None
+
+
+def test_an_iteration_that_failed_is_not_repeated(on_host, monkeypatch):
+    by_op, net, sigma = small_optimizer()
+
+    def fail(*_):
+        raise MemoryError
+
+    op = torch.ops.lvae.adam_
+    monkeypatch.setattr(torch.ops.lvae, "adam_", SimpleNamespace(default=fail))
+    with pytest.raises(MemoryError):
+        iteration(by_op, net, sigma)
+    monkeypatch.setattr(torch.ops.lvae, "adam_", op)
+    with pytest.raises(RuntimeError, match="not finished; restore a state"):
+        iteration(by_op, net, sigma)
+
+
+def test_a_run_goes_on_from_a_state_that_is_restored_after_a_failure(on_host, small_images, monkeypatch):
+    monkeypatch.setattr(model, "HIDDEN", 32)
+    first, second = (made("bits", "float32", CPU, small_images) for _ in range(2))
+    for _ in range(2):
+        first()
+        second()
+    state = carried(second.state())
+    monkeypatch.setattr(second.by_op, "finish", refuse)
+    with pytest.raises(AssertionError):
+        second()
+    monkeypatch.undo()
+    monkeypatch.setattr(model, "HIDDEN", 32)
+    second.restore(state)
+    first()
+    second()
+    assert all(map(torch.equal, first.vae.parameters(), second.vae.parameters()))
 
 
 def test_the_input_of_an_updated_layer_gets_its_gradient(on_host):

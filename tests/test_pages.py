@@ -310,6 +310,10 @@ def test_on_arm3d_sigma_vae_is_ahead_and_five_are_alike_as_the_prose_says():
     assert ahead["irs"] < min(each["irs"] for each in five)
     learned = [row["last_beta"] for row in methods["L-VAE"]]
     assert 1.4 < min(learned) and max(learned) < 1.6
+    fixed = [(row["last_rec"] / row["last_kl"]) ** 0.5 for row in methods["L-VAE"]]
+    assert 2.4 < min(fixed) and max(fixed) < 2.7
+    limits = {name: {row["last_beta"] for row in methods[name]} for name in ("ControlVAE", "DynamicVAE")}
+    assert limits == {"ControlVAE": {1.0}, "DynamicVAE": {0.1}}
 
 
 def test_the_two_halves_of_the_seeds_differ_as_often_as_by_chance_as_the_prose_says(default):
@@ -317,7 +321,8 @@ def test_the_two_halves_of_the_seeds_differ_as_often_as_by_chance_as_the_prose_s
     compared = clear = 0
     for runs in default.values():
         halves = [[row for row in runs if (row["seed"] < 5) == first] for first in (True, False)]
-        assert len({row["commit"] for row in halves[1]} | {"c2dd8c1b15"}) == 1
+        first, second = ({row["commit"] for row in half} for half in halves)
+        assert second == {"c2dd8c1b15"} and not first & second
         for score in ("rec_mean", "kl", "beta", *claims.SIX):
             one, other = (pool.values(half, score) for half in halves)
             if len({*one, *other}) > 1:
