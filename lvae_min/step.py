@@ -284,7 +284,8 @@ class Step:
         terms = self.objective(logits, x, mu, logvar)  # loss, rec, kl
         self.take_rates()
         self.optimizer.zero_grad()
-        self.network.zero_grad()
+        if self.network is not self.vae:
+            self.network.zero_grad()
         terms[0].backward()
         self.update()
         self.sums += torch.stack(terms).detach()
