@@ -12,7 +12,8 @@ START = """
 import sys, time
 moments = [time.perf_counter()]
 done = lambda: moments.append(time.perf_counter())
-from lvae_min import cli, runs as run
+from lvae_min import cli
+run = cli.start([cli.Config()], cli.Path("data"))
 done()
 dataset = run.data.load("dsprites")
 done()

@@ -6,6 +6,7 @@ it, which is one clock for all processes of a machine. On a CPU a call is finish
 
 import functools
 import json
+import pkgutil
 import sys
 import time
 from collections.abc import Callable
@@ -13,14 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
-from lvae_min import cli, train
-from lvae_min.step import Step
+from lvae_min import cli
 
 PARTS = {
-    "iterations": (Step, "__call__"),
-    "evaluations": (train, "evaluate"),
-    "pictures": (train.Run, "draw"),
-    "checkpoints": (train.Run, "checkpoint"),
+    "iterations": "lvae_min.step.Step.__call__",
+    "evaluations": "lvae_min.train.evaluate",
+    "pictures": "lvae_min.train.Run.draw",
+    "checkpoints": "lvae_min.train.Run.checkpoint",
 }
 
 
@@ -40,11 +40,16 @@ def watched(function: Callable, calls: list[tuple[float, float]]) -> Callable:
 
 def main(arguments: list[str]) -> int:
     file, *words = arguments
-    calls = {part: [] for part in PARTS}
+    calls, start = {part: [] for part in PARTS}, cli.start
     with ExitStack() as patches:
-        for part, (owner, name) in PARTS.items():
-            function = watched(getattr(owner, name), calls[part])
-            patches.enter_context(mock.patch.object(owner, name, function))
+
+        def started(*given):
+            runs = start(*given)  # imports PyTorch, as late as run.py does
+            for part, name in PARTS.items():
+                patches.enter_context(mock.patch(name, watched(pkgutil.resolve_name(name), calls[part])))
+            return runs
+
+        patches.enter_context(mock.patch.object(cli, "start", started))
         code = cli.command(words)
     seconds = {part: sum(end - began for began, end in calls[part]) for part in PARTS}
     if code == 0:

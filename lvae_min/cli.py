@@ -4,7 +4,9 @@ What reads the command line does without PyTorch, which takes a second to import
 """
 
 import argparse
+import atexit
 import dataclasses
+import gc
 import itertools
 import math
 import shlex
@@ -14,6 +16,7 @@ from pathlib import Path
 from threading import Event
 
 from lvae_min.config import MOVABLE, Config
+from lvae_min.datasets import dsprites
 from lvae_min.io.text import MISTAKES, Parser, one_line
 
 CALLED = "python run.py"
@@ -97,11 +100,23 @@ def stop_on_signals() -> Event:
     return stop
 
 
+def start(configs: list[Config], folder: Path):
+    """The module `runs`, which imports PyTorch; dSprites, if wanted, is drawn in the meantime."""
+    drawn = (
+        any(config.dataset == "dsprites" for config in configs) and not (folder / dsprites.ARCHIVE).exists()
+    )
+    if drawn and "torch" not in sys.modules:
+        dsprites.AHEAD.begin()
+    from lvae_min import runs
+
+    atexit.register(gc.freeze)  # or Python would search PyTorch for garbage at its end, half a second
+    return runs
+
+
 def main(arguments: list[str], called: str) -> int:
     configs, given = parse(arguments, called)
     stop = stop_on_signals()
-    from lvae_min import runs  # not above: it imports PyTorch
-
+    runs = start(configs, given.data)
     code = runs.Runs(configs[runs.RANK :: runs.WORLD], given, stop, named(called)).run_all()
     if code == 130:
         again = f"continue with\n    {called} {shlex.join(arguments)}"

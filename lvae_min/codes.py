@@ -60,7 +60,7 @@ def decode(vae: VAE, codes: np.ndarray, file: Path, progress: Callable = iter) -
             pixels = (part * 255).round().byte().permute(0, 2, 3, 1)
             yield pixels.numpy().reshape(-1, *shape[1:])
 
-    with whole(file) as part, open(part, "wb") as stream:
+    with whole(file) as stream:
         npy.write_npz_rows(stream, "images", shape, np.uint8, images())
     return shape
 

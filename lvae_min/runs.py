@@ -209,7 +209,8 @@ class Runs:
         if not self.gpu:
             yield
             return
-        before, made = sys.getswitchinterval(), Workers(min(self.jobs, max(cores() // 2, 1)))
+        # Of each run the scores and the pictures, at once; some cores are left to the runs themselves.
+        before, made = sys.getswitchinterval(), Workers(min(2 * self.jobs, max(cores() * 3 // 4, 1)))
         self.call = made
         made.warm_up()
         sys.setswitchinterval(SHORT_TURN)

@@ -35,6 +35,7 @@ LOG_EVERY = 100  # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300  # a killed run loses at most this
 EVALUATED_SECONDS = 30  # an evaluation is followed by a checkpoint if none was written for so long
 RECONSTRUCTED = 2_000  # of the validation images: rec takes longer than the codes and all scores
+DRAW_FROM = 1000  # iterations: pictures of a younger network show nothing
 DRAW_SECONDS = 60  # pictures of a running run are not drawn more often
 CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
@@ -183,7 +184,7 @@ def evaluate(
     index: np.ndarray,
     reconstructed: int | None = None,
     quick: bool = False,
-    call: Callable = workers.AT_ONCE,
+    call: workers.AtOnce = workers.AT_ONCE,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a network on images `index`, and their codes (M, L).
 
@@ -192,18 +193,23 @@ def evaluate(
     `call` calls the function that scores, here or in another process.
     """
     scores, codes = measure(vae, dataset, index, reconstructed)
-    return scores | disentanglement(dataset, index, codes, quick, call), codes
+    return scores | begin_disentanglement(dataset, index, codes, quick, call)(), codes
 
 
-def disentanglement(
+def begin_disentanglement(
     dataset: Dataset,
     index: np.ndarray,
     codes: np.ndarray,
     quick: bool = False,
-    call: Callable = workers.AT_ONCE,
-) -> dict[str, float]:
-    """metrics.score of codes (M, L) of images `index`; empty where there are no factors."""
-    return call(metrics.score, dataset.factors(index), codes, quick=quick) if dataset.factor_names else {}
+    call: workers.AtOnce = workers.AT_ONCE,
+) -> Callable[[], dict[str, float]]:
+    """Begin metrics.score of codes (M, L) of images `index`; what is returned waits for the scores.
+
+    They are empty where there are no factors.
+    """
+    if not dataset.factor_names:
+        return dict
+    return call.later(metrics.score, dataset.factors(index), codes, quick=quick)
 
 
 class Run:
@@ -404,7 +410,7 @@ class Run:
         """
         self.truncate_log()
         began, drawn = time.monotonic() - self.seconds, -math.inf
-        saved = time.monotonic() - EVALUATED_SECONDS  # the first evaluation is followed by a checkpoint
+        saved = time.monotonic()
         with closing(
             Progress(self.folder.name, self.config.iterations, self.iteration, grid, quiet)
         ) as progress:
@@ -422,7 +428,8 @@ class Run:
                     self.write_log(record)
                     progress.show(record)
                     self.seconds = time.monotonic() - began
-                    if due and time.monotonic() - drawn > DRAW_SECONDS:
+                    worth = DRAW_FROM <= self.iteration < self.config.iterations  # the last are of `finish`
+                    if due and worth and time.monotonic() - drawn > DRAW_SECONDS:
                         self.draw(self.validation, codes)
                         drawn = time.monotonic()
                 waited = time.monotonic() - saved
@@ -483,9 +490,7 @@ class Run:
     def begin_scoring(self, index: np.ndarray) -> Callable[[], dict]:
         """Score images `index` as in an evaluation; what is returned waits for the scores."""
         scores, codes = measure(self.step.vae, self.dataset, index, RECONSTRUCTED)
-        if not self.dataset.factor_names:
-            return lambda: scores
-        found = self.call.later(metrics.score, self.dataset.factors(index), codes, quick=self.quick)
+        found = begin_disentanglement(self.dataset, index, codes, self.quick, self.call)
         return lambda: scores | found()
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
@@ -558,8 +563,9 @@ class Run:
             last |= evaluate(self.step.vae, self.dataset, self.test, call=self.call)[0]
         self.step.vae.load_state_dict(best["vae"])
         scores, codes = measure(self.step.vae, self.dataset, self.test)
+        scored = begin_disentanglement(self.dataset, self.test, codes, call=self.call)
         self.draw(self.test, codes, unlearned(scores["kl"], last.get("kl", scores["kl"])))
-        scores |= disentanglement(self.dataset, self.test, codes, call=self.call)
+        scores |= scored()
         last = {**scores, **last}
         self.drawn()
         rec_mean = scores.pop("rec_mean")

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread
+from typing import Any
 
 
 class AtOnce:
@@ -20,7 +21,7 @@ class AtOnce:
     def __call__(self, function: Callable, *given, **named):
         return function(*given, **named)
 
-    def later(self, function: Callable, *given, **named) -> Callable[[], object]:
+    def later(self, function: Callable, *given, **named) -> Callable[[], Any]:
         """Begin a call; what is returned waits for its result."""
         result = function(*given, **named)
         return lambda: result
@@ -67,7 +68,7 @@ class Workers(AtOnce):
     def __call__(self, function: Callable, *given, **named):
         return self.later(function, *given, **named)()
 
-    def later(self, function: Callable, *given, **named) -> Callable[[], object]:
+    def later(self, function: Callable, *given, **named) -> Callable[[], Any]:
         def wait():
             try:
                 return future.result()

@@ -39,7 +39,6 @@ def child(out, output, fault, *given):
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     metrics.score = quick_scores
-    train.EVALUATED_SECONDS = -1  # a checkpoint at each evaluation, however quick the run
     if fault:
         fault(Path(out) / NAME, *given)
     threads = [] if fault is one_core else ["--threads", "1"]
@@ -170,7 +169,7 @@ def before_a_checkpoint_has_its_name(folder):
 
 def between_two_evaluations_of_one_checkpoint(folder):
     """best.pt and last.pt come late, at the third evaluation; it dies between the two files."""
-    train.EVALUATED_SECONDS = 3600
+    at_call(train.Run, "checkpoint", 1, lambda _: setattr(train, "EVALUATED_SECONDS", 3600))
     at_call(train.Run, "write_log", 3, lambda run, _: run.checkpoint())
     at_write("last.pt", 2)
 

@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lvae_min import cli, data, model
+from lvae_min import cli, data, model, train
 from lvae_min.datasets import dsprites, specs, stores
 
 
@@ -27,8 +27,12 @@ def small_dsprites(*_):
 
 
 def command(arguments):
-    """The exit code of run.py; this process has the small data set and the small network from now on."""
+    """The exit code of run.py; this process has the small data set and the small network from now on.
+
+    Each evaluation is followed by a checkpoint, and by pictures as a long run's are.
+    """
     model.HIDDEN, data.load = 32, small_dsprites
+    train.EVALUATED_SECONDS, train.DRAW_FROM = -1, 0
     return cli.command(arguments)
 
 

@@ -1,6 +1,10 @@
 import hashlib
+import os
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 import torch
 
 from lvae_min import data
@@ -19,6 +23,38 @@ def test_dsprites_is_the_set_that_was_compared_with_the_published_images(sprites
 def test_the_set_that_is_trained_on_has_these_images(sprites, tmp_path):
     dataset, some = data.load("dsprites", tmp_path), [0, 1, 345_678, 737_279]
     assert dataset.batch(torch.tensor(some))[:, 0].tolist() == dsprites.unpack(sprites[some]).tolist()
+
+
+def test_images_drawn_ahead_by_another_process_are_the_same_and_taken_once(sprites):
+    ahead = dsprites.Ahead()
+    ahead.begin()
+    first = ahead.process
+    ahead.begin()
+    assert ahead.process == first != os.getpid()  # one is enough
+    assert (ahead.take().reshape(-1, 64) == sprites).all()
+    assert ahead.take() is None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(first, os.WNOHANG)
+
+
+def test_drawing_takes_what_was_drawn_ahead(monkeypatch):
+    monkeypatch.setattr(dsprites, "AHEAD", dsprites.Ahead())
+    monkeypatch.setattr(dsprites.AHEAD, "take", lambda: np.full((2, 32, 64), 7, np.uint64))
+    assert dsprites.draw().shape == (64, 64) and (dsprites.draw() == 7).all()
+
+
+def test_where_the_process_that_draws_ahead_was_killed_the_images_are_drawn_here():
+    """With Python's warning of a fork beside threads as an error, and nothing imported that has any."""
+    code = """
+        import hashlib, os, signal, sys
+        from lvae_min.datasets import dsprites
+        dsprites.AHEAD.begin()
+        os.kill(dsprites.AHEAD.process, signal.SIGKILL)
+        assert "torch" not in sys.modules
+        print(hashlib.sha256(dsprites.draw().astype("<u8")).hexdigest())"""
+    code = "\n".join(line.strip() for line in code.splitlines())
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (SHA256 + "\n", "")
 
 
 def test_white_pixels_are_within_two_of_the_published_mean(sprites):

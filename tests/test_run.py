@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ from PIL import Image
 
 import lvae_min
 from lvae_min import cli, model, runs
+from lvae_min.config import Config
 from lvae_min.io.checkpoints import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py")]
@@ -237,6 +239,27 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
     )
     assert done.returncode == 0 and "run.py: " in done.stderr and "holds thesis.tex" in done.stderr
     assert (tmp_path / "dsprites-lvae-iterations20-batch-size8" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "sets, archive, imported, ahead",
+    [
+        (("arm3d", "dsprites"), False, False, True),
+        (("arm3d",), False, False, False),
+        (("dsprites",), True, False, False),
+        (("dsprites",), False, True, False),
+    ],
+)
+def test_dsprites_is_drawn_while_pytorch_is_imported(tmp_path, monkeypatch, sets, archive, imported, ahead):
+    begun, at_exit = [], []
+    monkeypatch.setattr(cli.dsprites.AHEAD, "begin", lambda: begun.append("torch" in sys.modules))
+    monkeypatch.setattr(cli.atexit, "register", at_exit.append)
+    if archive:
+        (tmp_path / cli.dsprites.ARCHIVE).touch()
+    if not imported:
+        monkeypatch.delitem(sys.modules, "torch")
+    assert cli.start([Config(dataset) for dataset in sets], tmp_path) is runs
+    assert begun == [False] * ahead and at_exit == [gc.freeze]
 
 
 @pytest.mark.parametrize(

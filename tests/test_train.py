@@ -1,7 +1,9 @@
 import json
 import math
 import os
+import resource
 import time
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -388,8 +390,29 @@ def test_a_checkpoint_follows_an_evaluation_after_half_a_minute_and_the_end(smal
 
     monkeypatch.setattr(run.step.__class__, "__call__", tick)
     run.train()
-    assert saved == [10, 50, 90, 100]  # the first, then after more than 30 of 10 a piece
+    assert saved == [40, 80, 100]  # more than 30 after the start, and after the last, at an evaluation
     assert load_checkpoint(tmp_path / "best.pt")["iteration"] == 100
+
+
+def test_pictures_are_drawn_of_a_thousand_iterations_on_once_a_minute_and_at_the_end(
+    small, tmp_path, monkeypatch
+):
+    now, drawn = [0.0], []
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(train, "DRAW_FROM", 20)
+    monkeypatch.setattr(Run, "draw", lambda run, *_: drawn.append(run.iteration))
+    run = Run(config(iterations=100), tmp_path, small)
+    step = run.step.__class__.__call__
+
+    def tick(self):
+        now[0] += 2
+        step(self)
+
+    monkeypatch.setattr(run.step.__class__, "__call__", tick)
+    run.train()
+    assert drawn == [20, 60]  # evaluations are 20 seconds apart; at 100 `finish` draws
+    run.finish()
+    assert drawn == [20, 60, 100]
 
 
 def test_of_equal_scores_the_later_wins_if_the_earlier_network_knew_less_than_half(small, tmp_path):
@@ -675,6 +698,30 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, step):
     with pytest.raises(OSError, match="No space"):
         write_whole(file, b"new and longer")
     assert file.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_for_which_the_disk_has_no_room_is_an_error_of_the_disk(tmp_path):
+    file, state = tmp_path / "last.pt", {"weights": torch.ones(300_000)}
+    checkpoints.save(file, {"weights": torch.zeros(2)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            checkpoints.save(file, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(file) and [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert same(load_checkpoint(file), {"weights": torch.zeros(2)})
+
+
+def test_a_checkpoint_is_written_without_a_copy_in_memory(tmp_path):
+    tracemalloc.start()
+    try:
+        checkpoints.save(tmp_path / "last.pt", {"weights": torch.ones(5_000_000)})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "last.pt").stat().st_size > 20_000_000 > 10 * most
 
 
 def test_load_says_what_is_missing(tmp_path):

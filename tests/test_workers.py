@@ -19,7 +19,7 @@ from lvae_min import metrics, runs, train
 from lvae_min.config import Config
 from lvae_min.io.atomic import naming
 from lvae_min.train import Run
-from lvae_min.workers import AT_ONCE, Workers
+from lvae_min.workers import AT_ONCE, AtOnce, Workers
 
 PICTURES = ("curves.png", "reconstructions.png", "traversal.png", "traversal.gif")
 
@@ -102,17 +102,43 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
     seen = []
 
     def one(runs, config):
-        seen.append((type(runs.call), sys.getswitchinterval()))
+        seen.append((getattr(runs.call, "count", 0), sys.getswitchinterval()))
 
     monkeypatch.setattr(runs.Runs, "run_one", one)
-    for jobs, device in ((2, "auto"), (2, "cpu"), (1, "auto")):
+    monkeypatch.setattr(Workers, "warm_up", lambda _: None)
+    for jobs, device, cores in (
+        (2, "auto", 16),
+        (2, "auto", 4),
+        (2, "auto", 1),
+        (2, "cpu", 16),
+        (1, "auto", 16),
+    ):
+        monkeypatch.setattr(runs, "cores", lambda cores=cores: cores)
         given = Namespace(jobs=jobs, out=Path(), data=Path())
         runs.Runs(
             [dataclasses.replace(config, device=device) for config in configs], given, Event()
         ).run_all()
-    assert [kind is Workers for kind, _ in seen] == [True] * 2 + [False] * 4
-    assert [turn for _, turn in seen] == pytest.approx([runs.SHORT_TURN] * 2 + [before] * 4)
+    assert [workers for workers, _ in seen] == [4] * 2 + [3] * 2 + [1] * 2 + [0] * 4
+    assert [turn for _, turn in seen] == pytest.approx([runs.SHORT_TURN] * 6 + [before] * 4)
     assert sys.getswitchinterval() == before
+
+
+def test_the_scores_of_the_end_are_begun_before_its_pictures_and_waited_for_after_them(small, tmp_path):
+    seen = []
+
+    class Recording(AtOnce):
+        def later(self, function, *given, **named):
+            seen.append(function.__name__)
+            return lambda: (seen.append(f"waits for {function.__name__}"), function(*given, **named))[1]
+
+    config = Config("dsprites", iterations=1, batch_size=32, device="cpu", threads=1)
+    run = Run(config, tmp_path, small, call=Recording())
+    run.train(quiet=True)
+    seen.clear()
+    run.finish()
+    run.close()
+    assert [call for call in seen if call != "waits for draw"] == ["score", "draw", "waits for score"]
+    assert seen[-1] == "waits for draw"
 
 
 def test_blas_has_one_thread_until_the_last_has_left():

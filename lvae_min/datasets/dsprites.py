@@ -6,7 +6,10 @@ and integers, so that the images do not depend on the machine. Coordinates are p
 """
 
 import math
+import mmap
 import os
+import sys
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +24,7 @@ FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "positio
 SIZES = tuple(FACTORS.values())
 GRID = 256  # vertices are rounded to 1/256 pixel, as a GPU does
 FULL_ROW = np.uint64(2**64 - 1)
+SPRITES = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]  # those of most edges first
 
 SCALES = np.linspace(0.5, 1, 6)
 ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)  # 0 and 2 pi are both there: orientations 0 and 39 look alike
@@ -79,11 +83,48 @@ def draw() -> np.ndarray:
     Checked against 409 published images without one wrong pixel; the whole set has 2 white pixels more than
     the published mean implies, of 128 million.
     """
-    rows = np.zeros((*SIZES, 64), np.uint64)
-    sprites = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]  # the slow ones first
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda sprite: draw_sprites(rows[sprite], *sprite), sprites))
+    if (rows := AHEAD.take()) is None:
+        rows = np.zeros((*SIZES, 64), np.uint64)
+        with ThreadPoolExecutor(2) as pool:  # more wait for each other: each call of numpy is short
+            list(pool.map(lambda sprite: draw_sprites(rows[sprite], *sprite), SPRITES))
     return rows.reshape(-1, 64)
+
+
+class Ahead:
+    """Images that a process of their own draws while this one imports PyTorch, which takes as long."""
+
+    def __init__(self):
+        self.process, self.rows = 0, None
+
+    def begin(self) -> None:
+        """Let the images be drawn that the next `draw` returns; to be called before PyTorch is imported.
+
+        By fork, which hands them over without a copy. The process must not have threads that hold a lock at
+        this moment: those of numpy's BLAS hold none, and nothing here needs them.
+        """
+        if sys.platform != "linux" or self.process:
+            return
+        rows = np.frombuffer(mmap.mmap(-1, math.prod(SIZES) * 64 * 8), np.uint64).reshape(*SIZES, 64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of any threads, from Python 3.12 on
+            process = os.fork()
+        if not process:
+            code = 1
+            try:
+                for sprite in SPRITES:
+                    draw_sprites(rows[sprite], *sprite)
+                code = 0
+            finally:
+                os._exit(code)
+        self.process, self.rows = process, rows
+
+    def take(self) -> np.ndarray | None:
+        """Wait for the images (*SIZES, 64); None if none were begun, or if the process was killed."""
+        process, rows, self.process, self.rows = self.process, self.rows, 0, None
+        return rows if process and os.waitpid(process, 0)[1] == 0 else None
+
+
+AHEAD = Ahead()
 
 
 def pack(images: np.ndarray) -> np.ndarray:

@@ -11,13 +11,17 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def write_whole(file: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it is there whole or not at all. An OSError names it."""
+@contextmanager
+def whole(file: Path):
+    """A stream to write a file with, which is there whole, or as before if anything is raised.
+
+    An OSError names the file.
+    """
     part = file.with_name(file.name + ".part")
     try:
         with naming(file):
             with open(part, "wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(part, file)
@@ -25,6 +29,12 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
         with suppress(OSError):
             part.unlink()
         raise
+
+
+def write_whole(file: Path, content: bytes | memoryview) -> None:
+    """Write a file so that it is there whole, or as before. An OSError names it."""
+    with whole(file) as stream:
+        stream.write(content)
 
 
 def lock(descriptor: int, wait: bool = False) -> None:
@@ -44,21 +54,6 @@ def held(descriptor: int) -> bool:
     except OSError:
         return True
     return False
-
-
-@contextmanager
-def whole(file: Path):
-    """A path to write a large file to, which becomes `file` if nothing is raised; there is no half one."""
-    part = file.with_name(file.name + ".part")
-    try:
-        with naming(file):
-            yield part
-            with open(part, "rb+") as stream:
-                os.fsync(stream.fileno())
-            os.replace(part, file)
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 @contextmanager

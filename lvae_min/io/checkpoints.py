@@ -1,20 +1,23 @@
 """Tensors in a file: written whole, and read so that damage, be it of one bit, is seen."""
 
-import io
 import zipfile
 from pathlib import Path
 
 import torch
 
-from lvae_min.io.atomic import write_whole
+from lvae_min.io.atomic import whole
 from lvae_min.io.text import brief
 
 
 def save(file: Path, state: dict) -> None:
-    """Write tensors, numbers and dicts of them, whole."""
-    content = io.BytesIO()
-    torch.save(state, content)
-    write_whole(file, content.getbuffer())
+    """Write tensors, numbers and dicts of them, whole, without a copy of them in memory."""
+    with whole(file) as stream:
+        try:
+            torch.save(state, stream)
+        except RuntimeError as error:  # torch finds that the file is too short, and hides why
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def is_machines(error: BaseException) -> bool:
