@@ -43,6 +43,13 @@ def test_drawing_takes_what_was_drawn_ahead(monkeypatch):
     assert dsprites.draw().shape == (64, 64) and (dsprites.draw() == 7).all()
 
 
+def test_images_drawn_ahead_by_a_process_whose_end_nobody_saw_are_not_taken():
+    ahead = dsprites.Ahead()
+    ahead.begin()
+    os.waitpid(ahead.process, 0)
+    assert ahead.take() is None
+
+
 def test_where_the_process_that_draws_ahead_was_killed_the_images_are_drawn_here():
     """With Python's warning of a fork beside threads as an error, and nothing imported that has any."""
     code = """

@@ -119,9 +119,12 @@ class Ahead:
         self.process, self.rows = process, rows
 
     def take(self) -> np.ndarray | None:
-        """Wait for the images (*SIZES, 64); None if none were begun, or if the process was killed."""
+        """Wait for the images (*SIZES, 64); None if none were begun, or if it is not sure that all are there."""
         process, rows, self.process, self.rows = self.process, self.rows, 0, None
-        return rows if process and os.waitpid(process, 0)[1] == 0 else None
+        try:
+            return rows if process and os.waitpid(process, 0)[1] == 0 else None
+        except ChildProcessError:  # whoever started this process lets children end unseen (SIGCHLD ignored)
+            return None
 
 
 AHEAD = Ahead()
