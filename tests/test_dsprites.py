@@ -32,7 +32,7 @@ def test_images_drawn_ahead_by_another_process_are_the_same_and_taken_once(sprit
     ahead.begin()
     assert ahead.process == first != os.getpid()  # one is enough
     assert (ahead.take().reshape(-1, 64) == sprites).all()
-    assert ahead.take() is None
+    assert ahead.take() is None and (ahead.process, ahead.rows) == (0, None)
     with pytest.raises(ChildProcessError):
         os.waitpid(first, os.WNOHANG)
 

@@ -119,11 +119,11 @@ class Ahead:
         self.process, self.rows = process, rows
 
     def take(self) -> np.ndarray | None:
-        """Wait for the images (*SIZES, 64); None if none were begun, or if it is not sure that all are there."""
+        """Wait for the images (*SIZES, 64); None if none were begun, or if not all may be there."""
         process, rows, self.process, self.rows = self.process, self.rows, 0, None
         try:
             return rows if process and os.waitpid(process, 0)[1] == 0 else None
-        except ChildProcessError:  # whoever started this process lets children end unseen (SIGCHLD ignored)
+        except ChildProcessError:  # SIGCHLD is ignored: children end unseen
             return None
 
 
