@@ -13,7 +13,7 @@ import sys, time
 moments = [time.perf_counter()]
 done = lambda: moments.append(time.perf_counter())
 from lvae_min import cli
-run = cli.start([cli.Config()], cli.Path("data"))
+run = cli.start(*cli.parse(["--out", sys.argv[2]]))
 done()
 dataset = run.data.load("dsprites")
 done()

@@ -100,23 +100,24 @@ def stop_on_signals() -> Event:
     return stop
 
 
-def start(configs: list[Config], folder: Path):
-    """The module `runs`, which imports PyTorch; dSprites, if wanted, is drawn in the meantime."""
-    drawn = (
-        any(config.dataset == "dsprites" for config in configs) and not (folder / dsprites.ARCHIVE).exists()
+def start(configs: list[Config], given: argparse.Namespace):
+    """The module `runs`, which imports PyTorch; dSprites is drawn in the meantime if a run will need that."""
+    needed = not (given.data / dsprites.ARCHIVE).exists() and any(
+        config.dataset == "dsprites" and not (given.out / config.name / "results.json").exists()
+        for config in configs
     )
-    if drawn and "torch" not in sys.modules:
+    if needed and "torch" not in sys.modules:
         dsprites.AHEAD.begin()
     from lvae_min import runs
 
-    atexit.register(gc.freeze)  # or Python would search PyTorch for garbage at its end, half a second
     return runs
 
 
 def main(arguments: list[str], called: str) -> int:
     configs, given = parse(arguments, called)
     stop = stop_on_signals()
-    runs = start(configs, given.data)
+    runs = start(configs, given)
+    atexit.register(gc.freeze)  # otherwise Python looks for garbage among all of PyTorch at its end: 0.5 s
     code = runs.Runs(configs[runs.RANK :: runs.WORLD], given, stop, named(called)).run_all()
     if code == 130:
         again = f"continue with\n    {called} {shlex.join(arguments)}"

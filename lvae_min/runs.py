@@ -209,8 +209,9 @@ class Runs:
         if not self.gpu:
             yield
             return
-        # Of each run the scores and the pictures, at once; some cores are left to the runs themselves.
-        before, made = sys.getswitchinterval(), Workers(min(2 * self.jobs, max(cores() * 3 // 4, 1)))
+        # Two for each run, which scores and draws at once; a quarter of the cores is left to the runs.
+        count = min(2 * self.jobs, max(cores() * 3 // (4 * LOCAL_WORLD), 1))
+        before, made = sys.getswitchinterval(), Workers(count)
         self.call = made
         made.warm_up()
         sys.setswitchinterval(SHORT_TURN)

@@ -33,9 +33,10 @@ from lvae_min.step import Step, in_float32, thread_settings_kept
 
 LOG_EVERY = 100  # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300  # a killed run loses at most this
-EVALUATED_SECONDS = 30  # an evaluation is followed by a checkpoint if none was written for so long
+EVALUATED_SECONDS = (
+    30  # an evaluation is followed by a checkpoint if the last one, or the start, is longer ago
+)
 RECONSTRUCTED = 2_000  # of the validation images: rec takes longer than the codes and all scores
-DRAW_FROM = 1000  # iterations: pictures of a younger network show nothing
 DRAW_SECONDS = 60  # pictures of a running run are not drawn more often
 CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
@@ -190,7 +191,7 @@ def evaluate(
 
     rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all);
     the scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification;
-    `call` calls the function that scores, here or in another process.
+    `call.later` begins the scoring, here or in another process.
     """
     scores, codes = measure(vae, dataset, index, reconstructed)
     return scores | begin_disentanglement(dataset, index, codes, quick, call)(), codes
@@ -232,6 +233,7 @@ class Run:
     ):
         self.folder, self.call = Path(folder), call
         self.drawn: Callable = lambda: None  # waits for the pictures that are being drawn
+        self.tested: Callable | None = None  # waits for the scores of the test images, once they are begun
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
         self.threads = config.threads or threads or cores()
@@ -428,8 +430,10 @@ class Run:
                     self.write_log(record)
                     progress.show(record)
                     self.seconds = time.monotonic() - began
-                    worth = DRAW_FROM <= self.iteration < self.config.iterations  # the last are of `finish`
-                    if due and worth and time.monotonic() - drawn > DRAW_SECONDS:
+                    ends = self.iteration == self.config.iterations
+                    if ends and self.call.beside and self.best["iteration"] == self.iteration:
+                        self.tested = self.begin_test()  # while the checkpoint is written
+                    elif due and not ends and time.monotonic() - drawn > DRAW_SECONDS:
                         self.draw(self.validation, codes)
                         drawn = time.monotonic()
                 waited = time.monotonic() - saved
@@ -554,6 +558,16 @@ class Run:
             raise ValueError(f"{file}: not the network of this run ({brief(error)})") from None
         return best
 
+    def begin_test(self, last: float = 0) -> Callable[[], dict]:
+        """Begin to score and draw the network on the test images; what is returned waits for the scores.
+
+        last  KL of the last network, where this is another
+        """
+        scores, codes = measure(self.step.vae, self.dataset, self.test)
+        found = begin_disentanglement(self.dataset, self.test, codes, call=self.call)
+        self.draw(self.test, codes, unlearned(scores["kl"], last))
+        return lambda: scores | found()
+
     def finish(self) -> dict:
         """Score the selected and the last network on the test images, draw the first, write results.json."""
         with self.advise_removal():
@@ -562,10 +576,7 @@ class Run:
         if best["iteration"] != self.iteration:
             last |= evaluate(self.step.vae, self.dataset, self.test, call=self.call)[0]
         self.step.vae.load_state_dict(best["vae"])
-        scores, codes = measure(self.step.vae, self.dataset, self.test)
-        scored = begin_disentanglement(self.dataset, self.test, codes, call=self.call)
-        self.draw(self.test, codes, unlearned(scores["kl"], last.get("kl", scores["kl"])))
-        scores |= scored()
+        scores = (self.tested or self.begin_test(last.get("kl", 0)))()
         last = {**scores, **last}
         self.drawn()
         rec_mean = scores.pop("rec_mean")
@@ -662,7 +673,7 @@ def load(run: Path | str) -> VAE:
     """
     file = Path(run) / "best.pt"
     if not file.exists():
-        raise ValueError(f"{file}: not there; {run} is no run, or has not been evaluated yet")
+        raise ValueError(f"{file}: not there; {run} is no run, or has written no checkpoint yet")
     best = load_checkpoint(file)
     try:
         records.check(best, {"network": {"shape": records.sizes, "latents": records.count}, "vae": {}}, "it")

@@ -18,8 +18,7 @@ from typing import Any
 class AtOnce:
     """Calls functions in this thread: what `Workers` does in other processes."""
 
-    def __call__(self, function: Callable, *given, **named):
-        return function(*given, **named)
+    beside = False  # whether this thread can do something else until a call has ended
 
     def later(self, function: Callable, *given, **named) -> Callable[[], Any]:
         """Begin a call; what is returned waits for its result."""
@@ -56,17 +55,16 @@ def begin() -> None:
 
 
 class Workers(AtOnce):
-    """At most `count` processes, started when they are first needed: `workers(function, ...)` is its result.
+    """At most `count` processes, started when they are first needed: `later(function, ...)()` is its result.
 
     The functions are the modules' own, which another process can import. Fork is not an option: threads and a
     GPU do not survive it.
     """
 
+    beside = True
+
     def __init__(self, count: int):
         self.count, self.pool = count, ProcessPoolExecutor(count, get_context("spawn"), begin)
-
-    def __call__(self, function: Callable, *given, **named):
-        return self.later(function, *given, **named)()
 
     def later(self, function: Callable, *given, **named) -> Callable[[], Any]:
         def wait():

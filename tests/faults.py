@@ -81,11 +81,11 @@ def at_replace(wanted, number):
     mock.patch.object(os, "replace", watched).start()
 
 
-class Half:
-    """A file of which the first half is written before the process dies."""
+class Torn:
+    """A file that is written half before the process dies: of a long one the first 10,000 bytes."""
 
     def __init__(self, stream):
-        self.stream = stream
+        self.stream, self.left = stream, 10_000
 
     def __enter__(self):
         return self
@@ -94,7 +94,11 @@ class Half:
         self.stream.close()
 
     def write(self, content):
-        self.stream.write(bytes(content)[: len(content) // 2])
+        content = bytes(content)
+        if len(content) < self.left and Path(self.stream.name).suffixes[0] == ".pt":  # more is to come
+            self.left -= len(content)
+            return self.stream.write(content)
+        self.stream.write(content[: min(len(content) // 2, self.left)])
         self.stream.flush()
         die()
 
@@ -107,7 +111,7 @@ def at_write(wanted, number=1):
         stream = builtins.open(file, mode)
         if "w" in mode and Path(file).name.removesuffix(".part") == wanted:
             calls.append(file)
-            return Half(stream) if len(calls) == number else stream
+            return Torn(stream) if len(calls) == number else stream
         return stream
 
     mock.patch.object(files, "open", opened, create=True).start()
@@ -151,6 +155,14 @@ def in_a_log_line(folder):
     at_call(train.Run, "write_log", 5, lambda run, _: half_a_line(run.folder / "log.jsonl"))
 
 
+def before_the_first_checkpoint(folder):
+    at_call(train.Run, "checkpoint", 1, lambda run: (assert_no_checkpoint(run.folder), die()))
+
+
+def assert_no_checkpoint(folder):
+    assert (folder / "log.jsonl").stat().st_size and not list(folder.glob("*.pt"))
+
+
 def between_log_and_checkpoint(folder):
     at_call(train.Run, "checkpoint", 3, die)
 
@@ -182,6 +194,12 @@ def while_results_are_written(folder):
     at_write("results.json")
 
 
+TEARING = [
+    while_the_selected_network_is_written,
+    while_a_checkpoint_is_written,
+    before_a_checkpoint_has_its_name,
+    between_two_evaluations_of_one_checkpoint,
+]
 MOMENTS = [
     before_settings,
     in_the_first_step,
@@ -190,11 +208,9 @@ MOMENTS = [
     in_a_picture,
     while_a_picture_is_written,
     in_a_log_line,
+    before_the_first_checkpoint,
     between_log_and_checkpoint,
-    while_the_selected_network_is_written,
-    while_a_checkpoint_is_written,
-    before_a_checkpoint_has_its_name,
-    between_two_evaluations_of_one_checkpoint,
+    *TEARING,
     in_the_last_evaluation,
     while_results_are_written,
 ]

@@ -29,10 +29,10 @@ def small_dsprites(*_):
 def command(arguments):
     """The exit code of run.py; this process has the small data set and the small network from now on.
 
-    Each evaluation is followed by a checkpoint, and by pictures as a long run's are.
+    Each evaluation is followed by a checkpoint, as in a long run.
     """
     model.HIDDEN, data.load = 32, small_dsprites
-    train.EVALUATED_SECONDS, train.DRAW_FROM = -1, 0
+    train.EVALUATED_SECONDS = -1
     return cli.command(arguments)
 
 

@@ -1,7 +1,7 @@
 import hashlib
-import os
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -25,16 +25,35 @@ def test_the_set_that_is_trained_on_has_these_images(sprites, tmp_path):
     assert dataset.batch(torch.tensor(some))[:, 0].tolist() == dsprites.unpack(sprites[some]).tolist()
 
 
-def test_images_drawn_ahead_by_another_process_are_the_same_and_taken_once(sprites):
-    ahead = dsprites.Ahead()
-    ahead.begin()
-    first = ahead.process
-    ahead.begin()
-    assert ahead.process == first != os.getpid()  # one is enough
-    assert (ahead.take().reshape(-1, 64) == sprites).all()
-    assert ahead.take() is None and (ahead.process, ahead.rows) == (0, None)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(first, os.WNOHANG)
+def alone(code):
+    """What code prints in a process without PyTorch, where warnings are errors, one of forks too."""
+    before = """
+        import hashlib, os, signal, sys
+        from lvae_min.datasets import dsprites
+        ahead = dsprites.AHEAD"""
+    after = """
+        print(hashlib.sha256(dsprites.draw().astype("<u8")).hexdigest())
+        assert "torch" not in sys.modules"""
+    code = "\n".join(map(textwrap.dedent, (before, code, after)))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_images_drawn_ahead_by_another_process_are_the_same_and_taken_once():
+    code = """
+        ahead.begin()
+        first = ahead.process
+        ahead.begin()
+        rows = ahead.take()
+        print(hashlib.sha256(rows.astype("<u8")).hexdigest(), rows.shape == (*dsprites.SIZES, 64))
+        print(first not in (0, os.getpid()), ahead.process, ahead.rows, ahead.take())
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            print("one process, waited for")"""
+    found = alone(code)
+    assert " ".join(found) == f"{SHA256} True True 0 None None one process, waited for {SHA256}"
 
 
 def test_drawing_takes_what_was_drawn_ahead(monkeypatch):
@@ -43,25 +62,19 @@ def test_drawing_takes_what_was_drawn_ahead(monkeypatch):
     assert dsprites.draw().shape == (64, 64) and (dsprites.draw() == 7).all()
 
 
-def test_images_drawn_ahead_by_a_process_whose_end_nobody_saw_are_not_taken():
-    ahead = dsprites.Ahead()
-    ahead.begin()
-    os.waitpid(ahead.process, 0)
-    assert ahead.take() is None
-
-
-def test_where_the_process_that_draws_ahead_was_killed_the_images_are_drawn_here():
-    """With Python's warning of a fork beside threads as an error, and nothing imported that has any."""
-    code = """
-        import hashlib, os, signal, sys
-        from lvae_min.datasets import dsprites
-        dsprites.AHEAD.begin()
-        os.kill(dsprites.AHEAD.process, signal.SIGKILL)
-        assert "torch" not in sys.modules
-        print(hashlib.sha256(dsprites.draw().astype("<u8")).hexdigest())"""
-    code = "\n".join(line.strip() for line in code.splitlines())
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (SHA256 + "\n", "")
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "ahead.begin(); os.kill(ahead.process, signal.SIGKILL); assert ahead.process",
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN); ahead.begin(); assert ahead.process",
+        "fork = os.fork; os.fork = lambda: os.open('/nowhere', 0); ahead.begin(); os.fork = fork",
+        "dsprites.mmap.mmap = lambda *_: os.open('/nowhere', 0); ahead.begin(); assert not ahead.process",
+        "sys.platform = 'darwin'; ahead.begin(); assert not ahead.process",
+    ],
+    ids=["killed", "its end unseen", "no fork", "no memory", "not Linux"],
+)
+def test_where_the_images_were_not_drawn_ahead_they_are_drawn_here(trouble):
+    assert alone(trouble) == [SHA256]
 
 
 def test_white_pixels_are_within_two_of_the_published_mean(sprites):

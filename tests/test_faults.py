@@ -69,6 +69,8 @@ def test_a_run_killed_at_any_moment_ends_with_the_numbers_of_one_that_was_not(wh
     out = tmp_path / "runs"
     code, output = carry_out(out, moment)
     assert code == -9 and not (out / faults.NAME / "results.json").exists()
+    torn = [part.stat().st_size for part in (out / faults.NAME).glob("*.pt.part")]
+    assert len(torn) == (moment in faults.TEARING) and min(torn, default=10_000) >= 10_000
     code, output = carry_out(out)
     assert code == 0, output
     assert_equal(out / faults.NAME, whole)

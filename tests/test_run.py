@@ -1,10 +1,10 @@
-import gc
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_dsprites import SHA256
 
 import lvae_min
 from lvae_min import cli, model, runs
-from lvae_min.config import Config
+from lvae_min.datasets import dsprites
 from lvae_min.io.checkpoints import load_checkpoint
 
 SMALL = [sys.executable, str(Path(__file__).parent / "small_run.py")]
@@ -242,24 +243,52 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sets, archive, imported, ahead",
+    "arguments, there, imported, ahead",
     [
-        (("arm3d", "dsprites"), False, False, True),
-        (("arm3d",), False, False, False),
-        (("dsprites",), True, False, False),
-        (("dsprites",), False, True, False),
+        ("--dataset arm3d dsprites", "", False, True),
+        ("--dataset arm3d", "", False, False),
+        ("--dataset dsprites", dsprites.ARCHIVE, False, False),
+        ("--dataset dsprites", "", True, False),
+        ("--seed 0", "dsprites-lvae/results.json", False, False),
+        ("--seed 0 1", "dsprites-lvae/results.json", False, True),
     ],
 )
-def test_dsprites_is_drawn_while_pytorch_is_imported(tmp_path, monkeypatch, sets, archive, imported, ahead):
-    begun, at_exit = [], []
-    monkeypatch.setattr(cli.dsprites.AHEAD, "begin", lambda: begun.append("torch" in sys.modules))
-    monkeypatch.setattr(cli.atexit, "register", at_exit.append)
-    if archive:
-        (tmp_path / cli.dsprites.ARCHIVE).touch()
+def test_dsprites_is_drawn_ahead_where_a_run_needs_it(
+    tmp_path, monkeypatch, arguments, there, imported, ahead
+):
+    begun = []
+    monkeypatch.setattr(dsprites.AHEAD, "begin", lambda: begun.append("torch" in sys.modules))
+    if there:
+        (tmp_path / there).parent.mkdir(exist_ok=True)
+        (tmp_path / there).touch()
     if not imported:
         monkeypatch.delitem(sys.modules, "torch")
-    assert cli.start([Config(dataset) for dataset in sets], tmp_path) is runs
-    assert begun == [False] * ahead and at_exit == [gc.freeze]
+    words = [*arguments.split(), "--out", str(tmp_path), "--data", str(tmp_path)]
+    assert cli.start(*cli.parse(words)) is runs
+    assert begun == [False] * ahead
+
+
+def test_a_command_draws_dsprites_in_another_process_and_ends_without_looking_for_garbage(tmp_path):
+    """In a process of its own, as `python run.py` is: PyTorch is not imported before."""
+    code = """
+        import atexit, gc, hashlib, os, sys
+        from lvae_min import cli
+        from lvae_min.datasets import dsprites
+        begin, draw, seen = dsprites.AHEAD.begin, dsprites.draw, []
+        dsprites.AHEAD.begin = lambda: (seen.append("torch" in sys.modules), begin())
+        def drawn():
+            seen.append(dsprites.AHEAD.process > 0)
+            rows = draw()
+            print(hashlib.sha256(rows.astype("<u8")).hexdigest())
+            raise ValueError("seen enough")
+        dsprites.draw = drawn
+        atexit.register(lambda: print(code, seen, gc.get_freeze_count() > 100_000))
+        code = cli.command(sys.argv[1:])"""
+    code = textwrap.dedent(code)
+    words = ["--device", "cpu", "--out", str(tmp_path / "runs"), "--data", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [SHA256, "2 [False, True] True"], done.stderr
+    assert done.stderr == "run.py: seen enough\n"
 
 
 @pytest.mark.parametrize(

@@ -394,12 +394,9 @@ def test_a_checkpoint_follows_an_evaluation_after_half_a_minute_and_the_end(smal
     assert load_checkpoint(tmp_path / "best.pt")["iteration"] == 100
 
 
-def test_pictures_are_drawn_of_a_thousand_iterations_on_once_a_minute_and_at_the_end(
-    small, tmp_path, monkeypatch
-):
+def test_pictures_are_drawn_at_most_once_a_minute_and_the_last_by_finish(small, tmp_path, monkeypatch):
     now, drawn = [0.0], []
     monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(train, "DRAW_FROM", 20)
     monkeypatch.setattr(Run, "draw", lambda run, *_: drawn.append(run.iteration))
     run = Run(config(iterations=100), tmp_path, small)
     step = run.step.__class__.__call__
@@ -410,9 +407,9 @@ def test_pictures_are_drawn_of_a_thousand_iterations_on_once_a_minute_and_at_the
 
     monkeypatch.setattr(run.step.__class__, "__call__", tick)
     run.train()
-    assert drawn == [20, 60]  # evaluations are 20 seconds apart; at 100 `finish` draws
+    assert drawn == [10, 50, 90]  # evaluations are 20 seconds apart
     run.finish()
-    assert drawn == [20, 60, 100]
+    assert drawn == [10, 50, 90, 100]
 
 
 def test_of_equal_scores_the_later_wins_if_the_earlier_network_knew_less_than_half(small, tmp_path):

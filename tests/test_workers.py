@@ -37,36 +37,36 @@ def no_space(file):
 
 
 def test_a_worker_is_another_process_without_pytorch(workers):
-    assert workers(os.getpid) != os.getpid()
-    assert workers(metrics.score, [[0], [1]] * 300, [[0.0], [1.0]] * 300)["mig"] == pytest.approx(1)
-    assert not workers(eval, "'torch' in __import__('sys').modules")
+    assert workers.later(os.getpid)() != os.getpid()
+    assert workers.later(metrics.score, [[0], [1]] * 300, [[0.0], [1.0]] * 300)()["mig"] == pytest.approx(1)
+    assert not workers.later(eval, "'torch' in __import__('sys').modules")()
 
 
 def test_errors_of_a_worker_arrive_whole(workers):
     with pytest.raises(ValueError, match=r"^factors must be finite"):
-        workers(metrics.score, [[np.nan]], [[0.0]])
+        workers.later(metrics.score, [[np.nan]], [[0.0]])()
     with pytest.raises(OSError) as caught:
-        workers(no_space, Path("last.pt"))
+        workers.later(no_space, Path("last.pt"))()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "last.pt")
 
 
 def test_where_a_worker_was_killed_the_work_is_done_here(workers):
-    os.kill(workers(os.getpid), signal.SIGKILL)
+    os.kill(workers.later(os.getpid)(), signal.SIGKILL)
     time.sleep(0.1)
-    assert [workers(os.getpid) for _ in range(2)] == [os.getpid()] * 2
+    assert [workers.later(os.getpid)() for _ in range(2)] == [os.getpid()] * 2
 
 
 def test_a_worker_leaves_ctrl_c_to_the_process_it_works_for(workers):
-    other = workers(os.getpid)
+    other = workers.later(os.getpid)()
     os.kill(other, signal.SIGINT)
-    assert workers(os.getpid) == other
+    assert workers.later(os.getpid)() == other
 
 
 def test_workers_end_with_a_process_that_is_killed():
     code = """if __name__ == "__main__":
         import os, time
         from lvae_min.workers import Workers
-        print(Workers(1)(os.getpid), flush=True)
+        print(Workers(1).later(os.getpid)(), flush=True)
         time.sleep(60)"""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = int(process.stdout.readline())
@@ -102,7 +102,8 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
     seen = []
 
     def one(runs, config):
-        seen.append((getattr(runs.call, "count", 0), sys.getswitchinterval()))
+        workers = runs.call.count if isinstance(runs.call, Workers) else 0
+        seen.append((workers, sys.getswitchinterval()))
 
     monkeypatch.setattr(runs.Runs, "run_one", one)
     monkeypatch.setattr(Workers, "warm_up", lambda _: None)
@@ -123,22 +124,42 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
     assert sys.getswitchinterval() == before
 
 
-def test_the_scores_of_the_end_are_begun_before_its_pictures_and_waited_for_after_them(small, tmp_path):
+@pytest.mark.parametrize("select, beside", [("last", True), ("last", False), ("beta_vae", True)])
+def test_at_the_end_scores_pictures_and_the_checkpoint_are_made_at_once(
+    small, tmp_path, monkeypatch, select, beside
+):
+    """Where the last network is the selected one, and where others score and draw."""
     seen = []
 
     class Recording(AtOnce):
         def later(self, function, *given, **named):
             seen.append(function.__name__)
-            return lambda: (seen.append(f"waits for {function.__name__}"), function(*given, **named))[1]
+            return lambda: (seen.append(f"{function.__name__} ended"), function(*given, **named))[1]
 
-    config = Config("dsprites", iterations=1, batch_size=32, device="cpu", threads=1)
+    scores = iter([0.9, *[0.5] * 9])
+    monkeypatch.setattr(Recording, "beside", beside)
+    monkeypatch.setattr(train, "EVALUATED_SECONDS", 3600)
+    monkeypatch.setattr(metrics, "score", lambda *_, **__: {"beta_vae": next(scores)})
+    metrics.score.__name__ = "score"
+    monkeypatch.setattr(Run, "checkpoint", noted(Run.checkpoint, seen))
+    config = Config("dsprites", iterations=2, batch_size=32, device="cpu", threads=1, select=select)
     run = Run(config, tmp_path, small, call=Recording())
     run.train(quiet=True)
-    seen.clear()
     run.finish()
     run.close()
-    assert [call for call in seen if call != "waits for draw"] == ["score", "draw", "waits for score"]
-    assert seen[-1] == "waits for draw"
+    found = [name for name in seen if name != "draw ended"]
+    validation, test, early = ["score", "score ended"], ["score", "draw"], select == "beta_vae"
+    first = [*validation, "draw", *validation]
+    at_once = [*test, "checkpoint"] if beside and not early else ["checkpoint", *validation * early, *test]
+    assert found == [*first, *at_once, "score ended"] and seen[-1] == "draw ended"
+
+
+def noted(function, seen):
+    def call(*given):
+        seen.append(function.__name__)
+        return function(*given)
+
+    return call
 
 
 def test_blas_has_one_thread_until_the_last_has_left():

@@ -3,6 +3,8 @@
 `draw()` draws the 737,280 binary images exactly as published, so that nothing has to be downloaded; `read()`
 reads them from the archive. A row of 64 pixels is one uint64: bit j is column j. All arithmetic is float64
 and integers, so that the images do not depend on the machine. Coordinates are pixels, x to the right, y down.
+
+PyTorch is not imported here: the images are drawn while it is (`Ahead`).
 """
 
 import math
@@ -24,7 +26,7 @@ FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "positio
 SIZES = tuple(FACTORS.values())
 GRID = 256  # vertices are rounded to 1/256 pixel, as a GPU does
 FULL_ROW = np.uint64(2**64 - 1)
-SPRITES = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]  # those of most edges first
+SPRITES = [(shape, scale) for shape in (2, 1, 0) for scale in range(6)]  # those with the most edges first
 
 SCALES = np.linspace(0.5, 1, 6)
 ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)  # 0 and 2 pi are both there: orientations 0 and 39 look alike
@@ -85,29 +87,33 @@ def draw() -> np.ndarray:
     """
     if (rows := AHEAD.take()) is None:
         rows = np.zeros((*SIZES, 64), np.uint64)
-        with ThreadPoolExecutor(2) as pool:  # more wait for each other: each call of numpy is short
+        with ThreadPoolExecutor(2) as pool:  # more are slower: between numpy's short calls one runs at a time
             list(pool.map(lambda sprite: draw_sprites(rows[sprite], *sprite), SPRITES))
     return rows.reshape(-1, 64)
 
 
 class Ahead:
-    """Images that a process of their own draws while this one imports PyTorch, which takes as long."""
+    """Lets another process draw the images while this one imports PyTorch."""
 
     def __init__(self):
         self.process, self.rows = 0, None
 
     def begin(self) -> None:
-        """Let the images be drawn that the next `draw` returns; to be called before PyTorch is imported.
+        """Start drawing, in a forked process, what the next `draw` will return. Linux only.
 
-        By fork, which hands them over without a copy. The process must not have threads that hold a lock at
-        this moment: those of numpy's BLAS hold none, and nothing here needs them.
+        To be called before PyTorch is imported: a fork does not copy threads, so that a lock which one of
+        them holds would stay locked. Those of numpy's BLAS hold none here.
         """
         if sys.platform != "linux" or self.process:
             return
-        rows = np.frombuffer(mmap.mmap(-1, math.prod(SIZES) * 64 * 8), np.uint64).reshape(*SIZES, 64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of any threads, from Python 3.12 on
-            process = os.fork()
+        try:
+            shared = mmap.mmap(-1, math.prod(SIZES) * 64 * 8)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads, from Python 3.12 on
+                process = os.fork()
+        except OSError:  # too little memory, or too many processes: `draw` draws
+            return
+        rows = np.frombuffer(shared, np.uint64).reshape(*SIZES, 64)
         if not process:
             code = 1
             try:
@@ -119,11 +125,11 @@ class Ahead:
         self.process, self.rows = process, rows
 
     def take(self) -> np.ndarray | None:
-        """Wait for the images (*SIZES, 64); None if none were begun, or if not all may be there."""
+        """Wait for the images (*SIZES, 64); None without a `begin`, or if the process reported no success."""
         process, rows, self.process, self.rows = self.process, self.rows, 0, None
         try:
             return rows if process and os.waitpid(process, 0)[1] == 0 else None
-        except ChildProcessError:  # SIGCHLD is ignored: children end unseen
+        except ChildProcessError:  # SIGCHLD is ignored, as a parent may arrange: no exit status is kept
             return None
 
 

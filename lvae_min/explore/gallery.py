@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from lvae_min import data, latents
-from lvae_min.config import evaluation_interval
 from lvae_min.io import records
 from lvae_min.io.atomic import held
 from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief
 from lvae_min.model import VAE
-from lvae_min.train import load
+from lvae_min.train import EVALUATED_SECONDS, load
 
 SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
@@ -310,8 +309,10 @@ class Gallery:
         run, settings = self.run(name), self.settings(name)
         best, last = (run / file for file in ("best.pt", "last.pt"))
         if not best.exists() and not last.exists():
-            first = min(1000, evaluation_interval(settings["iterations"]))
-            raise ValueError(f"{run}: has no network yet; the first is saved at iteration {first:,}")
+            raise ValueError(
+                f"{run}: has no network yet; the first is saved with the first evaluation that comes more "
+                f"than {EVALUATED_SECONDS} seconds after the start, or at the end"
+            )
         try:
             dataset, missing = self.dataset(settings["dataset"]), ""
         except (OSError, ValueError, MemoryError) as error:

@@ -13,9 +13,9 @@ except ImportError:  # Windows
 
 @contextmanager
 def whole(file: Path):
-    """A stream to write a file with, which is there whole, or as before if anything is raised.
+    """A stream to write `file` with. After the block the file is complete on the disk.
 
-    An OSError names the file.
+    If anything is raised it is as it was before. An OSError names it.
     """
     part = file.with_name(file.name + ".part")
     try:

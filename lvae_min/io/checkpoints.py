@@ -10,14 +10,12 @@ from lvae_min.io.text import brief
 
 
 def save(file: Path, state: dict) -> None:
-    """Write tensors, numbers and dicts of them, whole, without a copy of them in memory."""
+    """Write tensors, numbers and dicts of them, whole, without a second copy of the file in memory."""
     with whole(file) as stream:
         try:
             torch.save(state, stream)
-        except RuntimeError as error:  # torch finds that the file is too short, and hides why
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+        except RuntimeError as error:  # torch could not end the archive; the error before that one says why
+            raise error.__context__ or error from None
 
 
 def is_machines(error: BaseException) -> bool:
