@@ -150,7 +150,10 @@ def tests(part: Part) -> None:
         part.run(title, PYTHON, "-m", "pytest", "-q", "-rs", f"--junitxml={report}", *words)
         part.summary["measured"][title] = counts(report)
 
-    pytest("cuda", "-m", "cuda")
+    # On many cores at once, if pytest-xdist is there.
+    workers = subprocess.run([PYTHON, "-c", "import xdist"], capture_output=True).returncode == 0
+    many = ["-n", str(max(os.cpu_count() // 2, 1))] if workers else []
+    pytest("cuda", "-m", "cuda", *many)
     places = [
         os.environ.get("PATH", ""),
         f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin",
@@ -168,9 +171,6 @@ def tests(part: Part) -> None:
 
     sanitize("memcheck")
     sanitize("racecheck")
-    # On many cores at once, if pytest-xdist is there.
-    workers = subprocess.run([PYTHON, "-c", "import xdist"], capture_output=True).returncode == 0
-    many = ["-n", str(max(os.cpu_count() // 2, 1))] if workers else []
     pytest("others", "-m", "not cuda and not slow", *many)
     sanitize("synccheck")
     sanitize("initcheck")

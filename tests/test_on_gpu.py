@@ -19,7 +19,7 @@ case "$1" in *on_gpu.py) exec REAL "$@";; esac
 echo "cache=${PYTORCH_NO_CUDA_MEMORY_CACHING:-} python $(echo "$*" | tr "\n" " ")" >> CALLS
 case "$*" in
   *torch.cuda.is_available*) echo '{"device": "a GPU", "commit": "0123"}'; exit NOT_THERE;;
-  *"import xdist"*) exit 1;;
+  *"import xdist"*) exit NO_XDIST;;
   *--junitxml=*) file=$(echo "$*" | sed 's/.*--junitxml=\([^ ]*\).*/\1/')
     echo '<t><testcase classname="t" name="a"/><testcase classname="t" name="b"><failure/></testcase>
           <testcase classname="t" name="c"><skipped/></testcase></t>' > "$file"; echo output; exit 1;;
@@ -37,13 +37,13 @@ def part(tmp_path, monkeypatch):
     """Carry out a part: exit code, its output, the calls, its summary, and the names in its archive."""
     calls = tmp_path / "calls"
 
-    def carry_out(*words, there=True):
+    def carry_out(*words, there=True, xdist=False):
         calls.write_text("")
         (tmp_path / "bin").mkdir(exist_ok=True)
         script = PYTHON.replace("REAL", sys.executable).replace("CALLS", str(calls))
         sanitizer = '#!/bin/sh\necho "cache=$PYTORCH_NO_CUDA_MEMORY_CACHING sanitizer $*" >> ' + str(calls)
         programs = {
-            "python": script.replace("NOT_THERE", "0" if there else "1"),
+            "python": script.replace("NOT_THERE", "01"[not there]).replace("NO_XDIST", "01"[not xdist]),
             "compute-sanitizer": sanitizer,
         }
         for name, program in programs.items():
@@ -74,6 +74,13 @@ def test_only_the_sanitizer_goes_without_torchs_cache(part):
     assert [call.split()[3] for call in calls if call.startswith("cache=1 sanitizer --tool ")] == tools
     assert all(call.startswith("cache= python") for call in calls if " sanitizer " not in call)
     assert len([call for call in calls if " python " in call and "-m pytest" in call]) == 2
+
+
+@pytest.mark.parametrize("xdist", [True, False])
+def test_tests_run_on_half_of_the_cores_where_xdist_is_there(part, xdist):
+    tests = [call for call in part("tests", xdist=xdist)[2] if "--junitxml" in call]
+    wanted = f"-n {max(os.cpu_count() // 2, 1)}"
+    assert [wanted in call for call in tests] == [xdist] * 2
 
 
 def test_a_failed_test_is_named_and_stops_nothing(part):
