@@ -9,13 +9,14 @@ import dataclasses
 import gc
 import itertools
 import math
+import os
 import shlex
 import signal
 import sys
 from pathlib import Path
 from threading import Event
 
-from lvae_min.config import MOVABLE, Config
+from lvae_min.config import LAUNCHED, MOVABLE, RANK, WORLD, Config
 from lvae_min.datasets import dsprites
 from lvae_min.io.text import MISTAKES, Parser, one_line
 
@@ -102,8 +103,8 @@ def stop_on_signals() -> Event:
 
 def start(configs: list[Config], given: argparse.Namespace):
     """The module `runs`, which imports PyTorch; dSprites is drawn in the meantime if a run will need that."""
-    needed = not (given.data / dsprites.ARCHIVE).exists() and any(
-        config.dataset == "dsprites" and not (given.out / config.name / "results.json").exists()
+    needed = not os.path.exists(given.data / dsprites.ARCHIVE) and any(
+        config.dataset == "dsprites" and not os.path.exists(given.out / config.name / "results.json")
         for config in configs
     )
     if needed and "torch" not in sys.modules:
@@ -115,13 +116,14 @@ def start(configs: list[Config], given: argparse.Namespace):
 
 def main(arguments: list[str], called: str) -> int:
     configs, given = parse(arguments, called)
+    configs = configs[RANK::WORLD]
     stop = stop_on_signals()
     runs = start(configs, given)
     atexit.register(gc.freeze)  # otherwise Python looks for garbage among all of PyTorch at its end: 0.5 s
-    code = runs.Runs(configs[runs.RANK :: runs.WORLD], given, stop, named(called)).run_all()
+    code = runs.Runs(configs, given, stop, named(called)).run_all()
     if code == 130:
         again = f"continue with\n    {called} {shlex.join(arguments)}"
-        print("stopped; " + ("the same command continues" if runs.LAUNCHED else again), flush=True)
+        print("stopped; " + ("the same command continues" if LAUNCHED else again), flush=True)
     return code
 
 

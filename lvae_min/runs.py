@@ -13,7 +13,7 @@ from threading import Event, Lock
 import torch
 
 from lvae_min import data, report
-from lvae_min.config import Config
+from lvae_min.config import LAUNCHED, LOCAL_RANK, LOCAL_WORLD, RANK, WORLD, Config
 from lvae_min.io import text
 from lvae_min.io.text import one_line
 from lvae_min.losses import OBJECTIVES, DynamicVAE
@@ -32,11 +32,6 @@ from lvae_min.workers import AT_ONCE, AtOnce, Workers
 
 MISTAKES = (*text.MISTAKES, torch.OutOfMemoryError)  # one line each
 SHORT_TURN = 5e-5  # seconds, of a thread that others wait for
-RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (  # as torchrun numbers its processes
-    int(os.environ.get(name, default))
-    for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
-)
-LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
 
 
 def summary(results: dict) -> str:

@@ -33,9 +33,7 @@ from lvae_min.step import Step, in_float32, thread_settings_kept
 
 LOG_EVERY = 100  # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300  # a killed run loses at most this
-EVALUATED_SECONDS = (
-    30  # an evaluation is followed by a checkpoint if the last one, or the start, is longer ago
-)
+EVALUATED_SECONDS = 30  # an evaluation saves, too, this long after the last checkpoint or the start
 RECONSTRUCTED = 2_000  # of the validation images: rec takes longer than the codes and all scores
 DRAW_SECONDS = 60  # pictures of a running run are not drawn more often
 CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
@@ -209,7 +207,7 @@ def begin_disentanglement(
     They are empty where there are no factors.
     """
     if not dataset.factor_names:
-        return dict
+        return lambda: {}
     return call.later(metrics.score, dataset.factors(index), codes, quick=quick)
 
 
@@ -432,7 +430,9 @@ class Run:
                     self.seconds = time.monotonic() - began
                     ends = self.iteration == self.config.iterations
                     if ends and self.call.beside and self.best["iteration"] == self.iteration:
-                        self.tested = self.begin_test()  # while the checkpoint is written
+                        at = time.monotonic()
+                        self.tested = self.begin_test()  # the others work while the checkpoint is written
+                        began += time.monotonic() - at  # part of `finish`, which is not counted
                     elif due and not ends and time.monotonic() - drawn > DRAW_SECONDS:
                         self.draw(self.validation, codes)
                         drawn = time.monotonic()
@@ -673,7 +673,7 @@ def load(run: Path | str) -> VAE:
     """
     file = Path(run) / "best.pt"
     if not file.exists():
-        raise ValueError(f"{file}: not there; {run} is no run, or has written no checkpoint yet")
+        raise ValueError(f"{file}: not there; {run} is no run, or no network was selected yet")
     best = load_checkpoint(file)
     try:
         records.check(best, {"network": {"shape": records.sizes, "latents": records.count}, "vae": {}}, "it")

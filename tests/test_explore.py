@@ -385,7 +385,7 @@ def test_what_is_no_run_is_refused(runs, served, tmp_path, capsys):
 
 def test_a_run_without_a_network_is_refused_unless_it_trains(runs, served, capsys):
     (runs.folder / "half/last.pt").unlink()
-    assert "half: has no network yet; the first is saved with the first evaluation that comes " in error_line(
+    assert "half: has no network yet; the first is saved within about five minutes" in error_line(
         [runs.folder / "half", "--port", "0"], capsys
     )
     with open(runs.folder / "half/lock") as lock:

@@ -76,6 +76,11 @@ def test_a_run_killed_at_any_moment_ends_with_the_numbers_of_one_that_was_not(wh
     assert_equal(out / faults.NAME, whole)
 
 
+def test_the_readme_says_at_how_many_moments():
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+    assert f"tested at {len(faults.MOMENTS)} chosen and 50 random moments" in readme
+
+
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_change_no_number(whole, tmp_path):
     out, moments = tmp_path / "runs", random.Random(0)

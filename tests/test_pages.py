@@ -220,6 +220,12 @@ def test_the_learned_beta_given_from_the_start_does_worse_as_the_prose_says():
         return samples.difference(each, [0.0] * len(each))[1:], sum(value > 0 for value in each)
 
     assert of("rec_mean", both)[1] == 1 and of("kl", both)[1] == 10
+    losses = [
+        [row["last_rec"] + ours["last_beta"] * row["last_kl"] for row in (ours, given)]
+        for ours, given in both
+    ]
+    worse = sorted(given - ours for ours, given in losses)
+    assert [round(value, 1) for value in (worse[0], worse[3], worse[4], worse[9])] == [-0.5, -0.3, 1.4, 1.9]
     clear = {score for score in claims.SIX if not of(score, both)[0][0] < 0 < of(score, both)[0][1]}
     assert clear == {"irs"} and of("irs", both)[0][1] < 0
     assert of("beta_vae", both)[1] == 7 and of("beta_vae", both[:5])[0][0] > 0

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -251,6 +252,7 @@ def test_under_torchrun_a_run_that_fails_ends_no_other_process(tmp_path):
         ("--dataset dsprites", "", True, False),
         ("--seed 0", "dsprites-lvae/results.json", False, False),
         ("--seed 0 1", "dsprites-lvae/results.json", False, True),
+        (f"--dataset dsprites --out {'a' * 300} --data {'b' * 300}", "", False, True),
     ],
 )
 def test_dsprites_is_drawn_ahead_where_a_run_needs_it(
@@ -263,9 +265,21 @@ def test_dsprites_is_drawn_ahead_where_a_run_needs_it(
         (tmp_path / there).touch()
     if not imported:
         monkeypatch.delitem(sys.modules, "torch")
-    words = [*arguments.split(), "--out", str(tmp_path), "--data", str(tmp_path)]
+    words = ["--out", str(tmp_path), "--data", str(tmp_path), *arguments.split()]
     assert cli.start(*cli.parse(words)) is runs
     assert begun == [False] * ahead
+
+
+def test_a_process_of_torchrun_prepares_for_its_share_alone(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(cli, "RANK", 1)
+    monkeypatch.setattr(cli, "WORLD", 2)
+    monkeypatch.setattr(cli, "stop_on_signals", lambda: None)
+    monkeypatch.setattr(cli, "start", lambda configs, given: started.append(configs) or runs)
+    monkeypatch.setattr(runs, "Runs", lambda configs, *_: SimpleNamespace(run_all=lambda: len(configs)))
+    words = ["--dataset", "arm3d", "dsprites", "mpi3d", "--out", str(tmp_path)]
+    assert cli.main(words, cli.CALLED) == 1
+    assert [[config.dataset for config in share] for share in started] == [["dsprites"]]
 
 
 def test_a_command_draws_dsprites_in_another_process_and_ends_without_looking_for_garbage(tmp_path):

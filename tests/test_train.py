@@ -394,7 +394,8 @@ def test_a_checkpoint_follows_an_evaluation_after_half_a_minute_and_the_end(smal
     assert load_checkpoint(tmp_path / "best.pt")["iteration"] == 100
 
 
-def test_pictures_are_drawn_at_most_once_a_minute_and_the_last_by_finish(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pace", [2, 7])
+def test_pictures_are_drawn_at_most_once_a_minute_and_the_last_by_finish(small, tmp_path, monkeypatch, pace):
     now, drawn = [0.0], []
     monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Run, "draw", lambda run, *_: drawn.append(run.iteration))
@@ -402,14 +403,15 @@ def test_pictures_are_drawn_at_most_once_a_minute_and_the_last_by_finish(small, 
     step = run.step.__class__.__call__
 
     def tick(self):
-        now[0] += 2
+        now[0] += pace
         step(self)
 
     monkeypatch.setattr(run.step.__class__, "__call__", tick)
     run.train()
-    assert drawn == [10, 50, 90]  # evaluations are 20 seconds apart
+    tens = list(range(10, 100, 10))
+    assert drawn == (tens if pace == 7 else [10, 50, 90])  # evaluations are 70 or 20 seconds apart
     run.finish()
-    assert drawn == [10, 50, 90, 100]
+    assert drawn == ([*tens, 100] if pace == 7 else [10, 50, 90, 100])
 
 
 def test_of_equal_scores_the_later_wins_if_the_earlier_network_knew_less_than_half(small, tmp_path):

@@ -107,20 +107,22 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
 
     monkeypatch.setattr(runs.Runs, "run_one", one)
     monkeypatch.setattr(Workers, "warm_up", lambda _: None)
-    for jobs, device, cores in (
-        (2, "auto", 16),
-        (2, "auto", 4),
-        (2, "auto", 1),
-        (2, "cpu", 16),
-        (1, "auto", 16),
+    for jobs, device, cores, share in (
+        (2, "auto", 16, 1),
+        (2, "auto", 16, 4),
+        (2, "auto", 4, 1),
+        (2, "auto", 1, 1),
+        (2, "cpu", 16, 1),
+        (1, "auto", 16, 1),
     ):
         monkeypatch.setattr(runs, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(runs, "LOCAL_WORLD", share)
         given = Namespace(jobs=jobs, out=Path(), data=Path())
         runs.Runs(
             [dataclasses.replace(config, device=device) for config in configs], given, Event()
         ).run_all()
-    assert [workers for workers, _ in seen] == [4] * 2 + [3] * 2 + [1] * 2 + [0] * 4
-    assert [turn for _, turn in seen] == pytest.approx([runs.SHORT_TURN] * 6 + [before] * 4)
+    assert [workers for workers, _ in seen] == [4] * 2 + [3] * 4 + [1] * 2 + [0] * 4
+    assert [turn for _, turn in seen] == pytest.approx([runs.SHORT_TURN] * 8 + [before] * 4)
     assert sys.getswitchinterval() == before
 
 

@@ -101,8 +101,8 @@ class Ahead:
     def begin(self) -> None:
         """Start drawing, in a forked process, what the next `draw` will return. Linux only.
 
-        To be called before PyTorch is imported: a fork does not copy threads, so that a lock which one of
-        them holds would stay locked. Those of numpy's BLAS hold none here.
+        Call it before PyTorch is imported, which starts threads: a forked process has none of them, and a
+        lock that one of them held would never be released there. numpy's own threads are idle at this moment.
         """
         if sys.platform != "linux" or self.process:
             return

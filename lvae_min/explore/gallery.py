@@ -20,7 +20,7 @@ from lvae_min.io.atomic import held
 from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief
 from lvae_min.model import VAE
-from lvae_min.train import EVALUATED_SECONDS, load
+from lvae_min.train import load
 
 SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
@@ -309,10 +309,7 @@ class Gallery:
         run, settings = self.run(name), self.settings(name)
         best, last = (run / file for file in ("best.pt", "last.pt"))
         if not best.exists() and not last.exists():
-            raise ValueError(
-                f"{run}: has no network yet; the first is saved with the first evaluation that comes more "
-                f"than {EVALUATED_SECONDS} seconds after the start, or at the end"
-            )
+            raise ValueError(f"{run}: has no network yet; the first is saved within about five minutes")
         try:
             dataset, missing = self.dataset(settings["dataset"]), ""
         except (OSError, ValueError, MemoryError) as error:
