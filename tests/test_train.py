@@ -428,6 +428,21 @@ def test_a_selected_network_that_has_hardly_learned_is_flagged():
     assert train.unlearned(5.0, 9.0) == train.unlearned(9.0, 9.0) == train.unlearned(0.0, 0.0) == ""
 
 
+def test_the_last_pictures_are_of_test_images_and_warn_of_an_early_network(small, tmp_path, monkeypatch):
+    drawn, kls, scores = [], iter([1.0, 9.0, 9.0, 1.0]), iter([0.9, 0.5, 0.5, 0.5])
+    monkeypatch.setattr(Run, "draw", lambda run, index, codes, note="": drawn.append((index, codes, note)))
+    monkeypatch.setattr(metrics, "score", lambda *_, **__: {"beta_vae": next(scores)})
+    measured = lambda *_: ({"rec": 1.0, "kl": next(kls), "rec_mean": 1.0}, object())  # noqa: E731
+    monkeypatch.setattr(train, "measure", measured)
+    run = Run(config(iterations=2, select="beta_vae"), tmp_path, small)
+    run.train()
+    results = run.finish()
+    assert results["selected"]["iteration"] == 1
+    (early, _, nothing), (index, codes, note) = drawn
+    assert early is run.validation and nothing == "" and index is run.test and type(codes) is object
+    assert note == train.unlearned(1.0, 9.0) != ""
+
+
 def test_residuals_are_those_of_the_last_thousand_iterations(small, tmp_path):
     run = Run(config(iterations=3000, schedule=4000), tmp_path, small)
     run.step.objective.sigma.data = torch.tensor([2.0, 1.5])
