@@ -166,6 +166,7 @@ def test_an_iteration_by_the_ops_has_no_more_operations_than_it_had(
     kind, precision, most, small_images, on_host, monkeypatch
 ):
     monkeypatch.setattr(torch.Tensor, "is_cpu", False, raising=False)
+    monkeypatch.setattr(model, "HIDDEN", 32)
     one = made(kind, precision, CPU, small_images)
     one()
     with Count() as count:
