@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from threading import Event
 
-from lvae_min.config import LAUNCHED, MOVABLE, RANK, WORLD, Config
+from lvae_min.config import MOVABLE, Config
 from lvae_min.datasets import dsprites
 from lvae_min.io.text import MISTAKES, Parser, one_line
 
@@ -116,14 +116,16 @@ def start(configs: list[Config], given: argparse.Namespace):
 
 def main(arguments: list[str], called: str) -> int:
     configs, given = parse(arguments, called)
-    configs = configs[RANK::WORLD]
+    from lvae_min import launch  # not above: its ValueError is a user's mistake
+
+    configs = configs[launch.RANK :: launch.WORLD]
     stop = stop_on_signals()
     runs = start(configs, given)
     atexit.register(gc.freeze)  # otherwise Python looks for garbage among all of PyTorch at its end: 0.5 s
     code = runs.Runs(configs, given, stop, named(called)).run_all()
     if code == 130:
         again = f"continue with\n    {called} {shlex.join(arguments)}"
-        print("stopped; " + ("the same command continues" if LAUNCHED else again), flush=True)
+        print("stopped; " + ("the same command continues" if launch.LAUNCHED else again), flush=True)
     return code
 
 

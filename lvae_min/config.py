@@ -5,7 +5,6 @@ PyTorch is not imported here: it takes a second, and a command line is read and 
 
 import dataclasses
 import math
-import os
 import re
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -25,11 +24,6 @@ TOO_FAST = 1e-3  # all runs with such a peak ended with low scores (figures/rate
 CELEBA_ITERATIONS = 1_000_000  # Sec. 8
 LONGEST = 10_000_000  # iterations: their learning rates are kept, half a gigabyte while computed
 MOVABLE = ("device", "threads", "loss", "graph", "score_test")  # where and how a run is done, not what it is
-RANK, WORLD, LOCAL_RANK, LOCAL_WORLD = (  # as torchrun numbers its processes
-    int(os.environ.get(name, default))
-    for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
-)
-LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
 # Settings that older runs did not write down, and what they were.
 OLD_DEFAULTS = {
     "precision": "float32",

@@ -13,9 +13,10 @@ from threading import Event, Lock
 import torch
 
 from lvae_min import data, report
-from lvae_min.config import LAUNCHED, LOCAL_RANK, LOCAL_WORLD, RANK, WORLD, Config
+from lvae_min.config import Config
 from lvae_min.io import text
 from lvae_min.io.text import one_line
+from lvae_min.launch import LAUNCHED, LOCAL_RANK, LOCAL_WORLD, RANK, WORLD
 from lvae_min.losses import OBJECTIVES, DynamicVAE
 from lvae_min.report import Grid
 from lvae_min.step import bf16_speed

@@ -191,24 +191,24 @@ def evaluate(
     the scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification;
     `call.later` begins the scoring, here or in another process.
     """
-    scores, codes = measure(vae, dataset, index, reconstructed)
-    return scores | begin_disentanglement(dataset, index, codes, quick, call)(), codes
+    _, codes, scored = begin_evaluation(vae, dataset, index, reconstructed, quick, call)
+    return scored(), codes
 
 
-def begin_disentanglement(
+def begin_evaluation(
+    vae: VAE,
     dataset: Dataset,
     index: np.ndarray,
-    codes: np.ndarray,
+    reconstructed: int | None = None,
     quick: bool = False,
     call: workers.AtOnce = workers.AT_ONCE,
-) -> Callable[[], dict[str, float]]:
-    """Begin metrics.score of codes (M, L) of images `index`; what is returned waits for the scores.
-
-    They are empty where there are no factors.
-    """
+) -> tuple[dict[str, float], np.ndarray, Callable[[], dict[str, float]]]:
+    """What `evaluate` returns, with its scores to come: those of `measure`, codes, and what waits for all."""
+    terms, codes = measure(vae, dataset, index, reconstructed)
     if not dataset.factor_names:
-        return lambda: {}
-    return call.later(metrics.score, dataset.factors(index), codes, quick=quick)
+        return terms, codes, lambda: terms
+    found = call.later(metrics.score, dataset.factors(index), codes, quick=quick)
+    return terms, codes, lambda: terms | found()
 
 
 class Run:
@@ -493,9 +493,8 @@ class Run:
 
     def begin_scoring(self, index: np.ndarray) -> Callable[[], dict]:
         """Score images `index` as in an evaluation; what is returned waits for the scores."""
-        scores, codes = measure(self.step.vae, self.dataset, index, RECONSTRUCTED)
-        found = begin_disentanglement(self.dataset, index, codes, self.quick, self.call)
-        return lambda: scores | found()
+        given = self.step.vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call
+        return begin_evaluation(*given)[-1]
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""
@@ -563,10 +562,9 @@ class Run:
 
         last  KL of the last network, where this is another
         """
-        scores, codes = measure(self.step.vae, self.dataset, self.test)
-        found = begin_disentanglement(self.dataset, self.test, codes, call=self.call)
-        self.draw(self.test, codes, unlearned(scores["kl"], last))
-        return lambda: scores | found()
+        terms, codes, scored = begin_evaluation(self.step.vae, self.dataset, self.test, call=self.call)
+        self.draw(self.test, codes, unlearned(terms["kl"], last))
+        return scored
 
     def finish(self) -> dict:
         """Score the selected and the last network on the test images, draw the first, write results.json."""

@@ -12,6 +12,7 @@ FLOORS = {  # of each file; CONTRIBUTING.md has the same plan in words
         "datasets",
         "explore",
         "io.text",
+        "launch",
         "methods",
         "products",
         "fused",

@@ -16,7 +16,7 @@ from PIL import Image
 from test_dsprites import SHA256
 
 import lvae_min
-from lvae_min import cli, model, runs
+from lvae_min import cli, launch, model, runs
 from lvae_min.datasets import dsprites
 from lvae_min.io.checkpoints import load_checkpoint
 
@@ -272,14 +272,21 @@ def test_dsprites_is_drawn_ahead_where_a_run_needs_it(
 
 def test_a_process_of_torchrun_prepares_for_its_share_alone(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(cli, "RANK", 1)
-    monkeypatch.setattr(cli, "WORLD", 2)
+    monkeypatch.setattr(launch, "RANK", 1)
+    monkeypatch.setattr(launch, "WORLD", 2)
     monkeypatch.setattr(cli, "stop_on_signals", lambda: None)
     monkeypatch.setattr(cli, "start", lambda configs, given: started.append(configs) or runs)
     monkeypatch.setattr(runs, "Runs", lambda configs, *_: SimpleNamespace(run_all=lambda: len(configs)))
     words = ["--dataset", "arm3d", "dsprites", "mpi3d", "--out", str(tmp_path)]
     assert cli.main(words, cli.CALLED) == 1
     assert [[config.dataset for config in share] for share in started] == [["dsprites"]]
+
+
+def test_a_rank_that_is_no_number_is_a_mistake_in_one_line_and_only_of_the_command():
+    environment = {**os.environ, "RANK": "first"}
+    for words, code in ((["-c", "import lvae_min.config"], 0), (["-m", "lvae_min"], 2)):
+        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == code and done.stderr.count("\n") == code // 2, done.stderr
 
 
 def test_a_command_draws_dsprites_in_another_process_and_ends_without_looking_for_garbage(tmp_path):
