@@ -128,7 +128,8 @@ def results_of(folder):
 
 def test_runs_in_one_process_end_with_the_numbers_of_runs_alone(finished, tmp_path):
     done = small_run(tmp_path, "--iterations", 60, "--model", "vae", "lvae", "--seed", 0, 1, "--jobs", 3)
-    assert done.returncode == 0 and done.stderr == "" and "grid: 4 of 4 runs done, 100% of all" in done.stdout
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "grid: 4 of 4 runs done, 100% of all" in done.stdout
     for folder in finished[0].iterdir():
         beside = tmp_path / folder.name
         assert (beside / "log.jsonl").read_bytes() == (folder / "log.jsonl").read_bytes()

@@ -10,6 +10,7 @@ machine: no telemetry, no share link, no fonts or scripts from elsewhere.
 
 import argparse
 import errno
+import logging
 import os
 import shlex
 import signal
@@ -134,6 +135,8 @@ def serve(gr, blocks, own: socket.socket) -> None:
         enable_monitoring=False,
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    # An open page holds a connection, which is cut at the end: an error to uvicorn, with a long traceback.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     server.run(sockets=[own])
 
 
