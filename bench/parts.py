@@ -26,6 +26,8 @@ def parts(device: torch.device) -> list[dict]:
         step, times = common.make_step(data.load(name).to(device), batch_size, device, graph="off"), []
         for number in range(25):
             step.batches.turn(number)
+            step.take_rates()
+            wait()
             moments = [time.perf_counter()]
 
             def done(moments=moments):
@@ -39,8 +41,6 @@ def parts(device: torch.device) -> list[dict]:
             done()
             loss = step.objective(logits, x, mu, logvar)[0]
             done()
-            step.take_rates()
-            moments[-1] = time.perf_counter()  # not timed
             step.optimizer.zero_grad()
             loss.backward()
             done()

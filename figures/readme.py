@@ -153,13 +153,11 @@ def collapse(file: Path) -> str:
 def of_seeds(rows: list[dict]) -> dict[str, str]:
     """The blocks about seeds; where there are no runs for one, a sentence says what makes them.
 
-    Those of the default have it all; other settings only stand where they are the question.
+    Those of dSprites at the default have it all; other settings only stand where they are the question.
     """
-    default = [row for row in rows if pool.is_default(row)]
-    dsprites = [row for row in default if row["dataset"] == "dsprites"]
-    short = [row for row in rows if row["precision"] == "float32" and not row["paper"]]
-    found = seeds.text(dsprites)
-    found |= {"last": seeds.networks(default, "last")}
+    dsprites = [row for row in rows if row["dataset"] == "dsprites"]
+    short = [row for row in dsprites if row["precision"] == "float32" and not row["paper"]]
+    found = seeds.text([row for row in dsprites if pool.is_default(row)])
     found |= {name: some for name, some in seeds.text(short).items() if name in ("rate", "short", "learned")}
     empty = {name: f"No such runs yet. {making(part)}" for name, part in PARTS.items()}
     blocks = {name: found[name] or empty[name] for name in PARTS}

@@ -431,7 +431,11 @@ class Run:
                     ends = self.iteration == self.config.iterations
                     if ends and self.call.beside and self.best["iteration"] == self.iteration:
                         at = time.monotonic()
-                        self.tested = self.begin_test()  # the others work while the checkpoint is written
+                        try:
+                            self.tested = self.begin_test()  # others work while the checkpoint is written
+                        except Exception:  # too little memory, say: the training is not lost
+                            self.checkpoint()
+                            raise
                         began += time.monotonic() - at  # part of `finish`, which is not counted
                     elif due and not ends and time.monotonic() - drawn > DRAW_SECONDS:
                         self.draw(self.validation, codes)

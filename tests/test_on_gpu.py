@@ -25,6 +25,7 @@ case "$*" in
           <testcase classname="t" name="c"><skipped/></testcase></t>' > "$file"; echo output; exit 1;;
   "-m bench "*) while [ "$1" != --json ]; do [ "$2" = --device ] && name=$1; shift; done
     echo "{\"$name\": [{\"us\": 1}]}" > "$2";;
+  "-m bench.updates "*) echo '{"rows": [{"us": 1}]}' > "$4";;
   run.py*) while [ "$1" != --out ]; do shift; done; mkdir -p "$2/one"; cd "$2/one"
     echo '{"scores": {"mig": 0.5}, "seconds": 9, "settings": {}}' > results.json
     touch last.pt best.pt lock log.jsonl curves.png;;
@@ -70,8 +71,10 @@ def part(tmp_path, monkeypatch):
 
 def test_only_the_sanitizer_goes_without_torchs_cache(part):
     code, output, calls, summary, _ = part("tests")
-    tools = ["memcheck", "racecheck", "synccheck", "initcheck"]
-    assert [call.split()[3] for call in calls if call.startswith("cache=1 sanitizer --tool ")] == tools
+    sanitized = [call for call in calls if call.startswith("cache=1 sanitizer --tool ")]
+    assert [call.split()[3] for call in sanitized] == ["memcheck", "racecheck", "synccheck", "initcheck"]
+    ours_alone = ["--kernel-name kns=lvae" in call and "weights_move" in call for call in sanitized]
+    assert ours_alone == [True, True, True, False]
     assert all(call.startswith("cache= python") for call in calls if " sanitizer " not in call)
     assert len([call for call in calls if " python " in call and "-m pytest" in call]) == 2
 
@@ -93,8 +96,9 @@ def test_a_failed_test_is_named_and_stops_nothing(part):
 
 def test_the_measurements_of_each_bench_are_in_the_summary(part):
     code, _, calls, summary, names = part("bench")
-    assert code == 0 and list(summary["measured"]) == list(on_gpu.BENCHES)
-    assert summary["measured"]["loss"] == [{"us": 1}] and "bench-loss.json" in names
+    assert code == 0 and list(summary["measured"]) == [*on_gpu.BENCHES, "updates"]
+    assert summary["measured"]["loss"] == summary["measured"]["updates"] == [{"us": 1}]
+    assert {"bench-loss.json", "bench-updates.json"} <= names
 
 
 def test_the_papers_runs_are_asked_for_and_their_networks_stay(part):

@@ -14,10 +14,12 @@ from threading import Event
 
 import numpy as np
 import pytest
+import torch
 
 from lvae_min import metrics, runs, train
 from lvae_min.config import Config
 from lvae_min.io.atomic import naming
+from lvae_min.io.checkpoints import load_checkpoint
 from lvae_min.train import Run
 from lvae_min.workers import AT_ONCE, AtOnce, Workers
 
@@ -154,6 +156,22 @@ def test_at_the_end_scores_pictures_and_the_checkpoint_are_made_at_once(
     first = [*validation, "draw", *validation]
     at_once = [*test, "checkpoint"] if beside and not early else ["checkpoint", *validation * early, *test]
     assert found == [*first, *at_once, "score ended"] and seen[-1] == "draw ended"
+
+
+def test_a_test_that_cannot_begin_loses_no_iteration(small, tmp_path, monkeypatch):
+    class Beside(AtOnce):
+        beside = True
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("no memory for the test images")
+
+    config = Config("dsprites", iterations=2, batch_size=32, device="cpu", threads=1)
+    run = Run(config, tmp_path, small, call=Beside())
+    monkeypatch.setattr(run, "begin_test", fail)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for the test images"):
+        run.train(quiet=True)
+    run.close()
+    assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 2
 
 
 def noted(function, seen):
