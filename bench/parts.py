@@ -26,7 +26,7 @@ def parts(device: torch.device) -> list[dict]:
         step, times = common.make_step(data.load(name).to(device), batch_size, device, graph="off"), []
         for number in range(25):
             step.batches.turn(number)
-            step.take_rates()
+            step.take_rates()  # not timed
             wait()
             moments = [time.perf_counter()]
 

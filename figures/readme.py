@@ -153,7 +153,7 @@ def collapse(file: Path) -> str:
 def of_seeds(rows: list[dict]) -> dict[str, str]:
     """The blocks about seeds; where there are no runs for one, a sentence says what makes them.
 
-    Those of dSprites at the default have it all; other settings only stand where they are the question.
+    They are of dSprites at the default; "rate", "short" and "learned" compare it with other settings.
     """
     dsprites = [row for row in rows if row["dataset"] == "dsprites"]
     short = [row for row in dsprites if row["precision"] == "float32" and not row["paper"]]

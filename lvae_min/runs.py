@@ -95,7 +95,7 @@ def describe_error(error: Exception, folder: Path) -> str:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return (
             f"{folder}: not enough memory ({one_line(error)[:120]}); "
-            "try a smaller --batch-size or fewer --jobs"
+            "continue with fewer --jobs, or start again with a smaller --batch-size"
         )
     if not isinstance(error, MISTAKES):
         return f"{folder}: internal error, see the traceback above ({type(error).__name__})"

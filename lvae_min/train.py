@@ -432,8 +432,8 @@ class Run:
                     if ends and self.call.beside and self.best["iteration"] == self.iteration:
                         at = time.monotonic()
                         try:
-                            self.tested = self.begin_test()  # others work while the checkpoint is written
-                        except Exception:  # too little memory, say: the training is not lost
+                            self.tested = self.begin_test()  # workers go on while the checkpoint is written
+                        except Exception:  # no memory for it, for example: the training is saved first
                             self.checkpoint()
                             raise
                         began += time.monotonic() - at  # part of `finish`, which is not counted

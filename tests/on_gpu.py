@@ -15,8 +15,9 @@ from pathlib import Path
 PYTHON = os.environ.get("PYTHON") or sys.executable
 LIMIT = 430  # seconds for a part; fifty are left to end it and for its archive
 METHODS = ("vae", "beta-vae", "control-vae", "dynamic-vae", "sigma-vae", "lvae")
-LOSS = "test_cuda_is_as_accurate_as_the_reference"  # every size and type, forward and backward
-UPDATES = "(weights_move and cuda and bits and off)"  # of the MLP in each precision
+# Tests for compute-sanitizer, as pytest's -k selects them.
+LOSS_TESTS = "test_cuda_is_as_accurate_as_the_reference"  # every size and type, forward and backward
+UPDATE_TESTS = "(weights_move and cuda and bits and off)"  # the MLP in each precision, without a graph
 # In order of importance. What only a measurement decides, and what shows it:
 #
 #   where six runs of 3,000 iterations spend 16 s; 12 are the aim      python -m bench overhead
@@ -25,7 +26,7 @@ UPDATES = "(weights_move and cuda and bits and off)"  # of the MLP in each preci
 #   sums of biases and of columns, 110 us of the CNN's 900             nsys profile python -m bench step
 #   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
 #   the loss against the memory's floor, by block size and packs       bench loss, columns "graph"
-BENCHES = ("step", "loss", "grid", "parts", "evaluation", "start", "overhead", "data", "growth")
+BENCHES = ("step", "loss", "grid", "updates", "parts", "evaluation", "start", "overhead", "data", "growth")
 MACHINE = """
 import json, sys, torch
 if not torch.cuda.is_available():
@@ -158,11 +159,11 @@ def tests(part: Part) -> None:
         # torch cuts its tensors out of large blocks, in which a read past the end of one is no fault; without
         # that cache each has memory of its own. For the sanitizer alone: no graph can be recorded without it.
         command = [sanitizer, "--tool", tool, "--error-exitcode", "1"]
-        if tool == "initcheck":  # has to see what other kernels write: too slow for the products of an update
-            chosen = LOSS
+        if tool == "initcheck":  # has to watch all kernels, which write what ours read: too slow for updates
+            chosen = LOSS_TESTS
         else:
-            command += ["--kernel-name", "kns=lvae"]  # our own kernels, by a part of their names
-            chosen = f"{LOSS} or {UPDATES}"
+            command += ["--kernel-name", "kns=lvae"]  # our own kernels: their namespace is in their names
+            chosen = f"{LOSS_TESTS} or {UPDATE_TESTS}"
         files = ["tests/test_fused.py", "tests/test_adam.py"]
         command += [PYTHON, "-m", "pytest", "-q", "-s", *files, "-k", chosen]
         part.run(tool, *command, limit=90, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
@@ -177,12 +178,10 @@ def tests(part: Part) -> None:
 def bench(part: Part) -> None:
     for name in BENCHES:
         file = part.folder / f"bench-{name}.json"
-        words = ["-m", "bench", name, "--device", "cuda", "--json", str(file)]
-        if part.run(f"bench-{name}", PYTHON, *words, limit=150):
-            part.summary["measured"][name] = json.loads(file.read_text())[name]
-    file = part.folder / "bench-updates.json"
-    if part.run("bench-updates", PYTHON, "-m", "bench.updates", "--json", str(file), limit=150):
-        part.summary["measured"]["updates"] = json.loads(file.read_text())["rows"]
+        alone = name == "updates"  # a command of its own
+        words = ["bench.updates"] if alone else ["bench", name, "--device", "cuda"]
+        if part.run(f"bench-{name}", PYTHON, "-m", *words, "--json", str(file), limit=150):
+            part.summary["measured"][name] = json.loads(file.read_text())["rows" if alone else name]
 
 
 def train(part: Part, *words: str) -> None:

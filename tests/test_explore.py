@@ -532,8 +532,10 @@ def browser(monkeypatch):
 
 @pytest.mark.skipif(not util.find_spec("gradio"), reason="needs gradio")
 def test_ctrl_c_while_a_page_is_open_prints_no_error(runs, serve, open_pages):
-    page = open_pages.enter_context(urlopen(f"{serve(runs.folder)}/gradio_api/heartbeat/any"))
-    assert page.readline() == b"data: ALIVE\n"  # for as long as the page is open
+    """`serve` interrupts the command while this connection is open, and looks at what it prints."""
+    address = f"{serve(runs.folder)}/gradio_api/heartbeat/any"  # where an open page stays connected
+    page = open_pages.enter_context(urlopen(address, timeout=60))
+    assert page.readline() == b"data: ALIVE\n"
 
 
 def element(browser, name: str):
@@ -548,12 +550,19 @@ def text(browser, name: str) -> str:
 
 def click(browser, selector: str) -> None:
     """Click what a CSS selector finds, once it can be clicked: the parts of the page come one by one."""
-    from selenium.common.exceptions import WebDriverException
+    from selenium.common import exceptions as errors
+
+    not_yet = (
+        errors.NoSuchElementException,
+        errors.ElementNotInteractableException,
+        errors.ElementClickInterceptedException,
+        errors.StaleElementReferenceException,
+    )
 
     def clicked() -> bool:
         try:
             browser.find_element("css selector", selector).click()
-        except WebDriverException:  # not there yet, or being drawn
+        except not_yet:
             return False
         return True
 

@@ -73,10 +73,27 @@ def test_only_the_sanitizer_goes_without_torchs_cache(part):
     code, output, calls, summary, _ = part("tests")
     sanitized = [call for call in calls if call.startswith("cache=1 sanitizer --tool ")]
     assert [call.split()[3] for call in sanitized] == ["memcheck", "racecheck", "synccheck", "initcheck"]
-    ours_alone = ["--kernel-name kns=lvae" in call and "weights_move" in call for call in sanitized]
-    assert ours_alone == [True, True, True, False]
     assert all(call.startswith("cache= python") for call in calls if " sanitizer " not in call)
     assert len([call for call in calls if " python " in call and "-m pytest" in call]) == 2
+
+
+def test_three_sanitizers_watch_our_kernels_alone_and_initcheck_all_of_the_loss(part):
+    sanitized = [call for call in part("tests")[2] if " sanitizer " in call]
+    seen = [("--kernel-name kns=lvae" in call, "weights_move" in call) for call in sanitized]
+    assert seen == [(True, True)] * 3 + [(False, False)]
+
+
+def test_the_names_of_all_kernels_have_the_namespace_that_the_sanitizers_look_for():
+    count = 0
+    for file in (ROOT / "csrc").iterdir():
+        inside = False
+        for line in file.read_text().splitlines():
+            if re.match(r"(namespace lvae \{|\} *// namespace lvae$)", line):
+                inside = not inside
+            elif line.startswith("__global__"):
+                count += 1
+                assert inside, f"{file.name}: {line}"
+    assert count == 6
 
 
 @pytest.mark.parametrize("xdist", [True, False])
@@ -96,7 +113,7 @@ def test_a_failed_test_is_named_and_stops_nothing(part):
 
 def test_the_measurements_of_each_bench_are_in_the_summary(part):
     code, _, calls, summary, names = part("bench")
-    assert code == 0 and list(summary["measured"]) == [*on_gpu.BENCHES, "updates"]
+    assert code == 0 and list(summary["measured"]) == list(on_gpu.BENCHES)
     assert summary["measured"]["loss"] == summary["measured"]["updates"] == [{"us": 1}]
     assert {"bench-loss.json", "bench-updates.json"} <= names
 
@@ -170,10 +187,9 @@ def test_a_command_that_takes_too_long_is_interrupted_and_the_next_one_is_not_be
     assert one.end() == 1 and json.loads((tmp_path / "slow.json").read_text())["failed"]
 
 
-def test_every_bench_is_one_of_the_folder():
+def test_every_bench_and_every_sanitized_test_is_there():
     from bench.__main__ import BENCHES
 
-    assert set(on_gpu.BENCHES) <= set(BENCHES)
-    assert re.search(
-        r"def test_cuda_is_as_accurate_as_the_reference", (ROOT / "tests/test_fused.py").read_text()
-    )
+    assert set(on_gpu.BENCHES) - {"updates"} <= set(BENCHES) and (ROOT / "bench/updates.py").exists()
+    assert f"def {on_gpu.LOSS_TESTS}(" in (ROOT / "tests/test_fused.py").read_text()
+    assert "def test_weights_move" in (ROOT / "tests/test_adam.py").read_text()

@@ -158,7 +158,7 @@ def test_at_the_end_scores_pictures_and_the_checkpoint_are_made_at_once(
     assert found == [*first, *at_once, "score ended"] and seen[-1] == "draw ended"
 
 
-def test_a_test_that_cannot_begin_loses_no_iteration(small, tmp_path, monkeypatch):
+def test_the_training_is_saved_where_scoring_the_test_images_fails_to_begin(small, tmp_path, monkeypatch):
     class Beside(AtOnce):
         beside = True
 

@@ -135,7 +135,7 @@ def serve(gr, blocks, own: socket.socket) -> None:
         enable_monitoring=False,
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    # An open page holds a connection, which is cut at the end: an error to uvicorn, with a long traceback.
+    # At the end uvicorn cuts the connections of open pages, and logs each as an error with a traceback.
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     server.run(sockets=[own])
 
