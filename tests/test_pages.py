@@ -299,7 +299,7 @@ def test_what_is_clearly_ahead_of_l_vae_is_what_the_prose_says(default):
 
 
 def test_on_arm3d_sigma_vae_is_ahead_and_five_are_alike_as_the_prose_says():
-    (methods,) = pool.groups([row for row in keep.rows(keep.TABLE) if row["dataset"] == "arm3d"]).values()
+    _, methods = pool.groups([row for row in keep.rows(keep.TABLE) if row["dataset"] == "arm3d"]).values()
     names = ("rec_mean", "kl", "beta", *claims.SIX)
     ahead, *five = (
         {name: np.mean(pool.values(methods[method], name)) for name in names}
@@ -322,6 +322,28 @@ def test_on_arm3d_sigma_vae_is_ahead_and_five_are_alike_as_the_prose_says():
     assert 2.4 < min(fixed) and max(fixed) < 2.7
     limits = {name: {row["last_beta"] for row in methods[name]} for name in ("ControlVAE", "DynamicVAE")}
     assert limits == {"ControlVAE": {1.0}, "DynamicVAE": {0.1}}
+
+
+def test_on_arm3d_a_smaller_beta_ends_with_a_lower_rec_as_the_prose_says():
+    methods, _ = pool.groups([row for row in keep.rows(keep.TABLE) if row["dataset"] == "arm3d"]).values()
+    assert {len(runs) for runs in methods.values()} == {1}
+    one = {name: runs[0] for name, runs in methods.items()}
+    order = ["sigma-VAE", "DynamicVAE", "VAE", "ControlVAE", "beta-VAE, beta 2", "L-VAE"]
+    assert sorted(one, key=lambda name: one[name]["last_rec_mean"]) == order
+    assert sorted(one, key=lambda name: one[name]["last_beta"]) == order  # VAE before ControlVAE: both have 1
+    for name in ("VAE", "beta-VAE, beta 2", "ControlVAE", "L-VAE"):
+        row = one[name]
+        assert 21.7 < row["last_rec_mean"] < 22.1 and 3 < row["last_kl"] < 3.4
+        assert 0.32 < row["last_beta_vae"] < 0.34
+    ahead, dynamic, learned = one["sigma-VAE"], one["DynamicVAE"], one["L-VAE"]
+    assert round(ahead["last_rec_mean"], 1) == 7.7 and round(ahead["last_kl"]) == 39
+    assert 0.001 <= ahead["last_beta"] < 0.002 and round(ahead["last_beta_vae"], 2) == 0.71
+    for score in ("factor_vae", "explicitness"):
+        assert ahead[f"last_{score}"] == max(row[f"last_{score}"] for row in one.values())
+    assert ahead["last_irs"] == min(row["last_irs"] for row in one.values())
+    assert round(dynamic["last_rec_mean"]) == 20 and round(dynamic["last_beta_vae"], 2) == 0.42
+    assert round(learned["last_beta"], 2) == 2.64
+    assert abs(learned["residual_sigma_0"]) < 0.011 and abs(learned["residual_sigma_1"]) < 0.001
 
 
 def test_the_two_halves_of_the_seeds_differ_as_often_as_by_chance_as_the_prose_says(default):
