@@ -13,6 +13,11 @@ from lvae_min.products import Conv, ConvTransposed, Linear, PixelLinear
 
 HIDDEN = 1200  # units of both hidden layers of the MLP, Table 1
 
+# On a CPU, MKL looks up the processor in the first call of a function such as exp. A thread whose own first
+# call comes at that moment may read the number half-way and get a result of four digits (PyTorch 2.13,
+# github.com/pytorch/pytorch/issues/188792). So the first call is made here, before threads train at once.
+torch.ones(1, device="cpu").exp()
+
 
 def mlp(shape: tuple[int, int, int], latents: int, binary: bool) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder of Table 1, upper half; 12,737,306 weights for dSprites with five latents."""

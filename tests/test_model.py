@@ -1,10 +1,23 @@
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from lvae_min.model import VAE, layers
 from lvae_min.products import Conv, ConvTransposed, Linear, PixelLinear
+
+
+def test_mkl_has_looked_up_the_processor_before_threads_train():
+    program = """if True:
+        import torch
+        with torch.profiler.profile() as seen:
+            import lvae_min.model
+        print(*(event.key for event in seen.key_averages()))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and "aten::exp" in done.stdout.split(), done.stderr
 
 
 def weights(module):
