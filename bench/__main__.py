@@ -1,6 +1,6 @@
 """Side-by-side measurements, as ratios of times taken in turn in one process.
 
-    python -m bench                     all of them, in at most five minutes
+    python -m bench                     all of them, in about five minutes
     python -m bench step scores         some
     python -m bench --json bench.json   and keep the numbers
     python -m bench --device cuda       on a GPU

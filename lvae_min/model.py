@@ -13,9 +13,10 @@ from lvae_min.products import Conv, ConvTransposed, Linear, PixelLinear
 
 HIDDEN = 1200  # units of both hidden layers of the MLP, Table 1
 
-# On a CPU, MKL looks up the processor in the first call of a function such as exp. A thread whose own first
-# call comes at that moment may read the number half-way and get a result of four digits (PyTorch 2.13,
-# github.com/pytorch/pytorch/issues/188792). So the first call is made here, before threads train at once.
+# MKL detects the processor in the first call of any of its vector functions, and other threads must not call
+# one at that moment: exp may have four correct digits for them (PyTorch 2.13,
+# github.com/pytorch/pytorch/issues/188792). All functions and types share what was detected, so that one call
+# is enough. It is made here, before threads train.
 torch.ones(1, device="cpu").exp()
 
 

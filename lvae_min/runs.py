@@ -90,12 +90,13 @@ def remedy(settings: dict, rose: bool) -> str:
     return "try a lower --beta" if method.has_beta else "try another --seed"
 
 
-def describe_error(error: Exception, folder: Path) -> str:
-    """What went wrong with a run, in one line: what, where, what to do."""
+def describe_error(error: Exception, folder: Path, jobs: int = 1) -> str:
+    """What went wrong with a run, one of `jobs` at once, in one line: what, where, what to do."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        fewer = "continue with fewer --jobs, or " * (jobs > 1)
         return (
             f"{folder}: not enough memory ({one_line(error)[:120]}); "
-            "continue with fewer --jobs, or start again with a smaller --batch-size"
+            f"{fewer}start again with a smaller --batch-size"
         )
     if not isinstance(error, MISTAKES):
         return f"{folder}: internal error, see the traceback above ({type(error).__name__})"
@@ -185,7 +186,7 @@ class Runs:
         except Exception as error:  # of any kind: the other runs continue
             if not isinstance(error, MISTAKES) and "allocate memory" not in str(error):
                 traceback.print_exc()
-            reason = describe_error(error, folder)
+            reason = describe_error(error, folder, self.jobs)
             if self.grid:
                 reason = reason if str(folder) in reason else f"{folder}: {reason}"
                 report.say(f"FAILED, the others continue: {reason}")

@@ -203,7 +203,7 @@ def begin_evaluation(
     quick: bool = False,
     call: workers.AtOnce = workers.AT_ONCE,
 ) -> tuple[dict[str, float], np.ndarray, Callable[[], dict[str, float]]]:
-    """What `evaluate` returns, with its scores to come: those of `measure`, codes, and what waits for all."""
+    """`evaluate` without waiting: rec and kl, the codes, and a function that waits for all scores."""
     terms, codes = measure(vae, dataset, index, reconstructed)
     if not dataset.factor_names:
         return terms, codes, lambda: terms
@@ -432,7 +432,7 @@ class Run:
                     if ends and self.call.beside and self.best["iteration"] == self.iteration:
                         at = time.monotonic()
                         try:
-                            self.tested = self.begin_test()  # workers go on while the checkpoint is written
+                            self.tested = self.begin_test()  # workers score while the checkpoint is written
                         except Exception:  # no memory for it, for example: the training is saved first
                             self.checkpoint()
                             raise

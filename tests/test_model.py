@@ -9,7 +9,7 @@ from lvae_min.model import VAE, layers
 from lvae_min.products import Conv, ConvTransposed, Linear, PixelLinear
 
 
-def test_mkl_has_looked_up_the_processor_before_threads_train():
+def test_the_import_calls_exp_before_threads_can():
     program = """if True:
         import torch
         with torch.profiler.profile() as seen:

@@ -90,7 +90,7 @@ def test_the_names_of_all_kernels_have_the_namespace_that_the_sanitizers_look_fo
         for line in file.read_text().splitlines():
             if re.match(r"(namespace lvae \{|\} *// namespace lvae$)", line):
                 inside = not inside
-            elif line.startswith("__global__"):
+            elif "__global__" in line:
                 count += 1
                 assert inside, f"{file.name}: {line}"
     assert count == 6
@@ -192,4 +192,9 @@ def test_every_bench_and_every_sanitized_test_is_there():
 
     assert set(on_gpu.BENCHES) - {"updates"} <= set(BENCHES) and (ROOT / "bench/updates.py").exists()
     assert f"def {on_gpu.LOSS_TESTS}(" in (ROOT / "tests/test_fused.py").read_text()
-    assert "def test_weights_move" in (ROOT / "tests/test_adam.py").read_text()
+    collect = [sys.executable, "-m", "pytest", "tests/test_adam.py", "--collect-only", "-q"]
+    found = subprocess.run(
+        [*collect, "-k", on_gpu.UPDATE_TESTS], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert [precision in found for precision in ("float32", "tf32", "bf16")] == [True] * 3
+    assert found.count("::") == 3, found

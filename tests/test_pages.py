@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -350,6 +351,23 @@ def test_on_arm3d_a_smaller_beta_ends_with_a_lower_rec_as_the_prose_says(arm3d):
     assert round(dynamic["last_rec_mean"]) == 20 and round(dynamic["last_beta_vae"], 2) == 0.42
     assert round(learned["last_beta"], 2) == 2.64
     assert abs(learned["residual_sigma_0"]) < 0.011 and abs(learned["residual_sigma_1"]) < 0.001
+
+
+def test_what_the_pages_say_of_speed_on_a_cpu_is_in_the_kept_measurements():
+    kept = [json.loads((ROOT / f"figures/data/{name}.json").read_text()) for name in ("bench", "bench-xeon")]
+    gains = [{row["means"]: row["without / with"] for row in one["means"]} for one in kept]
+    losses = [round(100 * one[f"fused loss{cnn}"] - 100) for one in gains for cnn in ("", " (CNN)")]
+    for page in (ROOT / "README.md", ROOT / "docs/kernel.md"):
+        assert f"{min(losses)} to {max(losses)} % longer" in " ".join(prose(page).split())
+    assert {round(row["loss, %"]) for one in kept for row in one["parts"]} == {1, 2}
+    assert [round(one["denormals flushed (Adam alone)"]) for one in gains] == [4, 4]
+    speed = prose(ROOT / "docs/speed.md")
+    peaks = {round(100 * row["GFLOP/s"] / row["of peak, %"]) for row in kept[0]["step"]}
+    assert [peak for peak in peaks if f"({peak} GFLOP/s)" in speed], peaks
+    assert 4.5 < kept[0]["seconds"] / 60 < 5.5
+    minutes = {row["data set"]: row["step, ms"] / 6e4 for row in kept[0]["data"]}
+    others = [round(1e4 * one) for name, one in minutes.items() if name not in ("dsprites", "celeba")]
+    assert (min(others), max(others), round(5e3 * minutes["celeba"])) == (12, 15, 25)
 
 
 def test_the_two_halves_of_the_seeds_differ_as_often_as_by_chance_as_the_prose_says(default):

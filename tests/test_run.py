@@ -151,6 +151,14 @@ def test_runs_share_the_cores_unless_threads_are_given(monkeypatch):
     assert runs.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no\nmore"), RuntimeError("can't allocate memory")])
+def test_what_helps_a_run_without_memory_depends_on_whether_others_run_beside_it(error):
+    one, three = (runs.describe_error(error, Path("runs/one"), jobs) for jobs in (1, 3))
+    assert one.startswith("runs/one: not enough memory (") and "\n" not in one
+    assert one.endswith("); start again with a smaller --batch-size")
+    assert three.endswith("); continue with fewer --jobs, or start again with a smaller --batch-size")
+
+
 def test_a_run_that_fails_is_reported_at_the_end_and_stops_no_other(tmp_path):
     folder = tmp_path / "dsprites-vae-iterations20-batch-size8"
     folder.mkdir()
@@ -285,11 +293,26 @@ def test_a_process_of_torchrun_prepares_for_its_share_alone(tmp_path, monkeypatc
     assert [[config.dataset for config in share] for share in started] == [["dsprites"]]
 
 
-def test_a_rank_that_is_no_number_is_a_mistake_in_one_line_and_only_of_the_command():
-    environment = {**os.environ, "RANK": "first"}
-    for words, code in ((["-c", "import lvae_min.config"], 0), (["-m", "lvae_min"], 2)):
-        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
-        assert done.returncode == code and done.stderr.count("\n") == code // 2, done.stderr
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"RANK": "first"}, "RANK is 'first' in the environment: expected a whole number of at least 0"),
+        ({"RANK": "-1"}, "RANK is '-1' in the environment: expected a whole number of at least 0"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0' in the environment: expected a whole number of at least 1"),
+        ({"RANK": "1"}, "RANK is 1 and WORLD_SIZE is 1 in the environment: expected a smaller rank"),
+    ],
+)
+def test_an_environment_that_torchrun_never_makes_is_a_mistake_of_the_command(environment, message, tmp_path):
+    def python(*words):
+        given = {**os.environ, **environment}
+        return subprocess.run(
+            [sys.executable, *words], env=given, capture_output=True, text=True, timeout=120
+        )
+
+    done = python("-m", "lvae_min", "--iterations", "1", "--out", str(tmp_path))
+    assert done.returncode == 2 and done.stderr.startswith(f"python -m lvae_min: {message}"), done.stderr
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert python("-c", "import lvae_min.config").returncode == 0
 
 
 def test_a_command_draws_dsprites_in_another_process_and_ends_without_looking_for_garbage(tmp_path):
