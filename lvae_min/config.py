@@ -189,7 +189,7 @@ class Config:
         self.check("rate_form", self.rate_form in ("onecycle", "constant"), "onecycle or constant")
         self.check("warmup", self.warmup in ("linear", "cosine"), "linear or cosine")
         self.check("batch_size", self.batch_size >= 1, "at least 1")
-        self.check("seed", 0 <= self.seed < 2**63, "0 or more")
+        self.check("seed", 0 <= self.seed < 2**63, "0 to 2^63 - 1")
         self.check("beta", 0 <= self.beta <= 1e30, "0 or more, at most 1e30")
         self.check("latents", self.latents is None or 1 <= self.latents <= 10_000, "1 to 10,000")
         self.check("sigma_freeze", 0 <= self.sigma_freeze <= 1, "0 to 1")
@@ -327,11 +327,16 @@ class Config:
 
 
 def with_defaults(stored: dict) -> dict:
-    """Settings as an older run wrote them down, with those that it did not know."""
+    """Settings as an older run wrote them down, with those that it did not know.
+
+    Raises ValueError for a schedule that is no whole number above 0.
+    """
     method = METHODS.get(stored.get("model", ""))
     controls = dict(method.controls) if method else {}
     if controls:  # gains did not grow in a shorter schedule: what would give the same ones now
-        controls |= {name: controls[name] / gain_factor(stored["schedule"]) for name in ("kp", "ki")}
+        if not (type(schedule := stored["schedule"]) is int and schedule > 0):
+            raise ValueError(f"a schedule of {one_line(schedule)[:40]}")
+        controls |= {name: controls[name] / gain_factor(schedule) for name in ("kp", "ki")}
     return {**OLD_DEFAULTS, **dict.fromkeys(CONTROL), **controls, **stored}
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lvae_min.encode import command
+from lvae_min.encode import check_output
 from lvae_min.io import npy
-from lvae_min.io.text import Parser
+from lvae_min.io.text import Parser, carry_out
 
 
 def main(arguments: list[str]) -> None:
@@ -22,8 +22,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("codes", type=Path, help=".npz with an array codes (M, L)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .npz to write")
     given = parser.parse_args(arguments)
-    if given.out.suffix != ".npz":
-        raise ValueError(f"{given.out}: expected a name that ends in .npz")
+    check_output(given.out)
     from lvae_min import codes, train  # not above: PyTorch takes a second
 
     vae = train.load(given.run)
@@ -36,4 +35,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(sys.argv[1:], main, "decode"))
+    sys.exit(carry_out(main, sys.argv[1:], "decode"))

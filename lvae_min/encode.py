@@ -15,7 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 from lvae_min.io.atomic import write_whole
-from lvae_min.io.text import Parser, one_line
+from lvae_min.io.text import Parser, carry_out
+
+
+def check_output(file: Path) -> None:
+    """Raise ValueError, before any work, for the name of an .npz that cannot be written."""
+    if file.suffix != ".npz":
+        raise ValueError(f"{file}: expected a name that ends in .npz")
+    if not file.parent.is_dir():
+        raise ValueError(f"{file}: there is no folder {file.parent}; make it first, or name another")
 
 
 def main(arguments: list[str]) -> None:
@@ -27,8 +35,7 @@ def main(arguments: list[str]) -> None:
         "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets"
     )
     given = parser.parse_args(arguments)
-    if given.out.suffix != ".npz":
-        raise ValueError(f"{given.out}: expected a name that ends in .npz")
+    check_output(given.out)
     from lvae_min import codes, data, train  # not above: PyTorch takes a second
 
     vae, dataset = train.load(given.run), data.load(given.images, given.data)
@@ -39,15 +46,5 @@ def main(arguments: list[str]) -> None:
     print(f"written: {given.out}, {', '.join(f'{name} {table.shape}' for name, table in found.items())}")
 
 
-def command(arguments: list[str], program=None, name: str = "encode") -> int:
-    """`main`; a user's mistake is one line of error message and exit code 2."""
-    try:
-        (program or main)(arguments)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"{name}: {one_line(error) or type(error).__name__}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(command(sys.argv[1:]))
+    sys.exit(carry_out(main, sys.argv[1:], "encode"))

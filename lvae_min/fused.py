@@ -106,6 +106,8 @@ def check_sigma(sigma: Tensor, logits: Tensor) -> None:
 def _check_types(logits, x, mu, logvar):
     if not (x.is_floating_point() or x.dtype == torch.uint8):
         raise ValueError(f"x must be uint8 or floating, given {x.dtype}")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("x gets no gradient from the fused loss; detach it, or take that of lvae_min.losses")
     for name, tensor in (("logits", logits), ("mu", mu), ("logvar", logvar)):
         if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             raise ValueError(f"{name} must be float32, float64, bfloat16 or float16, given {tensor.dtype}")
@@ -380,7 +382,7 @@ def _build_and_load(sources: list[str]) -> None:
 
 def _compilers() -> list[str]:
     """What compiles: another version of it, or another program, may succeed where this one failed."""
-    compiler = os.environ.get("CXX", "c++").split()[0]
+    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
     found = [os.path.realpath(shutil.which(compiler) or compiler), _output(compiler, "--version")]
     root = _toolkit()[0]
     return found + ([root, _output(os.path.join(root, "bin", "nvcc"), "--version")] if root else [])
@@ -431,8 +433,8 @@ def _path() -> str:
 
 def _check_compilers() -> None:
     """Raise RuntimeError if a program that every build needs is missing."""
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler.split()[0], path=_path()) is None:
+    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
+    if shutil.which(compiler, path=_path()) is None:
         raise RuntimeError(f"no C++ compiler: {compiler} not found")
     if shutil.which("ninja", path=_path()) is None:
         raise RuntimeError("ninja not found")

@@ -6,7 +6,6 @@ them. Learned weights are parameters, controller state is buffers, and nothing h
 """
 
 import math
-import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -139,7 +138,7 @@ class Objective(nn.Module):
     ):
         super().__init__()
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
-        self.terms = terms or sys.modules[__name__]
+        self.terms = terms or SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
         if strange := control.keys() - self.controls.keys():
             raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
         self.control_settings = SimpleNamespace(**{**self.controls, **control})

@@ -27,7 +27,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from lvae_min.io import npy
-from lvae_min.io.text import Parser, one_line
+from lvae_min.io.text import Parser, carry_out, one_line
 
 CONSTANT = 10 * np.finfo(float).eps  # a column of a smaller range is constant
 LARGEST = 1e30  # squares and fourth powers of codes stay finite
@@ -691,7 +691,7 @@ def main(argv: list[str] | None = None) -> int:
         tables = npy.read_npz(args.file, ("factors", "codes"))
         factors, codes = tables["factors"], tables["codes"]
         scores = score(factors, codes, args.discrete, args.seed)
-    except (ValueError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"{one_line(args.file)}: {one_line(error) or 'too large for this memory'}", file=sys.stderr)
         return 2
     constant = (~_varies(_numbers(factors, "factors"))).sum()
@@ -704,4 +704,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(main, sys.argv[1:], "metrics"))

@@ -77,7 +77,8 @@ def layers(
     if latents < 1 or min(shape) < 1:
         raise ValueError(f"latents {latents}, image shape {tuple(shape)}: at least 1")
     with torch.device("meta"):
-        return mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
+        encoder, decoder = mlp(shape, latents, binary) if network == "mlp" else cnn(shape, latents)
+        return encoder.float(), decoder.float()
 
 
 class VAE(nn.Module):
@@ -106,7 +107,8 @@ class VAE(nn.Module):
         for layer in self.modules():
             for name, weight in list(layer.named_parameters(recurse=False)):
                 # Not by to_empty(), which imports sympy (0.3 s).
-                setattr(layer, name, nn.Parameter(torch.empty_strided(weight.shape, weight.stride())))
+                empty = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype)
+                setattr(layer, name, nn.Parameter(empty))
         self.reset(torch.Generator().manual_seed(seed))
         self.lay_out("cpu")
 
@@ -123,7 +125,8 @@ class VAE(nn.Module):
                 transposed = isinstance(layer, PixelLinear)
                 bound = 1 / math.sqrt(len(own[0]) if transposed else own[0][0].numel())
                 for weights in own:
-                    weights.copy_(torch.empty(weights.shape).uniform_(-bound, bound, generator=generator))
+                    drawn = torch.empty(weights.shape, dtype=weights.dtype)
+                    weights.copy_(drawn.uniform_(-bound, bound, generator=generator))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar, (N, L) each, of images (N, C, H, W) as the data set stores them; no checks."""
@@ -152,11 +155,13 @@ class VAE(nn.Module):
         if images.numel() and not (images.min() >= 0 and images.max() <= top):
             low, high = images.min().item(), images.max().item()
             raise ValueError(f"images from {low:g} to {high:g}: expected 0 to {top}")
-        return self.posterior(images.to(next(self.parameters()).device))
+        first = next(self.parameters())
+        return self.posterior(images.to(first.device, first.dtype if images.is_floating_point() else None))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of codes z (N, L)."""
         if z.ndim != 2 or z.shape[1] != self.latents:
             raise ValueError(f"codes of shape {tuple(z.shape)}: expected (N, {self.latents})")
-        return self.decoder(z.to(next(self.parameters()).device)).sigmoid()
+        first = next(self.parameters())
+        return self.decoder(z.to(first.device, first.dtype)).sigmoid()

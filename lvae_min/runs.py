@@ -96,7 +96,7 @@ def describe_error(error: Exception, folder: Path, jobs: int = 1) -> str:
         fewer = "continue with fewer --jobs, or " * (jobs > 1)
         return (
             f"{folder}: not enough memory ({one_line(error)[:120]}); "
-            f"{fewer}start again with a smaller --batch-size"
+            f"{fewer}start again with a smaller --batch-size or fewer --latents"
         )
     if not isinstance(error, MISTAKES):
         return f"{folder}: internal error, see the traceback above ({type(error).__name__})"

@@ -12,6 +12,7 @@ import lvae_min
 from lvae_min import codes, data, decode, encode, latents, metrics
 from lvae_min.config import Config
 from lvae_min.io import npy
+from lvae_min.io.text import carry_out
 from lvae_min.model import VAE
 from lvae_min.train import Run
 
@@ -33,7 +34,7 @@ def run(small, tmp_path, monkeypatch):
 
 def test_encode_writes_what_the_scores_read(run, small, tmp_path, capsys):
     file = tmp_path / "codes.npz"
-    assert encode.command([str(run), "dsprites", "-o", str(file)]) == 0
+    assert carry_out(encode.main, [str(run), "dsprites", "-o", str(file)], "encode") == 0
     found = np.load(file)
     mu, logvar = lvae_min.load(run).encode(small.batch(torch.arange(len(small))).float())
     assert found["mu"] == pytest.approx(mu.numpy(), abs=1e-5) and (found["codes"] == found["mu"]).all()
@@ -46,9 +47,8 @@ def test_decode_is_the_way_back(run, tmp_path):
     table = np.random.default_rng(0).standard_normal((codes.ROWS + 3, 5))
     np.savez(tmp_path / "codes.npz", codes=table)
     file = tmp_path / "images.npz"
-    assert (
-        decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(file)], decode.main, "decode") == 0
-    )
+    words = [str(run), str(tmp_path / "codes.npz"), "-o", str(file)]
+    assert carry_out(decode.main, words, "decode") == 0
     images = np.load(file)["images"]
     expected = lvae_min.load(run).decode(torch.from_numpy(table).float())[:, 0] * 255
     assert images.shape == (len(table), 64, 64) and images.dtype == np.uint8
@@ -78,7 +78,7 @@ def test_images_in_color_have_their_channels_last(tmp_path):
 def test_codes_that_do_not_fit_are_refused_in_one_line(run, tmp_path, capsys, table, message):
     np.savez(tmp_path / "codes.npz", codes=table)
     out = tmp_path / "images.npz"
-    assert decode.command([str(run), str(tmp_path / "codes.npz"), "-o", str(out)], decode.main, "decode") == 2
+    assert carry_out(decode.main, [str(run), str(tmp_path / "codes.npz"), "-o", str(out)], "decode") == 2
     output = capsys.readouterr().err
     assert (
         output.startswith(f"decode: {tmp_path / 'codes.npz'}: ")
@@ -92,13 +92,16 @@ def test_what_is_no_run_or_no_archive_is_refused_in_one_line(run, tmp_path, caps
     (tmp_path / "other").mkdir()
     (tmp_path / "codes.npz").write_bytes(b"no archive")
     for name, command, arguments in (
-        ("encode", None, [tmp_path / "other", "dsprites", "-o", tmp_path / "a.npz"]),
-        ("encode", None, [run, "dsprites", "-o", tmp_path / "a.txt"]),
+        ("encode", encode.main, [tmp_path / "other", "dsprites", "-o", tmp_path / "a.npz"]),
+        ("encode", encode.main, [run, "dsprites", "-o", tmp_path / "a.txt"]),
+        ("encode", encode.main, [run, "dsprites", "-o", tmp_path / "none" / "a.npz"]),
+        ("decode", decode.main, [run, tmp_path / "codes.npz", "-o", tmp_path / "none" / "a.npz"]),
         ("decode", decode.main, [run, tmp_path / "codes.npz", "-o", tmp_path / "a.npz"]),
         ("decode", decode.main, [run, tmp_path / "none.npz", "-o", tmp_path / "a.npz"]),
     ):
-        assert encode.command([*map(str, arguments)], command, name) == 2
+        assert carry_out(command, [*map(str, arguments)], name) == 2
         output = capsys.readouterr().err
+        assert "none/a.npz: there is no folder" in output or arguments[-1].parent != tmp_path / "none"
         assert output.startswith(f"{name}: ") and output.count("\n") == 1 and "Traceback" not in output
 
 

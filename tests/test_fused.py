@@ -347,6 +347,15 @@ def test_a_scale_of_zero_is_refused(module):
         module.lvae_loss(*inputs(3, 37), 0.0)
 
 
+def test_images_that_want_a_gradient_are_refused_as_the_op_makes_none():
+    logits, x, *more = inputs(3, 37)
+    x = x.float().requires_grad_()
+    with pytest.raises(ValueError, match="x gets no gradient from the fused loss; detach it, or take"):
+        fused.lvae_loss(logits, x, *more)
+    with torch.no_grad():
+        assert fused.lvae_loss(logits, x, *more)[0] == fused.lvae_loss(logits, x.detach(), *more)[0]
+
+
 # ------------------------------------------------------------------------------------------------ on a GPU
 
 
@@ -483,6 +492,15 @@ def test_a_library_that_is_older_than_the_package_is_not_used(attempt, monkeypat
 def test_without_a_compiler_one_line_reports_it(attempt, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert attempt()[0] == "no C++ compiler: /nowhere/c++ not found"
+
+
+@pytest.mark.unbuilt
+def test_an_empty_compiler_is_the_usual_one(attempt, monkeypatch):
+    monkeypatch.setenv("CXX", " ")
+    which = fused.shutil.which
+    monkeypatch.setattr(fused.shutil, "which", lambda name, **more: None if name == "c++" else which(name))
+    assert attempt()[0] == "no C++ compiler: c++ not found"
+    assert fused._compilers()[0].endswith("c++")
 
 
 @pytest.mark.unbuilt

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -241,6 +243,16 @@ def test_sigma_vae_is_the_negative_log_likelihood_of_a_gaussian():
         3565.2288
     )
     assert objective.sigmas().item() == pytest.approx(math.exp(-1.488952))
+
+
+@pytest.mark.parametrize("terms", [None, losses.implementation("torch")], ids=["default", "given"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_can_be_copied_and_pickled(name, terms):
+    objective = OBJECTIVES[name](terms=terms)
+    objective(*batch())
+    twins = copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))
+    expected = objective(*batch())[0]
+    assert [twin(*batch())[0] for twin in twins] == [expected] * 2
 
 
 @pytest.mark.parametrize(

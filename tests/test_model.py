@@ -20,6 +20,22 @@ def test_the_import_calls_exp_before_threads_can():
     assert done.returncode == 0 and "aten::exp" in done.stdout.split(), done.stderr
 
 
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_a_network_is_float32_and_takes_floats_of_any_precision(network, monkeypatch):
+    before = VAE((3, 64, 64), 5, network)
+    torch.set_default_dtype(torch.float64)
+    try:
+        vae = VAE((3, 64, 64), 5, network)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(*pair) for pair in zip(before.parameters(), vae.parameters(), strict=True))
+    x, z = torch.rand(2, 3, 64, 64).half(), torch.randn(2, 5).half()
+    expected = *vae.encode(x.float()), vae.decode(z.float())
+    for dtype in (torch.float16, torch.float64):
+        found = *vae.encode(x.to(dtype)), vae.decode(z.to(dtype))
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 def weights(module):
     return sum(parameter.numel() for parameter in module.parameters())
 

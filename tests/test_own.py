@@ -19,6 +19,7 @@ from PIL import Image
 
 from lvae_min import data, metrics
 from lvae_min.config import Config
+from lvae_min.datasets import prepared
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,6 +116,28 @@ def save_classes(folder, classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         Image.new("L", (64, 64), 9 * number).save(folder / name / f"{number}.png")
     return folder
+
+
+def test_a_format_for_which_pillow_starts_a_program_is_no_image(tmp_path, monkeypatch):
+    Image.new("RGB", (70, 70)).save(tmp_path / "a.png", format="EPS")
+    with pytest.raises(ValueError, match="a.png: not an image, or a damaged one; remove or replace it"):
+        data.load(str(tmp_path), tmp_path / "data")
+    with pytest.raises(ValueError, match="not an image"):
+        prepared.decode((tmp_path / "a.png").read_bytes())
+
+
+def test_what_programs_put_into_a_folder_of_images_is_none_of_them(tmp_path):
+    """Its runs and prepared sets, and the copies that file managers and notebooks keep."""
+    folder = save_classes(tmp_path / "pets", ["dog", "cat"])
+    before, _ = loaded(folder, folder / "data")
+    for name in ("runs/one", ".ipynb_checkpoints", "cat/.thumbnails", "__MACOSX"):
+        (folder / name).mkdir(parents=True)
+        Image.new("L", (64, 64)).save(folder / name / "curves.png")
+    for name in ("config.json", "lock"):
+        (folder / "runs/one" / name).touch()
+    again, _ = loaded(folder, folder / "data")
+    assert len(list((folder / "data/own").iterdir())) == 1 + 1  # a prepared set and its lock
+    assert (len(again), again.content, again.factor_sizes) == (2, before.content, (2,))
 
 
 def test_folders_of_images_are_a_factor_by_the_order_of_their_names(tmp_path):
@@ -404,7 +427,12 @@ DAMAGES = {
     "0 to 1 and a little": (
         "mine.h5",
         lambda file: write(file, images=colors(3) / 254),
-        "values from 0 to 1.00394; expected 0 to 1",
+        "values from 0 to 1.003937; expected 0 to 1 or 0 to 255: divide them by 1.00394",
+    ),
+    "0 to 1 and a rounding": (
+        "mine.npz",
+        lambda file: write(file, images=colors(3) / 255 * (1 + 1e-7)),
+        "values from 0 to 1.0000001; expected 0 to 1 or 0 to 255: clip them to 1",
     ),
     "16 bits of an array": (
         "mine.npz",

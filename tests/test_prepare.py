@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.client
 import http.server
 import io
 import signal
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import urllib.request
 import zipfile
 import zlib
 from pathlib import Path
@@ -564,6 +566,19 @@ def test_a_download_with_another_hash_is_removed(served, tmp_path):
     with pytest.raises(ValueError, match=f"md5 .*, expected {archive.md5}; the file was removed"):
         prepare.download(archive, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [http.client.InvalidURL("nonnumeric port: 'abc'"), http.client.BadStatusLine("?")]
+)
+def test_a_proxy_that_speaks_no_http_is_reported_in_one_line(tmp_path, monkeypatch, wrong):
+    def answer(*_, **__):
+        raise wrong
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    archive = prepare.Archive("archive.npz", "", "", "", "http://127.0.0.1:9/archive.npz", "0")
+    with pytest.raises(ValueError, match="archive.npz: .*the same command continues the download"):
+        prepare.download(archive, tmp_path)
 
 
 def test_a_server_that_cannot_be_reached_is_reported_in_one_line(tmp_path):

@@ -155,8 +155,8 @@ def test_runs_share_the_cores_unless_threads_are_given(monkeypatch):
 def test_what_helps_a_run_without_memory_depends_on_whether_others_run_beside_it(error):
     one, three = (runs.describe_error(error, Path("runs/one"), jobs) for jobs in (1, 3))
     assert one.startswith("runs/one: not enough memory (") and "\n" not in one
-    assert one.endswith("); start again with a smaller --batch-size")
-    assert three.endswith("); continue with fewer --jobs, or start again with a smaller --batch-size")
+    again = "start again with a smaller --batch-size or fewer --latents"
+    assert one.endswith(f"); {again}") and three.endswith(f"); continue with fewer --jobs, or {again}")
 
 
 def test_a_run_that_fails_is_reported_at_the_end_and_stops_no_other(tmp_path):

@@ -559,6 +559,11 @@ CHANGES = {
     "threads -5": ("config.json", lambda d: d.update(threads=-5), "-5 threads"),
     "threads 1e6": ("config.json", lambda d: d.update(threads=10**6), "1000000 threads"),
     "settings": ("config.json", lambda d: d.update(settings=[]), "settings is no table"),
+    "schedule": (
+        "config.json",
+        lambda d: d["settings"].update(model="control-vae", schedule=None),
+        "a schedule of None",
+    ),
     "iteration": ("last.pt", lambda d: d.update(iteration=-1), "iteration is -1, expected count"),
     "far ahead": ("last.pt", lambda d: d.update(iteration=10**9), "iteration 1000000000 of 24"),
     "log_bytes": ("last.pt", lambda d: d.update(log_bytes=-1), "log_bytes is -1"),

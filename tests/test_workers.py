@@ -50,6 +50,7 @@ def test_errors_of_a_worker_arrive_whole(workers):
     with pytest.raises(OSError) as caught:
         workers.later(no_space, Path("last.pt"))()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "last.pt")
+    assert str(caught.value) == "[Errno 28] No space left on device: 'last.pt'"
 
 
 def test_where_a_worker_was_killed_the_work_is_done_here(workers):

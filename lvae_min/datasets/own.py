@@ -166,10 +166,11 @@ def value_factor(array: Array) -> float:
             raise ValueError("images hold values that are not numbers (NaN); expected 0 to 1 or 0 to 255")
         low, high = min(low, least), max(high, most)
         if not (low >= 0 and high <= 255):
-            raise ValueError(f"values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255, all finite")
+            raise ValueError(f"values from {low:.8g} to {high:.8g}; expected 0 to 1 or 0 to 255, all finite")
     if 1 < high < DARK and array.dtype != np.uint8:
         raise ValueError(
-            f"values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255: divide them by {high:g}"
+            f"values from {low:.8g} to {high:.8g}; expected 0 to 1 or 0 to 255: "
+            + ("clip them to 1" if high < 1.001 else f"divide them by {high:g}")
         )
     return 255.0 if high <= 1 else 1.0
 
@@ -292,7 +293,7 @@ def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
     """Width and height of an image file, and its mode, from its first bytes."""
     name = one_line(file.name)
     try:
-        with open(file, "rb") as stream, Image.open(stream) as image:
+        with open(file, "rb") as stream, Image.open(stream, formats=im.FORMATS) as image:
             size, mode = image.size, image.mode
     except im.TOO_LARGE:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"

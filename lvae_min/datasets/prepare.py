@@ -9,6 +9,7 @@ its published file is preferred to drawing the same images.
 """
 
 import hashlib
+import http.client
 import io
 import re
 import sys
@@ -286,7 +287,7 @@ def download(archive: Archive, folder: Path) -> Path:
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing is left to download
             raise ValueError(f"{archive.url}: {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ValueError(f"{archive.url}: {brief(error)}; the same command continues the download") from None
     found = md5(part)
     if found != archive.md5:

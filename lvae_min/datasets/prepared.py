@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # so that these formats are there
 from PIL.Image import Transpose
 from tqdm import tqdm
 
@@ -31,6 +31,8 @@ CHUNK = 256  # images in memory at a time
 SHAPES = {(side, side, channels) for side in (64, 128) for channels in (1, 3)}  # of prepared images
 MOST_FACTORS = 1000
 LARGEST_FILE = 2**28  # bytes of an image or of labels
+HIDDEN = (".", "__MACOSX")  # how the name of a folder begins that a program made for itself
+MADE = (("config.json", "lock"), ("about.json", "images.npy"))  # files of a run, and of a prepared set
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -40,6 +42,8 @@ TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+# Of the formats that Pillow can read: for some others (EPS) it starts a program on what the file holds.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 TOO_LARGE = Image.DecompressionBombError, Image.DecompressionBombWarning
 DAMAGED = (*npy.DAMAGED, SyntaxError, TypeError, *TOO_LARGE)
 
@@ -53,14 +57,28 @@ def quiet() -> None:
 quiet()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """All files in a folder, but none of its hidden folders, of runs and of prepared sets below it."""
+    files: list[Path] = []
+    for below, folders, names in os.walk(folder):
+        places = [Path(below, name) for name in sorted(folders)]
+        folders[:] = [place.name for place in places if not (place.name.startswith(HIDDEN) or is_made(place))]
+        files += [file for name in names if (file := Path(below, name)).is_file()]
+    return sorted(files)
+
+
+def is_made(folder: Path) -> bool:
+    """Whether this package made a folder: a run or a prepared set."""
+    return any(all((folder / name).exists() for name in names) for names in MADE)
+
+
 class Members:
     """The files in a folder or, read in place, a zip, by name. Raises ValueError for names that climb out."""
 
     def __init__(self, path: Path):
         self.path, self.archive = path, None
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            self.names = [file.relative_to(path).as_posix() for file in files]
+            self.names = [file.relative_to(path).as_posix() for file in files_in(path)]
         else:
             self.archive = zipfile.ZipFile(path)
             self.names = [name for name in self.archive.namelist() if not name.endswith("/")]
@@ -88,7 +106,7 @@ def decode(content: bytes, mode: str = "RGB", photo: bool = False) -> np.ndarray
     Raises ValueError if it is no image, or a damaged one.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             pixels = np.asarray((shown(image) if photo else image).convert(mode))
     except TOO_LARGE:
         raise ValueError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
@@ -266,7 +284,7 @@ def read_array(file: Path) -> np.ndarray:
 
 def fingerprint(path: Path) -> list:
     """Changes when the file, or a file in the folder, does: names, sizes and times of change."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = files_in(path) if path.is_dir() else [path]
     stats = [(file, file.stat()) for file in files]
     content = repr(
         [

@@ -62,8 +62,9 @@ def naming(file: Path):
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(file), None
-        raise
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 class Claim:

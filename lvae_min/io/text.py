@@ -1,6 +1,10 @@
 """One-line messages about an input, whatever the input holds."""
 
 import argparse
+import io
+import os
+import sys
+from collections.abc import Callable
 
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError)  # of a user or a machine, not of the code
 
@@ -15,11 +19,42 @@ def brief(error: BaseException) -> str:
     return one_line(error)[:120] or type(error).__name__
 
 
+def open_streams() -> None:
+    """Let a command print anything: what an encoding lacks as an escape, what has no stream nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started the command
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 class Parser(argparse.ArgumentParser):
     """A command line whose error messages are one line, with exit code 2."""
 
     def __init__(self, **settings):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        open_streams()
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {one_line(message)[:300]}; {self.prog} --help lists all\n")
+
+
+def carry_out(main: Callable[[list[str]], int | None], arguments: list[str], name: str) -> int:
+    """The exit code of `main`, or 0 where it returns none.
+
+    A mistake is one line of error message and code 2, an interruption one line and code 130.
+    """
+    try:
+        code = main(arguments) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # now, where a full disk or a closed pipe is still an error with a message
+    except MISTAKES as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail again when it flushes at exit
+        print(f"{name}: {one_line(error) or type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        return 130
+    return code
