@@ -315,14 +315,9 @@ def test_on_arm3d_sigma_vae_is_ahead_and_five_are_alike_as_the_prose_says(arm3d)
     assert len(five) == 5 and {len(runs) for runs in methods.values()} == {3}
     assert all(22.5 < each["rec_mean"] < 23.5 and 3 < each["kl"] < 7 for each in five)
     assert all(0.32 < each["beta_vae"] < 0.35 for each in five)
-    assert (
-        ahead["beta"] < 0.01
-        and 12 < ahead["rec_mean"] < 13
-        and 34 < ahead["kl"] < 36
-        and ahead["beta_vae"] > 0.66
-    )
-    assert all(ahead[score] > max(each[score] for each in five) for score in ("factor_vae", "explicitness"))
-    assert ahead["irs"] < min(each["irs"] for each in five)
+    halves = [ahead["rec_mean"] / each["rec_mean"] for each in five]
+    twice = [ahead["beta_vae"] / each["beta_vae"] for each in five]
+    assert all(0.5 < ratio < 0.6 for ratio in halves) and all(1.9 < ratio < 2.1 for ratio in twice)
     learned = [row["last_beta"] for row in methods["L-VAE"]]
     assert 1.4 < min(learned) and max(learned) < 1.6
     fixed = [(row["last_rec"] / row["last_kl"]) ** 0.5 for row in methods["L-VAE"]]
@@ -333,24 +328,36 @@ def test_on_arm3d_sigma_vae_is_ahead_and_five_are_alike_as_the_prose_says(arm3d)
 
 def test_on_arm3d_a_smaller_beta_ends_with_a_lower_rec_as_the_prose_says(arm3d):
     methods, _ = arm3d
-    assert {len(runs) for runs in methods.values()} == {1}
-    one = {name: runs[0] for name, runs in methods.items()}
+    assert {tuple(row["seed"] for row in rows) for rows in methods.values()} == {(0, 1)}
     order = ["sigma-VAE", "DynamicVAE", "VAE", "ControlVAE", "beta-VAE, beta 2", "L-VAE"]
-    assert sorted(one, key=lambda name: one[name]["last_rec_mean"]) == order
-    assert sorted(one, key=lambda name: one[name]["last_beta"]) == order  # VAE before ControlVAE: both have 1
-    for name in ("VAE", "beta-VAE, beta 2", "ControlVAE", "L-VAE"):
-        row = one[name]
-        assert 21.7 < row["last_rec_mean"] < 22.1 and 3 < row["last_kl"] < 3.4
-        assert 0.32 < row["last_beta_vae"] < 0.34
-    ahead, dynamic, learned = one["sigma-VAE"], one["DynamicVAE"], one["L-VAE"]
-    assert round(ahead["last_rec_mean"], 1) == 7.7 and round(ahead["last_kl"]) == 39
-    assert 0.001 <= ahead["last_beta"] < 0.002 and round(ahead["last_beta_vae"], 2) == 0.71
-    for score in ("factor_vae", "explicitness"):
-        assert ahead[f"last_{score}"] == max(row[f"last_{score}"] for row in one.values())
-    assert ahead["last_irs"] == min(row["last_irs"] for row in one.values())
-    assert round(dynamic["last_rec_mean"]) == 20 and round(dynamic["last_beta_vae"], 2) == 0.42
-    assert round(learned["last_beta"], 2) == 2.64
-    assert abs(learned["residual_sigma_0"]) < 0.011 and abs(learned["residual_sigma_1"]) < 0.001
+    for one in ({name: rows[seed] for name, rows in methods.items()} for seed in (0, 1)):
+        assert sorted(one, key=lambda name: one[name]["last_rec_mean"]) == order
+        assert sorted(one, key=lambda name: round(one[name]["last_beta"], 3)) == order  # of equals VAE first
+        ahead = one["sigma-VAE"]
+        for score in ("beta_vae", "factor_vae", "explicitness"):
+            assert ahead[f"last_{score}"] == max(row[f"last_{score}"] for row in one.values())
+        assert ahead["last_irs"] == min(row["last_irs"] for row in one.values())
+        assert sorted(one, key=lambda name: one[name]["last_beta_vae"])[-2] == "DynamicVAE"
+    runs = {
+        name: [{key[5:]: row[key] for key in row if key[:5] == "last_"} for row in rows]
+        for name, rows in methods.items()
+    }
+    settled = [*runs["beta-VAE, beta 2"], *runs["ControlVAE"], *runs["L-VAE"], runs["VAE"][0]]
+    assert all(21.7 < row["rec_mean"] < 22.1 and 2.9 < row["kl"] < 3.4 for row in settled)
+    assert all(0.32 < row["beta_vae"] < 0.35 for row in settled)
+    apart = runs["VAE"][1]
+    assert (round(apart["rec_mean"]), round(apart["beta_vae"], 2)) == (20, 0.39)
+    assert [round(row["rec_mean"]) for row in runs["DynamicVAE"]] == [20, 19]
+    assert [round(row["beta_vae"], 2) for row in runs["DynamicVAE"]] == [0.42, 0.53]
+    assert [round(row["beta"], 1) for row in runs["DynamicVAE"]] == [0.1, 0.1]
+    assert [row["collapsed"] for row in methods["DynamicVAE"]] == [True, True]
+    assert {row["beta"] for row in runs["ControlVAE"]} == {1.0}
+    assert [round(row["rec_mean"], 1) for row in runs["sigma-VAE"]] == [7.7, 7.7]
+    assert [round(row["kl"]) for row in runs["sigma-VAE"]] == [39, 40]
+    assert [round(row["beta_vae"], 2) for row in runs["sigma-VAE"]] == [0.71, 0.73]
+    assert all(0.001 <= row["beta"] < 0.002 for row in runs["sigma-VAE"])
+    assert [round(row["beta"], 2) for row in runs["L-VAE"]] == [2.64, 2.76]
+    assert [round((row["rec"] / row["kl"]) ** 0.5, 2) for row in runs["L-VAE"]] == [2.66, 2.79]
 
 
 def test_what_the_pages_say_of_speed_on_a_cpu_is_in_the_kept_measurements():
