@@ -131,6 +131,7 @@ def main(arguments: list[str], called: str) -> int:
 
 def command(arguments: list[str], called: str = CALLED) -> int:
     """Carry out a command line; the exit code. A user's mistake is one line of error message, and code 2."""
+    os.environ.pop("MPLBACKEND", None)  # matplotlib refuses one that it does not know; files need none
     try:
         return main(arguments, called)
     except MISTAKES as error:

@@ -45,7 +45,7 @@ def decode(vae: VAE, codes: np.ndarray, file: Path, progress: Callable = iter) -
     """Write the images of codes (M, L) to an .npz as `images`, uint8, (M, H, W) or (M, H, W, 3); their shape.
 
     They are written as they are decoded, so that there may be more than the memory holds. Raises ValueError
-    for codes of another width, or that are no finite numbers.
+    for codes of another width, or that are no finite numbers or so large that their images are none.
     """
     if codes.ndim != 2 or codes.shape[1] != vae.latents or codes.dtype.kind not in "iuf":
         raise ValueError(f"codes are {codes.dtype} {codes.shape}, expected numbers (M, {vae.latents})")
@@ -57,6 +57,8 @@ def decode(vae: VAE, codes: np.ndarray, file: Path, progress: Callable = iter) -
     def images():
         for start in progress(range(0, len(codes), ROWS)):
             part = vae.decode(torch.from_numpy(codes[start : start + ROWS].astype(np.float32)))
+            if not part.isfinite().all():
+                raise ValueError(f"codes {start} to {start + len(part) - 1}: too large for this network")
             pixels = (part * 255).round().byte().permute(0, 2, 3, 1)
             yield pixels.numpy().reshape(-1, *shape[1:])
 

@@ -56,8 +56,8 @@ def summary(results: dict) -> str:
         lines.append(warning)
     if settled:
         residuals = ", ".join(
-            f"{name}^4 / {term} - 1 = {value:+.3f}"
-            for term, (name, value) in zip(("rec", "kl"), settled["residuals"].items(), strict=True)
+            f"{name}^4 / {term} - 1 = {settled['residuals'][name]:+.3f}"
+            for term, name in (("rec", "sigma_0"), ("kl", "sigma_1"))
         )
         lines.append(
             f"fixed point of Eq. 5: {residuals}"
@@ -132,6 +132,7 @@ class Runs:
         self.names = {config: config.name for config in configs}  # of images that may be gone later
         self.datasets: dict[str, data.Dataset] = {}
         self.failures: list[str] = []
+        self.stopped = False  # before all runs were finished
         self.loading = Lock()
         self.gpu = torch.cuda.is_available() and any(config.device != "cpu" for config in configs)
         self.call: AtOnce = AT_ONCE  # of functions that score and draw
@@ -170,6 +171,7 @@ class Runs:
         """Carry out a run unless it is finished already, and print its results."""
         folder = self.given.out / self.names[config]
         if self.stop.is_set():
+            self.stopped = True
             return
         try:
             results = finished(config, folder)
@@ -181,6 +183,7 @@ class Runs:
             else:
                 results = self.train(config, folder)
                 if results is None:
+                    self.stopped = True
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
         except Exception as error:  # of any kind: the other runs continue
@@ -234,4 +237,4 @@ class Runs:
             self.grid.close()
         for failure in self.failures:
             print(f"{self.program}: {one_line(failure)}", file=sys.stderr)
-        return 130 if self.stop.is_set() else 2 if self.failures and not LAUNCHED else 0
+        return 130 if self.stopped else 2 if self.failures and not LAUNCHED else 0

@@ -65,6 +65,16 @@ def test_images_in_color_have_their_channels_last(tmp_path):
     assert np.abs(found - wanted.numpy()).max() <= 0.51
 
 
+def test_codes_whose_images_are_not_numbers_are_refused_and_no_file_is_written(tmp_path):
+    table = np.zeros((codes.ROWS + 3, 4))
+    table[-1] = 3e38
+    with pytest.raises(
+        ValueError, match=f"codes {codes.ROWS} to {codes.ROWS + 2}: too large for this network"
+    ):
+        codes.decode(VAE((3, 64, 64), 4, "cnn"), table, tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "table, message",
     [

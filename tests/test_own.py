@@ -118,12 +118,14 @@ def save_classes(folder, classes):
     return folder
 
 
-def test_a_format_for_which_pillow_starts_a_program_is_no_image(tmp_path, monkeypatch):
-    Image.new("RGB", (70, 70)).save(tmp_path / "a.png", format="EPS")
-    with pytest.raises(ValueError, match="a.png: not an image, or a damaged one; remove or replace it"):
-        data.load(str(tmp_path), tmp_path / "data")
+def test_a_format_for_which_pillow_starts_a_program_is_no_image(tmp_path):
+    (tmp_path / "cats/more").mkdir(parents=True)
+    file = tmp_path / "cats/more/a.png"
+    Image.new("RGB", (70, 70)).save(file, format="EPS")
+    with pytest.raises(ValueError, match="more/a.png: not an image, or a damaged one; remove or replace it"):
+        data.load(str(tmp_path / "cats"), tmp_path / "data")
     with pytest.raises(ValueError, match="not an image"):
-        prepared.decode((tmp_path / "a.png").read_bytes())
+        prepared.decode(file.read_bytes())
 
 
 def test_what_programs_put_into_a_folder_of_images_is_none_of_them(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -149,6 +150,22 @@ def test_runs_share_the_cores_unless_threads_are_given(monkeypatch):
     assert runs.Runs(configs, given, None).threads == 8
     configs, given = cli.parse("--model vae lvae --jobs 8 --threads 3".split())
     assert runs.Runs(configs, given, None).jobs == 2 and configs[0].threads == 3
+
+
+@pytest.mark.parametrize("finished_runs, code", [(1, 130), (2, 0)])
+def test_a_signal_that_comes_when_all_is_done_stops_nothing(tmp_path, monkeypatch, finished_runs, code):
+    configs, given = cli.parse(f"--seed 0 1 --out {tmp_path}".split())
+    stop, trained = Event(), []
+
+    def train(self, config, folder):
+        trained.append(folder)
+        if len(trained) == finished_runs:
+            stop.set()
+        return {}
+
+    monkeypatch.setattr(runs.Runs, "train", train)
+    monkeypatch.setattr(runs, "summary", lambda results: "its scores")
+    assert runs.Runs(configs, given, stop).run_all() == code and len(trained) == finished_runs
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no\nmore"), RuntimeError("can't allocate memory")])

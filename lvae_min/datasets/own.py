@@ -257,7 +257,7 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
         raise ValueError(f"no images in it; expected files that end in {', '.join(PICTURES)}")
     sizes, grey = set(), True
     for name in names:
-        size, mode = picture_kind(path / name)
+        size, mode = picture_kind(path, name)
         sizes.add(size)
         grey = grey and mode in ("1", "L")
     width, height = min(sizes, key=min)
@@ -289,11 +289,11 @@ def classes(names: list[str]) -> np.ndarray | None:
     return np.array([[folders[folder]] for folder in parents])
 
 
-def picture_kind(file: Path) -> tuple[tuple[int, int], str]:
-    """Width and height of an image file, and its mode, from its first bytes."""
-    name = one_line(file.name)
+def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
+    """Width and height of an image file in a folder, and its mode, from its first bytes."""
+    name = one_line(file)
     try:
-        with open(file, "rb") as stream, Image.open(stream, formats=im.FORMATS) as image:
+        with open(folder / file, "rb") as stream, Image.open(stream, formats=im.FORMATS) as image:
             size, mode = image.size, image.mode
     except im.TOO_LARGE:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
