@@ -45,7 +45,7 @@ def decode(vae: VAE, codes: np.ndarray, file: Path, progress: Callable = iter) -
     """Write the images of codes (M, L) to an .npz as `images`, uint8, (M, H, W) or (M, H, W, 3); their shape.
 
     They are written as they are decoded, so that there may be more than the memory holds. Raises ValueError
-    for codes of another width, or that are no finite numbers or so large that their images are none.
+    for codes of another width, or that are not finite, or so large that their images are not.
     """
     if codes.ndim != 2 or codes.shape[1] != vae.latents or codes.dtype.kind not in "iuf":
         raise ValueError(f"codes are {codes.dtype} {codes.shape}, expected numbers (M, {vae.latents})")

@@ -106,8 +106,6 @@ def check_sigma(sigma: Tensor, logits: Tensor) -> None:
 def _check_types(logits, x, mu, logvar):
     if not (x.is_floating_point() or x.dtype == torch.uint8):
         raise ValueError(f"x must be uint8 or floating, given {x.dtype}")
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("x gets no gradient from the fused loss; detach it, or take that of lvae_min.losses")
     for name, tensor in (("logits", logits), ("mu", mu), ("logvar", logvar)):
         if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             raise ValueError(f"{name} must be float32, float64, bfloat16 or float16, given {tensor.dtype}")
@@ -120,6 +118,8 @@ def _call(logits, x, mu, logvar, sigma, scale):
     if scale is None:
         scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
     check(logits, x, mu, logvar, scale)
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("x gets no gradient from the fused loss; detach it, or take that of lvae_min.losses")
     _require(logits.device.type)
     # Rounded to float16 before the loss scale (torch.amp.GradScaler) reaches it, the gradient of most pixels
     # of a trained model would be 0. As float32 it is multiplied first; torch rounds it on its way to the
@@ -444,6 +444,8 @@ def _compile(sources: list[str], folder: Path) -> None:
     before, log = dict(os.environ), logging.getLogger("torch.utils.cpp_extension")
     level = log.level
     os.environ["PATH"] = _path()
+    if not os.environ.get("CXX", "").strip():
+        os.environ.pop("CXX", None)  # set to nothing, torch would call it
     try:
         if not torch.cuda.is_available():  # torch asks the GPU otherwise, and fails without one
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")

@@ -166,7 +166,7 @@ def test_a_machine_with_one_core_gives_the_same_numbers(whole, tmp_path):
 @pytest.mark.parametrize("home", [{}, {"HOME": "/dev/null/home"}], ids=["none", "impossible"])
 def test_without_a_home_folder_or_a_screen_a_run_is_whole(tmp_path, home):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **home}
-    environment["MPLBACKEND"] = "module://none"
+    environment["MPLBACKEND"] = "nonsense"
     done = subprocess.run(
         [*SMALL, "--out", tmp_path / "runs"], capture_output=True, text=True, env=environment
     )

@@ -350,8 +350,13 @@ def test_a_scale_of_zero_is_refused(module):
 def test_images_that_want_a_gradient_are_refused_as_the_op_makes_none():
     logits, x, *more = inputs(3, 37)
     x = x.float().requires_grad_()
-    with pytest.raises(ValueError, match="x gets no gradient from the fused loss; detach it, or take"):
-        fused.lvae_loss(logits, x, *more)
+    for function, given in ((fused.lvae_loss, more), (fused.elbo_terms, more[:2])):
+        with pytest.raises(ValueError, match="x gets no gradient from the fused loss; detach it, or take"):
+            function(logits, x, *given)
+    losses.lvae_loss(logits, x, *more)[0].backward()
+    p = logits.detach().sigmoid()
+    expected = 2 * (x.detach() - p) / len(x) / more[2].detach()[0] ** 2
+    assert torch.allclose(x.grad, expected.float(), rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         assert fused.lvae_loss(logits, x, *more)[0] == fused.lvae_loss(logits, x.detach(), *more)[0]
 
@@ -495,12 +500,17 @@ def test_without_a_compiler_one_line_reports_it(attempt, monkeypatch):
 
 
 @pytest.mark.unbuilt
-def test_an_empty_compiler_is_the_usual_one(attempt, monkeypatch):
+def test_an_empty_compiler_is_the_usual_one(attempt, monkeypatch, tmp_path):
+    from torch.utils import cpp_extension
+
+    seen = []
     monkeypatch.setenv("CXX", " ")
+    monkeypatch.setattr(cpp_extension, "load", lambda *_, **__: seen.append(os.environ.get("CXX")))
+    fused._compile(["lvae.cpp"], tmp_path)
+    assert seen == [None] and os.environ["CXX"] == " "
     which = fused.shutil.which
     monkeypatch.setattr(fused.shutil, "which", lambda name, **more: None if name == "c++" else which(name))
     assert attempt()[0] == "no C++ compiler: c++ not found"
-    assert fused._compilers()[0].endswith("c++")
 
 
 @pytest.mark.unbuilt

@@ -321,7 +321,7 @@ def test_on_arm3d_sigma_vae_is_ahead_and_five_are_alike_as_the_prose_says(arm3d)
     learned = [row["last_beta"] for row in methods["L-VAE"]]
     assert 1.4 < min(learned) and max(learned) < 1.6
     fixed = [(row["last_rec"] / row["last_kl"]) ** 0.5 for row in methods["L-VAE"]]
-    assert 2.4 < min(fixed) and max(fixed) < 2.7
+    assert (round(min(fixed), 1), round(max(fixed), 1)) == (2.5, 2.6)
     limits = {name: {row["last_beta"] for row in methods[name]} for name in ("ControlVAE", "DynamicVAE")}
     assert limits == {"ControlVAE": {1.0}, "DynamicVAE": {0.1}}
 
@@ -349,7 +349,7 @@ def test_on_arm3d_a_smaller_beta_ends_with_a_lower_rec_as_the_prose_says(arm3d):
     assert (round(apart["rec_mean"]), round(apart["beta_vae"], 2)) == (20, 0.39)
     assert [round(row["rec_mean"]) for row in runs["DynamicVAE"]] == [20, 19]
     assert [round(row["beta_vae"], 2) for row in runs["DynamicVAE"]] == [0.42, 0.53]
-    assert [round(row["beta"], 1) for row in runs["DynamicVAE"]] == [0.1, 0.1]
+    assert [round(row["beta"], 3) for row in runs["DynamicVAE"]] == [0.1, 0.103]
     assert [row["collapsed"] for row in methods["DynamicVAE"]] == [True, True]
     assert {row["beta"] for row in runs["ControlVAE"]} == {1.0}
     assert [round(row["rec_mean"], 1) for row in runs["sigma-VAE"]] == [7.7, 7.7]

@@ -169,7 +169,7 @@ def value_factor(array: Array) -> float:
             raise ValueError(f"values from {low:.8g} to {high:.8g}; expected 0 to 1 or 0 to 255, all finite")
     if 1 < high < DARK and array.dtype != np.uint8:
         raise ValueError(
-            f"values from {low:.8g} to {high:.8g}; expected 0 to 1 or 0 to 255: "
+            f"values from {low:g} to {high!r}; expected 0 to 1 or 0 to 255: "
             + ("clip them to 1" if high < 1.001 else f"divide them by {high:g}")
         )
     return 255.0 if high <= 1 else 1.0
@@ -299,7 +299,8 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
     except im.DAMAGED:
-        raise ValueError(f"{name}: not an image, or a damaged one; remove or replace it") from None
+        formats = f"{', '.join(im.FORMATS[:-1])} or {im.FORMATS[-1]}"
+        raise ValueError(f"{name}: not an image ({formats}), or damaged; convert or remove it") from None
     if mode[0] in "IF":
         raise ValueError(f"{name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
     return size, mode
@@ -315,7 +316,7 @@ def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, d
     kinds = {".npy": Npy, ".npz": Npz, ".h5": Hdf5, ".hdf5": Hdf5}
     if not path.is_dir() and path.suffix.lower() not in kinds:
         raise ValueError(f"{path}: {EXPECTED}")
-    about = {"fingerprint": [VERSION, *im.fingerprint(path)]}
+    about = {"fingerprint": [VERSION, *im.fingerprint(path, (*PICTURES, "factors.npy"))]}
     target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
     with im.locked(target, wait=True):  # another run on the same images may begin at the same moment
         if not target.exists() or im.open_set(target)[2].get("fingerprint") != about["fingerprint"]:

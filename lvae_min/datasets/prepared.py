@@ -58,9 +58,16 @@ quiet()
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files in a folder, but none of its hidden folders, of runs and of prepared sets below it."""
+    """All files in a folder, but none of its hidden folders, of runs and of prepared sets below it.
+
+    Raises OSError for a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     files: list[Path] = []
-    for below, folders, names in os.walk(folder):
+    for below, folders, names in os.walk(folder, onerror=refuse):
         places = [Path(below, name) for name in sorted(folders)]
         folders[:] = [place.name for place in places if not (place.name.startswith(HIDDEN) or is_made(place))]
         files += [file for name in names if (file := Path(below, name)).is_file()]
@@ -282,9 +289,11 @@ def read_array(file: Path) -> np.ndarray:
         return npy.read_array(stream, os.fstat(stream.fileno()).st_size)
 
 
-def fingerprint(path: Path) -> list:
-    """Changes when the file, or a file in the folder, does: names, sizes and times of change."""
-    files = files_in(path) if path.is_dir() else [path]
+def fingerprint(path: Path, endings: tuple[str, ...]) -> list:
+    """Changes when the file does, or a file in the folder whose name ends so: name, size, time of change."""
+    files = [path]
+    if path.is_dir():
+        files = [file for file in files_in(path) if file.name.lower().endswith(endings)]
     stats = [(file, file.stat()) for file in files]
     content = repr(
         [

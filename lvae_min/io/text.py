@@ -20,11 +20,14 @@ def brief(error: BaseException) -> str:
 
 
 def open_streams() -> None:
-    """Let a command print anything: what an encoding lacks as an escape, what has no stream nowhere."""
+    """Make stdout and stderr safe to print to.
+
+    Characters that the encoding lacks are escaped, and a closed stream becomes the null device.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by who started the command
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -40,6 +43,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {one_line(message)[:300]}; {self.prog} --help lists all\n")
 
 
+def give_up_output() -> None:
+    """Where stdout cannot be written to, drop what it holds: Python would fail again on it at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def carry_out(main: Callable[[list[str]], int | None], arguments: list[str], name: str) -> int:
     """The exit code of `main`, or 0 where it returns none.
 
@@ -50,8 +62,7 @@ def carry_out(main: Callable[[list[str]], int | None], arguments: list[str], nam
         if sys.stdout is not None:
             sys.stdout.flush()  # now, where a full disk or a closed pipe is still an error with a message
     except MISTAKES as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail again when it flushes at exit
+        give_up_output()
         print(f"{name}: {one_line(error) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
