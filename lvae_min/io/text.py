@@ -1,6 +1,7 @@
 """One-line messages about an input, whatever the input holds."""
 
 import argparse
+import atexit
 import io
 import os
 import sys
@@ -27,7 +28,9 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by who started the command
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))
+            nowhere = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
+            atexit.register(nowhere.close)
+            setattr(sys, name, nowhere)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
