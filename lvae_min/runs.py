@@ -237,4 +237,4 @@ class Runs:
             self.grid.close()
         for failure in self.failures:
             print(f"{self.program}: {one_line(failure)}", file=sys.stderr)
-        return 130 if self.stopped else 2 if self.failures and not LAUNCHED else 0
+        return 130 if self.stop.is_set() and self.stopped else 2 if self.failures and not LAUNCHED else 0
