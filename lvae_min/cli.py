@@ -18,7 +18,7 @@ from threading import Event
 
 from lvae_min.config import MOVABLE, Config
 from lvae_min.datasets import dsprites
-from lvae_min.io.text import MISTAKES, Parser, give_up_output, one_line
+from lvae_min.io.text import Parser, carry_out
 
 CALLED = "python run.py"
 MANUAL = """Train L-VAE or one of its five rivals, select a checkpoint, score it and draw it.
@@ -132,9 +132,4 @@ def main(arguments: list[str], called: str) -> int:
 def command(arguments: list[str], called: str = CALLED) -> int:
     """Carry out a command line; the exit code. A user's mistake is one line of error message, and code 2."""
     os.environ.pop("MPLBACKEND", None)  # figures are only written to files, for which it could name none
-    try:
-        return main(arguments, called)
-    except MISTAKES as error:
-        give_up_output()
-        print(f"{named(called)}: {one_line(error) or type(error).__name__}", file=sys.stderr)
-        return 2
+    return carry_out(lambda words: main(words, called), arguments, named(called))

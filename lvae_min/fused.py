@@ -380,9 +380,13 @@ def _build_and_load(sources: list[str]) -> None:
     torch.ops.load_library(library)
 
 
+def _compiler() -> str:
+    return (os.environ.get("CXX", "").split() or ["c++"])[0]
+
+
 def _compilers() -> list[str]:
     """What compiles: another version of it, or another program, may succeed where this one failed."""
-    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
+    compiler = _compiler()
     found = [os.path.realpath(shutil.which(compiler) or compiler), _output(compiler, "--version")]
     root = _toolkit()[0]
     return found + ([root, _output(os.path.join(root, "bin", "nvcc"), "--version")] if root else [])
@@ -433,7 +437,7 @@ def _path() -> str:
 
 def _check_compilers() -> None:
     """Raise RuntimeError if a program that every build needs is missing."""
-    compiler = (os.environ.get("CXX", "").split() or ["c++"])[0]
+    compiler = _compiler()
     if shutil.which(compiler, path=_path()) is None:
         raise RuntimeError(f"no C++ compiler: {compiler} not found")
     if shutil.which("ninja", path=_path()) is None:

@@ -29,7 +29,7 @@ from lvae_min.datasets import dsprites
 from lvae_min.datasets import prepared as im
 from lvae_min.datasets.specs import ATTRIBUTES, SPECS, Spec
 from lvae_min.io import npy
-from lvae_min.io.text import Parser, brief, one_line
+from lvae_min.io.text import Parser, brief, carry_out, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
@@ -345,12 +345,4 @@ def main(arguments: list[str]) -> None:
 
 def command(arguments: list[str]) -> int:
     """`main`; a user's mistake is one line of error message and exit code 2."""
-    try:
-        main(arguments)
-    except (ValueError, OSError) as error:
-        print(f"prepare: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("prepare: stopped; nothing was prepared", file=sys.stderr)
-        return 130
-    return 0
+    return carry_out(main, arguments, "prepare", "stopped; nothing was prepared")

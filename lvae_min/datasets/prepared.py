@@ -68,8 +68,7 @@ def files_in(folder: Path) -> list[Path]:
 
     files: list[Path] = []
     for below, folders, names in os.walk(folder, onerror=refuse):
-        places = [Path(below, name) for name in sorted(folders)]
-        folders[:] = [place.name for place in places if not (place.name.startswith(HIDDEN) or is_made(place))]
+        folders[:] = [one for one in folders if not (one.startswith(HIDDEN) or is_made(Path(below, one)))]
         files += [file for name in names if (file := Path(below, name)).is_file()]
     return sorted(files)
 

@@ -22,7 +22,7 @@ import webbrowser
 from pathlib import Path
 from threading import Lock, Timer
 
-from lvae_min.io.text import Parser, brief, one_line
+from lvae_min.io.text import Parser, brief, carry_out, one_line
 
 HOST = "127.0.0.1"
 RUN = ["-m", "lvae_min"]
@@ -182,9 +182,4 @@ def main(arguments: list[str]) -> None:
 
 def command(arguments: list[str]) -> int:
     """`main`; a user's mistake is one line of error message and exit code 2."""
-    try:
-        main(arguments)
-    except (ValueError, OSError) as error:
-        print(f"explore: {one_line(error) or type(error).__name__}", file=sys.stderr)
-        return 2
-    return 0
+    return carry_out(main, arguments, "explore")

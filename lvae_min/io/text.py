@@ -49,26 +49,26 @@ class Parser(argparse.ArgumentParser):
 def give_up_output() -> None:
     """Where stdout cannot be written to, drop what it holds: Python would fail again on it at exit."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def carry_out(main: Callable[[list[str]], int | None], arguments: list[str], name: str) -> int:
+def carry_out(
+    main: Callable[[list[str]], int | None], arguments: list[str], name: str, stopped: str = "stopped"
+) -> int:
     """The exit code of `main`, or 0 where it returns none.
 
     A mistake is one line of error message and code 2, an interruption one line and code 130.
     """
     try:
         code = main(arguments) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # now, where a full disk or a closed pipe is still an error with a message
+        sys.stdout.flush()  # now, where a full disk or a closed pipe is still an error with a message
     except MISTAKES as error:
         give_up_output()
         print(f"{name}: {one_line(error) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
+        print(f"{name}: {stopped}", file=sys.stderr)
         return 130
     return code
