@@ -1,4 +1,4 @@
-"""What the paper says of dSprites (Sec. 4.1 and 7): whether it holds, does not hold, or is open.
+"""What the paper says of dSprites (Sec. 4.1 and 7, Table 3): whether it holds, does not hold, or is open.
 
     python figures/claims.py      writes claims.md beside this file
 
@@ -15,8 +15,9 @@ import pool
 import rate
 from betas import OURS, pairs
 from common import script, write
-from paper import COLUMNS, METHODS, SELECTED_ITERATION
-from samples import difference, explained, rank_correlation
+from paper import COLUMNS, METHODS, SELECTED_ITERATION, TABLE_2
+from samples import difference, rank_correlation
+from scipy.stats import fisher_exact
 
 from lvae_min.config import Config
 from lvae_min.io.text import Parser
@@ -119,15 +120,29 @@ def costs(found: Evidence) -> Verdict:
 
 
 def inverse(found: Evidence) -> Verdict:
-    """Rank correlation of rec and of the scores over the methods at full length."""
+    """Rank correlation of rec and of the scores over the methods at full length, and in the paper's Table 2.
+
+    As the sentence is printed; whether it means the quality of the reconstruction is for the page to say.
+    """
+    theirs = [
+        dict(zip(COLUMNS, numbers, strict=True))
+        for (dataset, _), numbers in TABLE_2.items()
+        if dataset == "dsprites"
+    ]
     ranks = []
     for rows in found.long.values():
-        rec = [row["rec_mean"] for row in rows.values()]
-        ranks += [rank_correlation(rec, [row[score] for row in rows.values()]) for score in SIX]
+        ranks += correlations(list(rows.values()))
     number = (
-        f"rank correlation with rec over the methods: {min(ranks):+.2f} to {max(ranks):+.2f}, full length"
+        f"rank correlation with rec over the methods: {min(ranks):+.2f} to {max(ranks):+.2f}, full length; "
+        f"of the paper's own numbers {min(correlations(theirs)):+.2f} to {max(correlations(theirs)):+.2f}"
     )
     return HOLDS if max(ranks) < 0 else NOT if min(ranks) > 0 else OPEN, number, FULL
+
+
+def correlations(rows: list[dict]) -> list[float]:
+    """Spearman's of rec with each of the six scores, over methods."""
+    rec = [row["rec_mean"] for row in rows]
+    return [rank_correlation(rec, [row[score] for row in rows]) for score in SIX]
 
 
 def one_to_two(found: Evidence) -> Verdict:
@@ -139,19 +154,17 @@ def one_to_two(found: Evidence) -> Verdict:
 
 
 def others_matter(found: Evidence) -> Verdict:
-    """MIG of beta-VAE 4 at rates below and from 1e-3 on, and what the seeds explain."""
+    """MIG of beta-VAE 4 at rates below and from 1e-3 on, by Fisher's exact test."""
     rows = [row for row in rate.comparable(rate.kept()) if rate.name_of(row) == BETA_4]
     ends = {}
     for high in (False, True):
         good = [row["mig"] >= rate.GOOD_MIG for row in rows if (row["peak_rate"] >= 1e-3) == high]
         ends[high] = sum(good), len(good)
-    low, high = (good / count for good, count in ends.values())
+    table = [[good, count - good] for good, count in ends.values()]
+    odds_of_chance = fisher_exact(table).pvalue
     text = "beta-VAE 4: MIG of at least {} in {} of {} runs with a peak rate below 1e-3, in {} of {} others"
-    number = text.format(rate.GOOD_MIG, *ends[False], *ends[True])
-    share = explained([pool.values(runs, "beta_vae") for runs in found.seeds.values()] or [[]])
-    if share is not None:
-        number += f"; {1 - share:.0%} of the variance of the beta-VAE score comes from the seed"
-    return HOLDS if low != high else NOT, number, "how-the-default-was-chosen"
+    number = f"{text.format(rate.GOOD_MIG, *ends[False], *ends[True])}; p = {odds_of_chance:.1g}"
+    return HOLDS if odds_of_chance < 0.05 else OPEN, number, "how-the-default-was-chosen"
 
 
 def below_one(found: Evidence) -> Verdict:
@@ -292,7 +305,7 @@ CLAIMS: list[tuple[str, str, Callable[[Evidence], Verdict]]] = [
     ("7.2", "L-VAE is superior or on par in many of the six scores", many),
     ("7.2", "L-VAE's reconstruction is better than or on par with others", reconstruction),
     ("7.2", "The six scores give no consistent order of the methods", no_order),
-    ("7.3", "With the learned beta given, rec is higher and the beta-VAE score lower", ablation),
+    ("Table 3, caption", "With the learned beta given, rec is higher and the beta-VAE score lower", ablation),
 ]
 
 

@@ -4,8 +4,8 @@
 
 It trains three small runs in FOLDER (default: runs/collapse), which takes minutes.
 
-The images are soft dots of 32 x 32 pixels, whose variance is an eighth of dSprites'. As long as KL is small,
-sigma_1 falls towards its fourth root, which makes KL dearer and smaller still (README, "When it collapses").
+The images are soft grey dots of 32 x 32 pixels, whose variance is a 23rd of dSprites'. As long as KL is
+small, sigma_1 falls towards its fourth root, which makes KL dearer and smaller still (docs/theory.md).
 """
 
 import json
@@ -23,7 +23,7 @@ from lvae_min.datasets.stores import Pixels
 from lvae_min.io.text import Parser
 from lvae_min.train import Run, finished
 
-ITERATIONS, HIDDEN, CONTRAST = 6000, 400, 0.7
+ITERATIONS, HIDDEN, CONTRAST = 6000, 400, 0.4
 RUNS = (("vae", 0.0), ("lvae", 0.05), ("lvae", 0.5))
 
 
@@ -45,8 +45,6 @@ def trained(method: str, freeze: float, folder: Path) -> dict:
         "dots.npz",
         method,
         iterations=ITERATIONS,
-        rate=1e-4,
-        warmup="cosine",
         latents=5,
         sigma_freeze=freeze,
         threads=1,

@@ -13,7 +13,7 @@ _HOMES = {  # where each public name is defined
     "export": "codes",
     "Config": "config",
     **dict.fromkeys(("PlainVAE", "BetaVAE", "ControlVAE", "DynamicVAE", "SigmaVAE", "LVAE"), "losses"),
-    **dict.fromkeys(("OBJECTIVES", "LearnedWeights", "elbo_terms", "lvae_loss"), "losses"),
+    **dict.fromkeys(("OBJECTIVES", "LearnedWeights", "elbo_terms", "kl_term", "lvae_loss"), "losses"),
     **dict.fromkeys(("score", "beta_vae", "factor_vae", "explicitness", "irs", "mig", "sap"), "metrics"),
 }
 __all__ = [*_HOMES]

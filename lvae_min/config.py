@@ -285,10 +285,15 @@ class Config:
         if learned and self.sigma_freeze != paper.sigma_freeze:
             held = math.ceil(self.sigma_freeze * self.schedule)
             others.append(f"sigma held at its start for {held:,} iterations (paper: never)")
+        if self.kl_start is not None and self.kl_start != self.kl_target:
+            others.append(
+                f"a KL target that rises from {self.kl_start:g} nats, as in the authors' code of "
+                f"{self.model} (paper: {paper.kl_target:g}, no rise named)"
+            )
         lines = (
             [
                 f"differs from the paper: {'; '.join(others)}"
-                + ("" if self.paper else "; --paper trains as the paper did")
+                + ("" if self.paper else "; --paper trains as the paper says")
             ]
             if others
             else []
@@ -373,9 +378,11 @@ def sigma_peak(config: Config) -> float:
 
     Adam moves a scale by at most the sum of its rates. That of the paper's schedule is enough to reach the
     fixed point of Eq. 5; the peak grows as the schedule gets shorter, so that the sum stays the same, up to
-    1e-2, and is never below the network's. At the paper's 300,000 iterations both are 1e-4. (A constant rate
-    has twice the sum.)
+    1e-2, and is never below the network's. At the paper's 300,000 iterations both are 1e-4, and with `paper`
+    they are always the same. (A constant rate has twice the sum.)
     """
+    if config.paper:
+        return config.rate
     return max(config.rate, min(PAPER_RATE * PAPER_ITERATIONS / config.schedule, MAX_SIGMA_RATE))
 
 

@@ -179,11 +179,11 @@ def load_prepared(name: str, folder: Path) -> Dataset:
     return Dataset(name, about.get("source", ""), spec, Pixels(images), labels, about.get("content"))
 
 
-def load_own(path: Path, folder: Path) -> Dataset:
-    """Images of the user's own, prepared under `folder` the first time."""
+def load_own(path: Path, folder: Path, shape: tuple[int, int, int] | None = None) -> Dataset:
+    """Images of the user's own, prepared under `folder` the first time; of this shape where one is given."""
     from lvae_min.datasets import own  # here: it reads HDF5 and pictures, as no other set does
 
-    images, labels, about = own.prepared(path, folder)
+    images, labels, about = own.prepared(path, folder, shape)
     values = [] if labels is None else [len(np.unique(column)) for column in labels.T]
     if len(names := about.get("names", [])) != len(values):
         raise ValueError(
@@ -195,16 +195,17 @@ def load_own(path: Path, folder: Path) -> Dataset:
     return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
 
 
-def load(name: str, folder: Path | str = "data") -> Dataset:
+def load(name: str, folder: Path | str = "data", shape: tuple[int, int, int] | None = None) -> Dataset:
     """The data set `name`, or the user's own images at that path; `folder` holds archives and prepared sets.
 
+    shape  (C, H, W) to which own images are brought, as far as they can be (default: what fits them)
     Raises ValueError for an unknown name, a set that has to be prepared first, and damaged or strange files.
     """
     folder = Path(folder)
     if name in ("dsprites", "arm3d"):
         return load_dsprites(folder) if name == "dsprites" else load_arm3d()
     if is_path(name):
-        return load_own(Path(name), folder)
+        return load_own(Path(name), folder, shape)
     if name not in SPECS:
         raise ValueError(f"dataset {name!r}: expected {NAMES}")
     return load_prepared(name, folder)

@@ -75,6 +75,9 @@ def why_not(device: torch.device | str = "cpu") -> str:
 
 def check(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float) -> None:
     """Raise ValueError unless the arguments are as `losses.elbo_terms` describes them."""
+    for name, given in (("logits", logits), ("x", x), ("mu", mu), ("logvar", logvar)):
+        if not isinstance(given, Tensor):
+            raise ValueError(f"{name} must be a tensor, given {type(given).__name__}")
     if logits.dim() < 1 or logits.shape != x.shape:
         raise ValueError(
             f"logits and x must both be (N, ...), given {tuple(logits.shape)} and {tuple(x.shape)}"

@@ -62,8 +62,12 @@ def lvae_loss(
 def weighed(terms: Sequence[Tensor], sigma: Tensor) -> Tensor:
     """Eq. 5 for any number of terms: sum_i L_i / s_i^2 + s_i^2, a scalar; sigma (n,).
 
-    The weight of a term is at most 100: 1 / max(s_i^2, 0.01).
+    The weight of a term is at most 100: 1 / max(s_i^2, 0.01). Raises ValueError for sigma in half precision.
     """
+    if sigma.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"sigma is {sigma.dtype}, in which a step of Adam rounds to nothing; keep the loss in float32"
+        )
     sigma_sq = sigma.square()
     weight = 1 / sigma_sq.clamp(min=MIN_SIGMA_SQ)
     return sum(weight[i] * term for i, term in enumerate(terms)) + sigma_sq.sum()
@@ -75,41 +79,49 @@ class LearnedWeights(nn.Module):
         L = sum_i L_i / s_i^2 + s_i^2,    s_i learned, 1 at the start
 
     At its optimum s_i^4 = L_i and L = 2 sum_i sqrt(L_i): a term that is a hundred times another one's size
-    counts ten times as much. Give the parameters to the optimizer of the network, without weight decay.
+    counts ten times as much. A term has to end above 1e-4: below it the bound of the weights holds s_i, which
+    then goes to 0 and does not come back. Give the parameters to the optimizer of the network.
     """
 
     def __init__(self, terms: int):
         super().__init__()
+        if terms < 1:
+            raise ValueError(f"expected at least one term, given {terms}")
         self.sigma = nn.Parameter(torch.ones(terms))  # Sec. 6.3: "initialized with one"
 
     def forward(self, *terms: Tensor) -> Tensor:
         """The loss, a scalar, of as many terms, scalars that are not negative.
 
-        Raises ValueError for another number of terms, and for a negative one on a CPU (to look at one on a
-        GPU, or while torch.compile traces, would have to wait for it).
+        Raises ValueError for another number of terms, for one that is no scalar, and for a negative one on a
+        CPU (to look at one on a GPU, or while torch.compile traces, would have to wait for it).
         """
         if len(terms) != len(self.sigma):
             raise ValueError(f"expected {len(self.sigma)} terms, given {len(terms)}")
+        check_scalars(terms)
         refuse_negative(terms)
         return weighed(terms, self.sigma)
 
 
-def refuse_negative(terms: Sequence[Tensor]) -> None:
-    """Raise ValueError for a term that is no scalar, and for a negative one on a CPU."""
+def check_scalars(terms: Sequence[Tensor]) -> None:
+    """Raise ValueError for a term that is no scalar."""
     for place, term in enumerate(terms):
         if not isinstance(term, Tensor) or term.ndim:
             form = (
                 f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
             )
             raise ValueError(f"term {place} is {form}: expected a scalar tensor, as .mean() gives")
+
+
+def refuse_negative(terms: Sequence[Tensor]) -> None:
+    """Raise ValueError for a negative term on a CPU."""
     if torch.compiler.is_compiling():
         return
     for place, term in enumerate(terms):
         if term.device.type == "cpu" and term.detach().item() < 0:
             raise ValueError(
                 f"term {place} is {term.item():g}: the weight of a negative term has no optimum; leave "
-                "the constant of a Gaussian's or another density's logarithm out, or take a squared "
-                "error or a cross-entropy"
+                "the constant of a density's logarithm out, and take a fixed variance and the closed form of "
+                "the KL (lvae_min.kl_term): a learned variance and a sampled KL can be negative"
             )
 
 
@@ -137,6 +149,8 @@ class Objective(nn.Module):
         **control: float,
     ):
         super().__init__()
+        if not beta >= 0:
+            raise ValueError(f"beta is {beta}: expected a number from 0 on")
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.terms = terms or SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
         if strange := control.keys() - self.controls.keys():
@@ -154,6 +168,7 @@ class Objective(nn.Module):
         pixels  how many numbers of an image `rec` is a sum over, for sigma-VAE alone
         Raises ValueError where a term does not fit the method.
         """
+        check_scalars((rec, kl))
         return self.combine(rec, kl, pixels)
 
     def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
@@ -198,9 +213,11 @@ class BetaVAE(Objective):
 class Controlled(Objective):
     """A method whose beta is the output of a controller that steers kl to a set-point C(t), in nats.
 
+    A call in training mode is an iteration of the `schedule`; in eval mode the controller stands still.
+
     C rises from `kl_start` by `kl_rise` a period up to `kl_target`. `kl_period` is in iterations of a
-    schedule of 300,000, and stretches with it. In a shorter schedule both gains are as much larger, so that
-    beta is as far at the same fraction of it.
+    schedule of 300,000, and stretches with it. In a shorter schedule both gains are larger by `gain_factor`,
+    so that beta follows about the same curve over the fraction of it that is done.
     """
 
     def __init__(self, **settings):
@@ -217,6 +234,10 @@ class Controlled(Objective):
 
     def combine(self, rec, kl, pixels):
         if self.training:
+            if self.output.dtype not in (torch.float32, torch.float64):
+                raise ValueError(
+                    f"the controller is {self.output.dtype}, too coarse to count in; keep it in float32"
+                )
             self.control(kl.detach())
         return rec + self.beta().to(kl.dtype) * kl
 
@@ -353,7 +374,7 @@ class LVAE(Objective):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.sigma = LearnedWeights(2).sigma
+        self.sigma = nn.Parameter(torch.ones(2))  # Sec. 6.3: "initialized with one"
 
     def forward(self, logits, x, mu, logvar):
         return self.terms.lvae_loss(logits, x, mu, logvar, self.sigma, self.scale)

@@ -4,7 +4,8 @@ Every score is `f(factors, codes) -> float`: `factors` (M, K) ground-truth value
 means, one row a sample. The definitions are those of Carbonneau et al. (2022), "Measuring Disentanglement: A
 Review of Metrics", which the paper uses through the reference implementation
 ubisoft/ubisoft-laforge-disentanglement-metrics; its name of each score stands in the docstring. What it does
-on healthy codes is done here, number for number. Conventions of the file:
+on healthy codes is done here, number for number, also where an article has another form: other libraries give
+other numbers. Conventions of the file:
 
     discrete=False   factors are min-max scaled and cut into `bins` values (the reference's default)
     discrete=True    each distinct factor value is a category as it is
@@ -69,6 +70,8 @@ ONE_THREAD = OneThread()
 
 def _numbers(table, name: str) -> np.ndarray:
     """The table as finite float64 or integers, (M, columns); ValueError with the place of what is wrong."""
+    if hasattr(table, "detach"):  # a tensor, of any type, on any device
+        table = table.detach().cpu().double() if table.is_floating_point() else table.cpu()
     table = np.asarray(table)
     if table.ndim != 2 or table.size == 0:
         raise ValueError(f"{name} must be a filled (samples, columns) table, got shape {table.shape}")

@@ -103,7 +103,8 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.decoder = layers(shape, latents, network, binary)  # no random numbers yet
         self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
-        self.shape, self.latents, self.scale = tuple(shape), latents, 1.0 if binary else 1 / 255
+        self.shape = shape[0], shape[1], shape[2]
+        self.latents, self.scale = latents, 1.0 if binary else 1 / 255
         for layer in self.modules():
             for name, weight in list(layer.named_parameters(recurse=False)):
                 # Not by to_empty(), which imports sympy (0.3 s).
@@ -137,9 +138,13 @@ class VAE(nn.Module):
         mu, logvar = self.encoder(x).chunk(2, dim=1)
         return mu, logvar
 
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """logits (N, C, H, W), mu, logvar (N, L) of images x, with z = mu + exp(logvar / 2) noise."""
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """logits (N, C, H, W), mu, logvar (N, L) of images x, with z = mu + exp(logvar / 2) noise.
+
+        noise  (N, L) from N(0, 1); drawn where it is not given
+        """
         mu, logvar = self.posterior(x)
+        noise = torch.randn_like(mu) if noise is None else noise
         return self.decoder(mu + (logvar / 2).exp() * noise), mu, logvar
 
     @torch.no_grad()
@@ -148,6 +153,7 @@ class VAE(nn.Module):
 
         Raises ValueError for another shape or for values out of range.
         """
+        images = torch.as_tensor(images)
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {expected})")
@@ -161,6 +167,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of codes z (N, L)."""
+        z = torch.as_tensor(z)
         if z.ndim != 2 or z.shape[1] != self.latents:
             raise ValueError(f"codes of shape {tuple(z.shape)}: expected (N, {self.latents})")
         first = next(self.parameters())

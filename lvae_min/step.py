@@ -165,21 +165,25 @@ def same_device(one: torch.device, other: torch.device) -> bool:
 
 @contextmanager
 def thread_settings_kept(device: torch.device):
-    """A context that gives back what `prepare_thread` sets for a thread that trains on `device`.
+    """A context in which a thread trains on `device`, whatever the caller has set, and which gives that back.
 
-    These are the threads of products, denormals and the stream; freed memory stays with the process.
+    That is gradients, float32 and no autocast, and what `prepare_thread` sets: the threads of products,
+    denormals and the stream. Freed memory stays with the process.
     """
-    threads = torch.get_num_threads()
-    flushed = (torch.full((1,), 1e-38) / 1e3).item() == 0  # torch does not say
-    with ExitStack() as stack:
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    flushed = (torch.full((1,), 1e-38, dtype=torch.float32) / 1e3).item() == 0  # torch does not say
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(torch.cuda.current_device()))
             stack.enter_context(torch.cuda.stream(torch.cuda.current_stream(device)))
         try:
+            torch.set_default_dtype(torch.float32)
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_flush_denormal(flushed)
+            torch.set_default_dtype(dtype)
 
 
 class Step:

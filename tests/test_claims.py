@@ -71,11 +71,30 @@ def test_the_ablation_counts_pairs_with_the_learned_beta(rec, score, verdict):
 def test_the_order_of_the_methods_and_the_sign_of_its_correlation_with_rec():
     found = evidence(vae=0.1, beta_vae=0.2, control_vae=0.3, dynamic_vae=0.4, sigma_vae=0.5, lvae=0.6)
     assert claims.no_order(found)[0] == NOT and claims.inverse(found)[0] == NOT
+    assert claims.inverse(found)[1] == (
+        "rank correlation with rec over the methods: +1.00 to +1.00, full length; of the paper's own numbers "
+        "-0.29 to +0.29"
+    )
     assert claims.many(found)[0] == HOLDS and claims.reconstruction(found)[0] == NOT
     for values in found.long["full length, seed 0"].values():
         values["rec_mean"] *= -1
         values["mig"] *= -1
     assert claims.no_order(found)[0] == HOLDS and claims.inverse(found)[0] == OPEN
+
+
+@pytest.mark.parametrize("good, verdict", [((8, 0), HOLDS), ((0, 8), HOLDS), ((6, 5), OPEN), ((8, 8), OPEN)])
+def test_other_settings_matter_if_chance_alone_would_hardly_part_the_runs_so(good, verdict, monkeypatch):
+    made = [
+        {"peak_rate": rate, "mig": 0.2 if place < count else 0.1}
+        for rate, count in zip((1e-4, 1e-3), good, strict=True)
+        for place in range(8)
+    ]
+    found = evidence()
+    monkeypatch.setattr(claims.rate, "comparable", lambda _: made)
+    monkeypatch.setattr(claims.rate, "name_of", lambda _: claims.BETA_4)
+    found = claims.others_matter(found)
+    assert found[0] == verdict
+    assert f"in {good[0]} of 8 runs with a peak rate below 1e-3, in {good[1]} of 8 others; p = " in found[1]
 
 
 def log(sigma, scores):

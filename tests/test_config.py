@@ -107,6 +107,12 @@ def test_sigma_learns_faster_in_a_shorter_schedule_but_not_beyond_one_per_cent()
     assert learning_rates(Config(iterations=1000))[1].max() == pytest.approx(1e-2, rel=1e-3)
 
 
+@pytest.mark.parametrize("settings", [{"rate": 5e-5}, {"schedule": 100_000}])
+def test_with_paper_sigma_learns_at_the_rate_of_the_network_whatever_that_is(settings):
+    network, sigma = learning_rates(Config(paper=True, iterations=1000, **settings))
+    assert (network == sigma).all()
+
+
 def test_sigma_never_learns_slower_than_the_network():
     for settings in ({"schedule": 1_000_000}, {"rate": 0.05}, {"schedule": 300_000, "rate": 3e-4}):
         network, sigma = learning_rates(Config(iterations=10, sigma_freeze=0.0, **settings))
@@ -180,7 +186,7 @@ def test_a_run_says_how_its_settings_differ_from_the_papers():
     assert Config(model="vae").notes == [
         "differs from the paper: 10,000 iterations (paper: 300,000); a rate of "
         "0.00055 (paper: 0.0001); the last network (paper: the best beta-VAE score of validation images); "
-        "--paper trains as the paper did"
+        "--paper trains as the paper says"
     ]
     line = Config().notes[0]
     assert "sigma at a rate of 0.003 (paper: the network's)" in line
@@ -188,6 +194,11 @@ def test_a_run_says_how_its_settings_differ_from_the_papers():
     assert Config(paper=True, iterations=50_000).notes == [
         "differs from the paper: 50,000 iterations (paper: 300,000)"
     ]
+    assert Config(model="dynamic-vae", paper=True).notes == [
+        "differs from the paper: a KL target that rises from 0.5 nats, as in the authors' code of "
+        "dynamic-vae (paper: 18, no rise named)"
+    ]
+    assert Config(model="control-vae", paper=True, kl_start=18.0).notes == []
 
 
 def test_a_run_that_is_too_fast_or_too_short_reports_it():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -76,6 +77,37 @@ def test_fit_gives_the_process_its_settings_back(tmp_path, flushed):
     lvae_min.fit(out=tmp_path, progress=False, threads=threads + 1, **TINY)
     assert torch.get_num_threads() == threads
     assert ((torch.full((1,), 1e-38) / 1e3).item() == 0) == flushed
+
+
+SET = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+}
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    assert torch.get_default_dtype() == dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("name", SET)
+def test_fit_trains_the_same_network_whatever_the_caller_has_set(tmp_path, name):
+    def fit(folder):
+        return lvae_min.fit(out=tmp_path / folder, progress=False, model="lvae", **TINY)
+
+    plain = fit("plain")
+    torch.set_flush_denormal(False)
+    with SET[name]():
+        other = fit("other")
+        assert (torch.full((1,), 1e-38, dtype=torch.float32) / 1e3).item() != 0  # given back, too
+    assert other["scores"] == plain["scores"] and other["last"] == plain["last"]
 
 
 def test_all_public_names_are_there():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
@@ -448,6 +449,14 @@ def test_factor_vae_measures_deviations_without_bias():
 
 
 # Degenerate input
+
+
+def test_tensors_are_scored_like_arrays_also_where_they_want_gradients():
+    factors = np.random.default_rng(0).integers(0, 4, (300, 2))
+    codes = torch.from_numpy(factors * 0.5 + 1).requires_grad_()
+    wanted = metrics.mig(factors, codes.detach().numpy())
+    assert metrics.mig(torch.from_numpy(factors), codes) == wanted
+    assert metrics.mig(factors, codes.bfloat16()) == wanted
 
 
 @pytest.mark.parametrize("discrete", [False, True])

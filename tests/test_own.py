@@ -84,10 +84,10 @@ def test_other_sizes_are_cropped_to_the_middle_square_and_resized(tmp_path, heig
     assert (f"{width} x {height}" in dataset.source) == (height != side or width != side)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".h5"])
-def test_factors_make_a_scored_set_with_their_names(tmp_path, suffix):
+@pytest.mark.parametrize("suffix, kind", [(".npz", None), (".npz", "S"), (".h5", "S")])
+def test_factors_make_a_scored_set_with_their_names(tmp_path, suffix, kind):
     values = np.array([[0.5, 7], [2.5, 7], [0.5, 9], [1.0, 8]])
-    names = np.array(["weight", "age"], dtype="S" if suffix == ".h5" else None)
+    names = np.array(["weight", "age"], dtype=kind)
     dataset, _ = loaded(
         write(tmp_path / f"mine{suffix}", images=colors(4), factors=values, factor_names=names), tmp_path
     )
@@ -116,6 +116,43 @@ def save_classes(folder, classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         Image.new("L", (64, 64), 9 * number).save(folder / name / f"{number}.png")
     return folder
+
+
+def test_factors_that_are_not_read_in_a_folder_of_images_are_named(tmp_path):
+    folder = save_classes(tmp_path / "pets", ["cat", "cat", "."])
+    for name in ("factors.csv", "notes.txt", "factors-0.png"):
+        (folder / name).write_bytes((folder / "2.png").read_bytes())
+    assert loaded(folder, tmp_path / "data")[0].source.endswith(
+        ", not used: factors.csv (expected factors.npy and factor_names.npy)"
+    )
+    np.save(folder / "factors.npy", np.arange(4))
+    np.save(folder / "factor_names.npy", np.array(["weight"]))
+    (folder / "factors.csv").unlink()
+    dataset = loaded(folder, tmp_path / "data")[0]
+    assert dataset.source == str(folder) and dataset.factor_names == ["weight"]
+    np.save(folder / "factor_names.npy", np.array(["age"]))
+    assert loaded(folder, tmp_path / "data")[0].factor_names == ["age"]
+
+
+def test_images_are_brought_to_the_shape_of_a_network(tmp_path):
+    """As `encode` does: other images of the user's own are not as large as those of the run."""
+    for number in range(3):
+        Image.new("L", (200, 130), 50 * number).save(tmp_path / f"{number}.png")
+    assert data.load(str(tmp_path), tmp_path / "data").shape == (1, 128, 128)
+    dataset = data.load(str(tmp_path), tmp_path / "data", (3, 64, 64))
+    assert dataset.shape == (3, 64, 64) and dataset.batch(torch.tensor([2])).unique().tolist() == [100]
+    assert data.load(str(tmp_path), tmp_path / "data").shape == (1, 128, 128)
+    file = write(tmp_path / "mine.npz", images=np.zeros((2, 200, 130), np.uint8))
+    assert data.load(str(file), tmp_path / "data", (1, 64, 64)).shape == (1, 64, 64)
+
+
+def test_an_image_that_is_a_link_to_nowhere_is_missed_and_not_passed_over(tmp_path):
+    folder = save_classes(tmp_path / "pets", ["cat", "cat"])
+    (folder / "notes.txt").symlink_to("nowhere")
+    assert len(loaded(folder, tmp_path / "data")[0]) == 2
+    (folder / "cat/2.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="pets: .*No such file or directory: '.*cat/2.png'"):
+        loaded(folder, tmp_path / "data")
 
 
 def test_a_format_for_which_pillow_starts_a_program_is_no_image(tmp_path):

@@ -68,6 +68,86 @@ def test_sigma_vae_asks_for_the_number_of_pixels():
         losses.SigmaVAE().weigh(torch.tensor(5.0), torch.tensor(1.0))
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weigh_takes_scalars_alone(name):
+    with pytest.raises(ValueError, match=r"term 1 is a tensor of shape \(4,\): expected a scalar"):
+        OBJECTIVES[name]().weigh(torch.tensor(1.0), torch.ones(4), PIXELS)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_scales_and_controllers_in_half_precision_are_refused(kind):
+    """Each step of theirs would round to nothing."""
+    one = torch.tensor(1.0)
+    for criterion in (LearnedWeights(2), lvae_min.LVAE(), lvae_min.ControlVAE(), lvae_min.DynamicVAE()):
+        call = criterion.to(kind) if isinstance(criterion, LearnedWeights) else criterion.to(kind).weigh
+        with pytest.raises(ValueError, match=f"is {kind}, .*; keep .* in float32"):
+            call(one, one)
+
+
+@pytest.mark.parametrize("beta", [-1.0, math.nan])
+def test_a_beta_that_is_no_weight_is_refused(beta):
+    with pytest.raises(ValueError, match="beta is .*: expected a number from 0 on"):
+        lvae_min.BetaVAE(beta)
+
+
+def test_a_loss_of_no_terms_and_of_no_tensors_is_refused():
+    with pytest.raises(ValueError, match="expected at least one term, given 0"):
+        LearnedWeights(0)
+    logits, mu, logvar = Small()(x := batch())
+    with pytest.raises(ValueError, match="x must be a tensor, given ndarray"):
+        lvae_min.LVAE()(logits, x.numpy(), mu, logvar)
+
+
+def test_scales_whose_gradients_are_dropped_stay_at_1_and_take_part_once_they_are_not():
+    model, criterion, x = Small(), lvae_min.LVAE(), batch()
+    optimizer = torch.optim.Adam(parameters(model, criterion), lr=1e-2)
+    for step in range(10):
+        logits, mu, logvar = model(x)
+        criterion(logits, x, mu, logvar)[0].backward()
+        if step < 5:
+            criterion.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert (criterion.sigma == 1).all() == (step < 5)
+
+
+@pytest.mark.parametrize("betas, held, steps", [((0.9, 0.999), 0, 5000), ((0.9, 0.99), 100, 2000)])
+def test_the_scales_forget_their_first_gradients_sooner_with_a_smaller_beta_2(betas, held, steps):
+    """rec falls from 2,800 to 200 as with large images, and Adam divides by the root of its mean square."""
+    criterion = lvae_min.LVAE()
+    optimizer = torch.optim.Adam(criterion.parameters(), lr=3e-3, betas=betas)
+    for step in range(steps):
+        rec = torch.tensor(200 + 2600 * math.exp(-step / 30), requires_grad=True)
+        criterion.weigh(rec, torch.tensor(10.0)).backward()
+        if step < held:
+            criterion.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
+    off = criterion.equilibrium(200.0, 10.0)["sigma_0"]
+    assert abs(off) < 0.05 if held else off < -0.2
+
+
+@pytest.mark.parametrize("decay, scales", [(0.01, [3.162, 1.778]), (1.0, [1.0, 1.0])])
+def test_weight_decay_moves_the_scales_of_l_vae_little_and_a_strong_one_much(decay, scales):
+    """Without any they settle at 100^(1/4) and 10^(1/4)."""
+    criterion = lvae_min.LVAE()
+    optimizer = torch.optim.AdamW(criterion.parameters(), lr=1e-2, weight_decay=decay)
+    for _ in range(4000):
+        criterion.weigh(torch.tensor(100.0), torch.tensor(10.0)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert criterion.sigmas().tolist() == pytest.approx(scales, rel=0.01)
+
+
+def test_a_mask_of_pixels_and_the_closed_form_of_the_kl_are_weighed():
+    logits, mu, logvar = Small()(x := batch())
+    whole, rec, kl = lvae_min.LVAE()(logits, x, mu, logvar)
+    mask = torch.ones_like(x)
+    errors = (mask * (logits.sigmoid() - x).square()).flatten(1).sum(1).mean()
+    ours = lvae_min.LVAE().weigh(errors, lvae_min.kl_term(mu, logvar))
+    assert ours.item() == pytest.approx(whole.item(), rel=1e-6)
+
+
 def test_a_negative_term_is_refused_with_what_to_do():
     for call in (
         lambda: losses.LVAE().weigh(torch.tensor(-3.0), torch.tensor(1.0)),

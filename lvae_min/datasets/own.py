@@ -21,6 +21,8 @@ from lvae_min.io.text import brief, one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FACTORS, NAMES = "factors", "factor_names"
+TABLES = f"{FACTORS}.npy", f"{NAMES}.npy"  # in a folder of images
+Shape = tuple[int, int, int]  # (C, H, W)
 VERSION = 3  # of how images are prepared: what another one made is made again
 MOST_CLASSES = 10  # folders that are a factor: the scores put its values in as many bins
 DARK = 128  # numbers up to a value between 1 and this are neither 0 to 1 nor 0 to 255
@@ -190,8 +192,8 @@ def described(height: int, width: int, crop: int, side: int) -> str:
     )
 
 
-def prepare_array(array: Array, target: Path, about: dict) -> None:
-    """Make a prepared set of the arrays in a file."""
+def prepare_array(array: Array, target: Path, about: dict, wanted: Shape | None = None) -> None:
+    """Make a prepared set of the arrays in a file, as large as `wanted` where that is given."""
     shape = array.shape if len(array.shape) == 4 else (*array.shape, 1)
     first = shape[3] not in (1, 3)
     if first:
@@ -202,7 +204,8 @@ def prepare_array(array: Array, target: Path, about: dict) -> None:
             f"images of shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), "
             "N at least 1, C 1 or 3"
         )
-    factor, crop, side = value_factor(array), min(height, width), side_of(height, width)
+    factor, crop = value_factor(array), min(height, width)
+    side = wanted[1] if wanted else side_of(height, width)
     factors, about["names"] = labels(array, count)
     about["source"] = str(array.path) + described(height, width, crop, side)
     if array.unused:
@@ -238,6 +241,7 @@ def checked(values: np.ndarray, count: int, given: np.ndarray | None) -> tuple[n
         raise ValueError("factors are not all finite")
     names = [f"factor {k}" for k in range(values.shape[1])]
     if given is not None:
+        given = np.char.decode(given, "utf-8", "replace") if given.dtype.kind == "S" else given
         names = [one_line(name) for name in np.ravel(given)]
     if len(names) != values.shape[1] or len(set(names)) < len(names):
         raise ValueError(
@@ -246,13 +250,15 @@ def checked(values: np.ndarray, count: int, given: np.ndarray | None) -> tuple[n
     return values.astype(np.int64 if np.can_cast(values.dtype, np.int64) else np.float64), names
 
 
-def prepare_folder(path: Path, target: Path, about: dict) -> None:
+def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None = None) -> None:
     """Make a prepared set of the image files in a folder and its folders, in the order of their names.
 
     The factors are those in `factors.npy`, else the folders that the images are in, if those are `classes`.
+    `wanted` is the shape of the images, which otherwise follows from the files.
     """
     members = im.Members(path)
     names = [name for name in members.names if name.lower().endswith(PICTURES)]
+    others = [name for name in members.names if name.startswith("factor") and name not in (*TABLES, *names)]
     if not names:
         raise ValueError(f"no images in it; expected files that end in {', '.join(PICTURES)}")
     sizes, grey = set(), True
@@ -261,16 +267,21 @@ def prepare_folder(path: Path, target: Path, about: dict) -> None:
         sizes.add(size)
         grey = grey and mode in ("1", "L")
     width, height = min(sizes, key=min)
-    side = side_of(height, width)
+    side, grey = (wanted[1], wanted[0] == 1) if wanted else (side_of(height, width), grey)
     about["source"] = str(path) + (
         described(height, width, min(height, width), side)
         if len(sizes) == 1
         else f", {len(sizes)} sizes cropped to squares and made {side} x {side}"
     )
+    if others:
+        expected = " and ".join(TABLES)
+        about["source"] += f", not used: {one_line(', '.join(others))[:80]} (expected {expected})"
     factors = classes(names)
     about["names"] = [] if factors is None else ["folder"]
-    if (path / "factors.npy").is_file():
-        factors, about["names"] = checked(im.read_array(path / "factors.npy"), len(names), None)
+    table, titles = (path / name for name in TABLES)
+    if table.is_file():
+        given = im.read_array(titles) if titles.is_file() else None
+        factors, about["names"] = checked(im.read_array(table), len(names), given)
 
     def make(content: bytes) -> np.ndarray:
         pixels = im.decode(content, "L" if grey else "RGB", photo=True)
@@ -306,9 +317,12 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
     return size, mode
 
 
-def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
+def prepared(
+    path: Path, folder: Path, wanted: Shape | None = None
+) -> tuple[np.ndarray, np.ndarray | None, dict]:
     """The images at `path` as `prepared.open_set` gives them, prepared under `folder` if `path` has changed.
 
+    wanted  the shape that a network takes; arrays keep their channels
     Raises ValueError for what is not there, damaged or no images.
     """
     if not path.is_dir() and not path.is_file():
@@ -316,15 +330,19 @@ def prepared(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray | None, d
     kinds = {".npy": Npy, ".npz": Npz, ".h5": Hdf5, ".hdf5": Hdf5}
     if not path.is_dir() and path.suffix.lower() not in kinds:
         raise ValueError(f"{path}: {EXPECTED}")
-    about = {"fingerprint": [VERSION, *im.fingerprint(path, (*PICTURES, "factors.npy"))]}
-    target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
+    try:
+        about = {"fingerprint": [VERSION, *im.fingerprint(path, (*PICTURES, *TABLES))]}
+    except OSError as error:  # a folder that may not be read, a link that leads nowhere
+        raise ValueError(f"{path}: {brief(error)}") from None
+    name = f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
+    target = folder / "own" / (name + (f"-{wanted[0]}x{wanted[1]}" if wanted else ""))
     with im.locked(target, wait=True):  # another run on the same images may begin at the same moment
         if not target.exists() or im.open_set(target)[2].get("fingerprint") != about["fingerprint"]:
             try:
                 if path.is_dir():
-                    prepare_folder(path, target, about)
+                    prepare_folder(path, target, about, wanted)
                 else:
-                    prepare_array(kinds[path.suffix.lower()](path), target, about)
+                    prepare_array(kinds[path.suffix.lower()](path), target, about, wanted)
             except im.DAMAGED as error:
                 message = one_line(error)
                 raise ValueError(

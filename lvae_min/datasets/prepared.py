@@ -60,7 +60,8 @@ quiet()
 def files_in(folder: Path) -> list[Path]:
     """All files in a folder, but none of its hidden folders, of runs and of prepared sets below it.
 
-    Raises OSError for a folder that cannot be read.
+    A link that leads nowhere is one of them: who needs the file finds it missing. Raises OSError for a folder
+    that cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -69,7 +70,7 @@ def files_in(folder: Path) -> list[Path]:
     files: list[Path] = []
     for below, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [one for one in folders if not (one.startswith(HIDDEN) or is_made(Path(below, one)))]
-        files += [file for name in names if (file := Path(below, name)).is_file()]
+        files += [file for name in names if (file := Path(below, name)).is_file() or not file.exists()]
     return sorted(files)
 
 
