@@ -24,8 +24,7 @@ def extension() -> dict:
     toolkit, no_cuda = fused._toolkit()
     cpp_extension.CUDA_HOME = toolkit or cpp_extension.CUDA_HOME
     make, sources = (CppExtension, ["lvae.cpp"]) if no_cuda else (CUDAExtension, ["lvae.cpp", "lvae_cuda.cu"])
-    if not no_cuda and "TORCH_CUDA_ARCH_LIST" not in os.environ:
-        os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0+PTX"
+    fused.choose_architectures()
     return {
         "ext_modules": [
             make(

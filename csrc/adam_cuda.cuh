@@ -21,7 +21,7 @@ namespace lvae {
 constexpr float kLessBeta1 = 1 - 0.9, kLessBeta2 = 1 - 0.999, kEps = 1e-8;
 constexpr float kLogBeta1 = -0.10536051565782628, kLogBeta2 = -0.0010005003335835335;
 constexpr int kAdamPack = 4, kAdamBlock = kThreads * kAdamPack;
-constexpr int kAdamTensors = 48;    // their description passes through the 4 KB that a launch has for it
+constexpr int kAdamTensors = 48;    // their description fits the 4 KB that every GPU's launch takes
 
 // A weight and what belongs to it: float, all of one dense layout; step and lr are one number each. Where
 // products are in bfloat16 they take `copy`, the weight rounded, and `gradient` is that of the copy.

@@ -13,8 +13,9 @@ namespace lvae {
 
 constexpr int kTile = 64, kDeep = 64, kPitch = kTile + 8;    // the 8 spread a fragment over all banks
 constexpr int kSide = 4;                                     // a thread's weights: kSide x kSide
-constexpr int kBlocks = 3,
-              kBatch = 2;    // blocks on a multiprocessor and rows read at once: registers for no more
+// Blocks on a multiprocessor, and rows of weights that a thread reads before it needs the first: registers for
+// no more.
+constexpr int kBlocksTogether = 3, kRowsTogether = 2;
 
 struct Layer {
   const void* rows;
@@ -23,7 +24,7 @@ struct Layer {
   AdamTensor weight;    // (height, width); `gradient` of both is not read
   AdamTensor bias;      // of `height` weights, or of `width`; size 0 if there is none
   bool bias_of_rows;
-  bool tensor_cores;    // products of numbers rounded to TF32 (10 bits of fraction), summed in float
+  bool tensor_cores;    // of float: rounded to TF32 (10 bits of fraction), summed in float. bf16 always is
 };
 
 struct alignas(16) Tile {
@@ -48,7 +49,7 @@ __device__ inline void put_some(T* data, int size, const Pack<float, kAdamPack>&
   if (!packed || size) put_four(data, packed, size, four);
 }
 // How many of the four elements from `first` on lie before `end`.
-__device__ inline int before(int64_t end, int64_t first) {
+__device__ inline int count_before(int64_t end, int64_t first) {
   return end <= first ? 0 : end - first < kAdamPack ? int(end - first) : kAdamPack;
 }
 
@@ -66,7 +67,7 @@ struct TilePart {
     for (int turn = 0; turn < kTurns; ++turn) {
       const int64_t k = from + row + turn * (kThreads / kAcross);
       four[turn] =
-          some_of<packed>(data + k * width + first + column, k < n ? before(width, first + column) : 0);
+          some_of<packed>(data + k * width + first + column, k < n ? count_before(width, first + column) : 0);
     }
   }
   __device__ void put(Tile& tile) const {
@@ -116,19 +117,24 @@ __device__ inline uint32_t to_tf32(float v) {
   return v == v ? (bits + 0x1000) & 0xffffe000 : 0x7fffffff;
 }
 
-// What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments.
+// What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments. Of c = a b each
+// lane has, with group = lane / 4 and member = lane % 4:
+//
+//   a  (16, 8)   [group] and [group + 8] of column member, then of column member + 4
+//   b  (8, 8)    [member] and [member + 4] of column group
+//   c  (16, 8)   columns 2 member and 2 member + 1 of [group], then of [group + 8]
 struct Fragments {
   float sum[2][2][4];
-  int row, column, group, lane;    // where the warp's part begins; the lane's place in a fragment
+  int row, column, group, member;    // where the warp's part begins; the lane's place in a fragment
 
   __device__ Fragments() : sum{} {
     const int warp = threadIdx.x / kWarp;
     row = warp / 4 * 32, column = warp % 4 * 16;
-    group = threadIdx.x % kWarp / 4, lane = threadIdx.x % 4;
+    group = threadIdx.x % kWarp / 4, member = threadIdx.x % 4;
   }
   __device__ void add_product(const Tile& rows, const Tile& columns) {
 #pragma unroll 2
-    for (int k = lane; k < kDeep; k += 8) {
+    for (int k = member; k < kDeep; k += 8) {
       uint32_t a[2][4], b[2][2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -150,7 +156,7 @@ struct Fragments {
       for (int j = 0; j < 2; ++j)
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-          product[row + 16 * i + group + k / 2 * 8][column + 8 * j + 2 * lane + k % 2] = sum[i][j][k];
+          product[row + 16 * i + group + k / 2 * 8][column + 8 * j + 2 * member + k % 2] = sum[i][j][k];
   }
 };
 
@@ -168,7 +174,7 @@ __device__ inline void fetch_tile(const AdamTensor& t, int64_t height, int64_t w
 }
 
 template <typename T, bool want_tensor_cores, bool packed>
-__global__ void __launch_bounds__(kThreads, kBlocks) layer_kernel(Layer p) {
+__global__ void __launch_bounds__(kThreads, kBlocksTogether) layer_kernel(Layer p) {
   constexpr bool tensor_cores = want_tensor_cores && kTensorCores;
   static_assert(kTile == kDeep && kTile == 16 * kSide && kThreads == 256);
   __shared__ Tile rows, columns;
@@ -205,12 +211,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) layer_kernel(Layer p) {
   }
   const Rates of_weight(t);
   const int64_t row = top + kSide * y, column = first + kSide * x, place = row * p.width + column;
-  const int there = before(p.width, column);
+  const int there = count_before(p.width, column);
 #pragma unroll
-  for (int i = 0; i < kSide; i += kBatch) {
-    Pack<float, kSide> w[kBatch], m[kBatch], v[kBatch];
+  for (int i = 0; i < kSide; i += kRowsTogether) {
+    Pack<float, kSide> w[kRowsTogether], m[kRowsTogether], v[kRowsTogether];
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
+    for (int j = 0; j < kRowsTogether; ++j) {
       const int64_t at = place + (i + j) * p.width;
       const int size = row + i + j < p.height ? there : 0;
       w[j] = some_of<packed>(t.weight + at, size);
@@ -218,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) layer_kernel(Layer p) {
       v[j] = some_of<packed>(t.exp_avg_sq + at, size);
     }
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
+    for (int j = 0; j < kRowsTogether; ++j) {
       const int64_t at = place + (i + j) * p.width;
       const int size = row + i + j < p.height ? there : 0;
       if constexpr (tensor_cores) {

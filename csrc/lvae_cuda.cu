@@ -44,6 +44,7 @@ void* numbers(const Tensor& t, ScalarType type, int64_t size, const Tensor& like
   STD_TORCH_CHECK(t.scalar_type() == type && t.numel() == size, "lvae: ", size, " numbers of ",
                   type == ScalarType::Float ? "float32" : "bfloat16", " expected for Adam");
   check_device(like, t, "Adam's tensors");
+  check_dense(t, "a tensor of Adam's");
   return t.mutable_data_ptr();
 }
 using Tensors = std::vector<Tensor>;

@@ -24,7 +24,7 @@ namespace lvae {
 #endif
 constexpr int kMaxBlocks = LVAE_MAX_BLOCKS, kThreads = 256, kWarp = 32, kPartials = 2 * kMaxBlocks;
 
-// Elements that a thread moves at a time: 16 bytes of logits, the widest load there is.
+// Elements that a thread moves at a time: 16 bytes of logits, the widest load up to Hopper.
 template <typename T> constexpr int kPack = 16 / sizeof(T);
 template <typename T, int size>
 struct alignas(sizeof(T) * size < 16 ? sizeof(T) * size : 16) Pack {

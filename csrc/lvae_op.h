@@ -42,6 +42,8 @@ inline Kind kind_of(const Tensor& t, const char* name) {
   }
 }
 
+constexpr char kNoMemory[] = "lvae: cannot allocate memory for a result";    // torch's own words are lost
+
 // Uninitialised memory on the device of `like`.
 inline Tensor empty(const Tensor& like, ScalarType type, int64_t dim, const int64_t* sizes,
                     const int64_t* strides) {
@@ -49,8 +51,19 @@ inline Tensor empty(const Tensor& like, ScalarType type, int64_t dim, const int6
   AtenTensorHandle out;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, dtype, device, index, &out));
+  const auto failed = aoti_torch_empty_strided(dim, sizes, strides, dtype, device, index, &out);
+  STD_TORCH_CHECK(!failed, kNoMemory);
   return Tensor(out);
+}
+// Dense memory in the order of `like`, which may have gaps.
+inline Tensor dense_like(const Tensor& like) {
+  std::optional<Tensor> out;
+  try {
+    out = torch::stable::empty_like(like);
+  } catch (const std::exception&) {
+  }
+  STD_TORCH_CHECK(out, kNoMemory);
+  return *out;
 }
 inline Tensor empty_vector(const Tensor& like, ScalarType type, int64_t size) {
   const int64_t stride = 1;
@@ -83,6 +96,12 @@ inline void check_same(const Tensor& a, const Tensor& b, const char* names) {
   for (int64_t i = 0; same && i < a.dim(); ++i) same = a.size(i) == b.size(i);
   STD_TORCH_CHECK(same, "lvae: ", names, " must have one shape");
   check_device(a, b, names);
+}
+// Memory that is read and written as so many numbers, whatever their order: no gaps, and none twice.
+inline void check_dense(const Tensor& t, const char* name) {
+  int64_t extent = 1;
+  for (int64_t i = 0; i < t.dim(); ++i) extent += (t.size(i) - 1) * t.stride(i);
+  STD_TORCH_CHECK(extent == t.numel() || t.numel() == 0, "lvae: ", name, " must have no gaps in memory");
 }
 inline void check(const Tensor& logits, const Tensor& x, const Tensor& mu, const Tensor& logvar,
                   const MaybeTensor& sigma) {
@@ -117,7 +136,7 @@ Results elbo_with(const Run& run, Tensor logits, Tensor x, Tensor mu, Tensor log
   const bool double_loss = sigma && sigma->scalar_type() == ScalarType::Double;
   if (x.scalar_type() != ScalarType::Byte && x.scalar_type() != wide) x = torch::stable::to(x, wide);
 
-  Tensor d_logits = torch::stable::empty_like(logits);    // dense, even where the logits are not
+  Tensor d_logits = dense_like(logits);
   logits = laid_out_as(d_logits, logits);
   x = laid_out_as(d_logits, x);
   const auto none = [&] { return empty_vector(logits, wide, 0); };
@@ -153,8 +172,15 @@ Results elbo_with(const Run& run, Tensor logits, Tensor x, Tensor mu, Tensor log
 template <typename Run>
 void scale_with(const Run& run, Tensor d_logits, Tensor d_mu, Tensor d_logvar, Tensor d_sigma,
                 MaybeTensor g_rec, MaybeTensor g_kl) {
-  const Scalar rec = input_of(g_rec, "g_rec"), kl = input_of(g_kl, "g_kl");
-  const auto item = [](const Tensor& t, Scalar factor) {
+  const auto factor_of = [&](const MaybeTensor& t, const char* name) {
+    if (t) check_device(d_logits, *t, "gradients and their factors");
+    STD_TORCH_CHECK(!t || t->numel() == 1, "lvae: ", name, " must be one number");
+    return input_of(t, name);
+  };
+  const Scalar rec = factor_of(g_rec, "g_rec"), kl = factor_of(g_kl, "g_kl");
+  const auto item = [&](const Tensor& t, Scalar factor) {
+    check_device(d_logits, t, "gradients");
+    check_dense(t, "a gradient");
     return Scaling{t.mutable_data_ptr(), kind_of(t, "a gradient"), t.numel(), factor};
   };
   run(Scalings{{item(d_logits, rec), item(d_mu, kl), item(d_logvar, kl), item(d_sigma, rec)}}, d_logits);

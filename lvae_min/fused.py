@@ -447,6 +447,12 @@ def _check_compilers() -> None:
         raise RuntimeError("ninja not found")
 
 
+def choose_architectures() -> None:
+    """Name the GPUs to compile for where there is none to ask: torch would fail then."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+
+
 def _compile(sources: list[str], folder: Path) -> None:
     before, log = dict(os.environ), logging.getLogger("torch.utils.cpp_extension")
     level = log.level
@@ -454,8 +460,7 @@ def _compile(sources: list[str], folder: Path) -> None:
     if not os.environ.get("CXX", "").strip():
         os.environ.pop("CXX", None)  # set to nothing, torch would call it
     try:
-        if not torch.cuda.is_available():  # torch asks the GPU otherwise, and fails without one
-            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+        choose_architectures()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             log.setLevel(logging.ERROR)  # that there is no GPU is no news

@@ -2,6 +2,8 @@
 // off alignment and put guards around it.
 #include "lvae_cuda.cuh"
 
+#include <string>
+
 #include "layer_cuda.cuh"
 
 using namespace lvae;
@@ -9,11 +11,13 @@ using namespace lvae;
 namespace {
 
 const char* result_of(const std::function<void()>& run) {
+  static std::string complaint;
   try {
     run();
     return "";
-  } catch (const std::exception&) {
-    return "a barrier that not every thread reaches";
+  } catch (const std::exception& error) {
+    complaint = error.what();
+    return complaint.c_str();
   }
 }
 

@@ -16,6 +16,7 @@
 #include <numeric>
 #include <random>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #define __global__ inline
@@ -54,6 +55,7 @@ struct Block {
 };
 inline Block* block;
 inline unsigned seed;
+inline bool lanes_left_out;
 
 inline void arrive(Barrier& barrier, int expected) {
   Fiber& fiber = block->fibers[block->current];
@@ -115,9 +117,12 @@ inline void run_block(std::mt19937& random) {
     for (int warp : order) moved |= run_warp(warp);
     if (!moved) throw std::runtime_error("a barrier that not every thread reaches");
   }
+  if (std::exchange(lanes_left_out, false)) throw std::runtime_error("a shuffle without all lanes");
 }
 
 inline void launch(int blocks, int threads, const std::function<void()>& kernel) {
+  if (blocks < 1 || threads < 1 || threads > 1024 || threads % kWarpSize)
+    throw std::runtime_error("a launch that CUDA refuses");    // (whole warps are ours)
   static std::vector<Fiber> fibers;    // the stacks are kept
   Block b;
   fibers.resize(threads);
@@ -163,8 +168,9 @@ inline void warp_product(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
 }
 
 template <typename T>
-T __shfl_down_sync(unsigned, T value, int distance) {
+T __shfl_down_sync(unsigned lanes, T value, int distance) {
   using cuda_on_host::kWarpSize;
+  if (lanes != 0xffffffffu) cuda_on_host::lanes_left_out = true;    // no exception leaves a fiber
   cuda_on_host::Block& block = *cuda_on_host::block;
   const int t = threadIdx.x, lane = t % kWarpSize, other = lane + distance < kWarpSize ? t + distance : t;
   std::memcpy(&block.shuffled[t], &value, sizeof value);

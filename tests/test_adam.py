@@ -128,6 +128,15 @@ def test_weights_move_as_with_torchs_adam(kind, precision, off, graph, device, s
     assert all(torch.equal(copy, weight.bfloat16()) for weight, copy in copies.items())
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_ops_move_weights_of_every_size_as_adam_in_float64_does(offset, device):
+    """Also with more images than a block sums up at a time, which no run of these tests has."""
+    ops = host_kernel.Ops(device)
+    for half in (False, True):
+        host_kernel.check_adam(ops, offset, half)
+    host_kernel.check_layers(ops, offset)
+
+
 def test_a_run_of_torchs_adam_is_continued(device, small_images, small_network):
     first, second, third = (made("bits", "float32", device, small_images) for _ in range(3))
     first.by_op = None

@@ -11,7 +11,7 @@ from pathlib import Path
 import host_kernel
 import pytest
 import torch
-from host_kernel import TYPES, HostKernel, inputs
+from host_kernel import HALF_LATENTS, TYPES, HostKernel, inputs
 
 from lvae_min import fused
 
@@ -38,10 +38,31 @@ FAULTS = {  # what is wrong: what stands in one of the headers of kernels, what 
         "i < p.pixels - 1; i += threads)",
     ),
     "the tail starts one element late": ("packs * size + thread;", "packs * size + thread + 1;"),
-    "alignment is not checked": (
-        "const bool packed = aligned(p.logits, ",
-        "const bool packed = true || aligned(p.logits, ",
+    "the alignment of the logits is not checked": (
+        "aligned(p.logits, alignof(Pack<T, kPack<T>>)) &&",
+        "true &&",
     ),
+    "the alignment of the gradient is not checked": (
+        "aligned(p.d_logits, alignof(Pack<T, kPack<T>>)) &&",
+        "true &&",
+    ),
+    "the alignment of the pixels is not checked": (
+        "aligned(p.x, alignof(Pack<X, kPack<T>>));",
+        "true;",
+    ),
+    "latents in bfloat16 are read as others": (
+        "case Kind::bf16: return widen(element<bf16>",
+        "case Kind::bf16: return 2 * widen(element<bf16>",
+    ),
+    "the gradients of latents in float16 are not written": (
+        "default: static_cast<f16*>(data)[i] = ",
+        "default: auto lost = ",
+    ),
+    "a shuffle leaves lanes out": (
+        "v += __shfl_down_sync(0xffffffffu, v, d);\n  }",
+        "v += __shfl_down_sync(0x0000ffffu, v, d);\n  }",
+    ),
+    "a launch has no blocks": ("if (blocks > 0) LVAE_LAUNCH", "LVAE_LAUNCH"),
     "the last block's sum is left out": ("i < blocks; i += kThreads)", "i < blocks - 1; i += kThreads)"),
     "there are more blocks than places for sums": ("blocks > kMaxBlocks ?", "blocks > 2 * kMaxBlocks ?"),
     "sums land in each other's place": ("partial[2 * blockIdx.x + 1] = ", "partial[blockIdx.x + 1] = "),
@@ -63,9 +84,13 @@ FAULTS = {  # what is wrong: what stands in one of the headers of kernels, what 
     "Adam has no eps": (" * rates.root + kEps", " * rates.root"),
     "Adam does not correct the bias of v": ("near_root(v) * rates.root", "near_root(v)"),
     "Adam rounds beta, not what it lacks to 1": ("kLessBeta2 = 1 - 0.999,", "kLessBeta2 = 1 - 0.999f,"),
-    "Adam's alignment is not looked at": (
+    "Adam's alignment of weights is not looked at": (
         "= size == kAdamPack && aligned(t.weight, 16) &&",
         "= size == kAdamPack &&",
+    ),
+    "Adam's alignment of copies is not looked at": (
+        "t.copy ? 8 : 16) && aligned(t.copy, 8);",
+        "t.copy ? 8 : 16);",
     ),
     "Adam forgets the copy": ("if (t.copy) put_four", "if (false) put_four"),
     "a layer's tile is overwritten while others read it": ("if (from > 0) __syncthreads();", ""),
@@ -87,7 +112,7 @@ FAULTS = {  # what is wrong: what stands in one of the headers of kernels, what 
     ),
     "the tensor cores get the rows twice": ("to_tf32(rows[k][r + 8])", "to_tf32(rows[k][r])"),
     "the tensor cores get numbers cut off": ("(bits + 0x1000)", "bits"),
-    "a fragment is put down transposed": ("+ 2 * lane + k % 2] =", "+ 2 * lane + 1 - k % 2] ="),
+    "a fragment is put down transposed": ("+ 2 * member + k % 2] =", "+ 2 * member + 1 - k % 2] ="),
     "every block of a layer moves the bias": ("(p.bias_of_rows ? first : top) == 0 && ", ""),
     "a layer's bias is that of the other side": (
         "(p.bias_of_rows ? top : first) +",
@@ -128,7 +153,9 @@ def kernel(libraries):
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+@pytest.mark.parametrize(
+    "types", [*TYPES, *HALF_LATENTS], ids=lambda types: "-".join(str(t)[6:] for t in types)
+)
 def test_kernels_are_as_accurate_as_the_reference(kernel, types, offset):
     host_kernel.check_sizes(kernel, [types], offset)
 

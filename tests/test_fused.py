@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from host_kernel import NAMES, TYPES, assert_close, inputs
+from host_kernel import HALF_LATENTS, NAMES, TYPES, assert_close, inputs
 
-from lvae_min import fused, losses
+from lvae_min import fused, losses, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 # Lanes are 64, a block 1024 and a chunk 4096 elements; two threads share the work from 9 chunks on.
@@ -33,6 +33,11 @@ SIZES = [
 ]
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+EVERY = [*TYPES, *HALF_LATENTS]
+
+
+def named(types):
+    return "-".join(str(kind)[6:] for kind in types)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +78,7 @@ def plain(*shape, dtype=torch.float64):
 # ------------------------------------------------------------------------------------------------ numbers
 
 
-@pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+@pytest.mark.parametrize("types", EVERY, ids=named)
 @pytest.mark.parametrize("n, d", SIZES)
 def test_fused_loss_is_as_accurate_as_the_reference(n, d, types):
     arguments = inputs(n, d, 3, *types)
@@ -153,6 +158,8 @@ LAYOUTS = {  # of images (4, 3, 8, 10): how logits and x lie in memory
     "half a batch": (lambda t: t.repeat(2, 1, 1, 1)[1::2], lambda t: t),
     "all but the first": (lambda t: torch.cat([t[:1], t])[1:],) * 2,
     "off alignment": (lambda t: placed(t, t.device, 1),) * 2,
+    "logits off alignment": (lambda t: placed(t, t.device, 1), lambda t: t),
+    "pixels off alignment": (lambda t: t, lambda t: placed(t, t.device, 1)),
 }
 
 
@@ -231,7 +238,8 @@ def test_opcheck_finds_nothing(grad, with_sigma):
         torch.ops.lvae.elbo.default,
         (leaves[0], x, leaves[1], leaves[2], leaves[3] if with_sigma else None, 1 / 255, grad),
     )
-    torch.library.opcheck(torch.ops.lvae.scale_.default, (logits, mu, logvar, sigma, torch.tensor(2.0), None))
+    dense = (logits, mu.contiguous(), logvar.contiguous(), sigma)
+    torch.library.opcheck(torch.ops.lvae.scale_.default, (*dense, torch.tensor(2.0), None))
 
 
 def test_torch_compile_takes_the_op_into_one_graph():
@@ -341,6 +349,53 @@ def test_wrong_arguments_raise_with_the_expected_and_the_given(module, message):
         module.lvae_loss(*arguments)
 
 
+@pytest.mark.parametrize(
+    "message", [message for message in BAD if "meta" not in message and "x must" not in message]
+)
+def test_the_op_itself_refuses_what_it_could_read_out_of_bounds(message):
+    """torch.compile and users of torch.ops come without the checks of `fused`."""
+    arguments, (which, bad) = list(inputs(3, 37)), BAD[message]
+    if which == slice(0, 4):
+        arguments[which] = [t[:0] for t in arguments[which]]
+    else:
+        arguments[which] = [bad, bad] if isinstance(which, slice) else bad
+    if bad.dtype == torch.bfloat16:  # scales of that type are read as they are
+        return
+    with pytest.raises(RuntimeError, match="lvae: "):
+        torch.ops.lvae.elbo.default(*arguments, 1.0, True)
+
+
+@pytest.mark.parametrize(
+    "gradient, factor, message",
+    [
+        (torch.ones(1).expand(1000), torch.tensor(3.0), "a gradient must have no gaps"),
+        (torch.ones(10)[::2], torch.tensor(3.0), "a gradient must have no gaps"),
+        (torch.ones(10), torch.ones(0), "g_rec must be one number"),
+        (torch.ones(10), torch.ones(2), "g_rec must be one number"),
+    ],
+)
+def test_the_op_itself_scales_no_memory_but_that_of_the_gradients(gradient, factor, message):
+    one = torch.ones(1)
+    with pytest.raises(RuntimeError, match=f"lvae: {message}"):
+        torch.ops.lvae.scale_.default(gradient, one, one, one, factor, None)
+    turned = torch.ones(4, 5).t()
+    torch.ops.lvae.scale_.default(turned, one, one, one, torch.tensor(3.0), None)
+    assert (turned == 3).all()
+
+
+@pytest.mark.parametrize("huge", ["logits", "latents"])
+def test_too_little_memory_is_reported_as_that(huge):
+    """torch's own words do not come through an op of its stable interface."""
+    image, latents = torch.zeros(1, 1), torch.zeros(1, 1)
+    if huge == "logits":
+        image = image.expand(1, 2**45)
+    else:
+        latents = latents.expand(1, 2**45)
+    with pytest.raises(RuntimeError, match="cannot allocate memory") as caught:
+        torch.ops.lvae.elbo.default(image, image, latents, latents, None, 1.0, True)
+    assert runs.describe_error(caught.value, Path("run")).startswith("run: not enough memory")
+
+
 @pytest.mark.parametrize("module", [fused, losses], ids=["fused", "torch"])
 def test_a_scale_of_zero_is_refused(module):
     with pytest.raises(ValueError, match="above 0, given 0"):
@@ -365,7 +420,7 @@ def test_images_that_want_a_gradient_are_refused_as_the_op_makes_none():
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+@pytest.mark.parametrize("types", EVERY, ids=named)
 def test_cuda_is_as_accurate_as_the_reference(types):
     """With latents that are strided, as a network's are; off alignment, too, as in `batch[1:]`."""
     for offset in (0, 1):
@@ -408,7 +463,7 @@ HALVES = [types for types in TYPES if types[0] in (torch.bfloat16, torch.float16
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("types", HALVES, ids=lambda types: "-".join(str(t)[6:] for t in types))
+@pytest.mark.parametrize("types", HALVES, ids=named)
 def test_half_logits_reach_their_kernels(types, device):
     """By the op itself: `fused` widens float16, whose gradient is to be multiplied before it is rounded."""
     for n, d in ((7, 1999), (64, 49_155)):
