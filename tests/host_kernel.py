@@ -186,11 +186,6 @@ class HostKernel:
         items = [self.adam_tensor(*row) for row in [*rows, *([nothing] * 4 + [step] for step in done)]]
         self._raise(self.library.adam((AdamTensor * len(items))(*items), I64(len(items))))
 
-    def adam_op(self, *lists):
-        """`lvae::adam_`: lists of what `adam` has in a row, and the steps that are done."""
-        *rows, done = lists
-        self.adam(list(zip(*(column for column in rows if column), strict=True)), done)
-
     def layer(self, rows, columns, bias_of_rows, tensor_cores, weight, bias, seed=0):
         """One update in place of weight and bias: themselves, exp_avg, exp_avg_sq, step, lr, copy."""
         weight, bias = (

@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_step import CPU, Count, carried, dataset_of, new_step
 from torch import nn
+from torch.utils import cpp_extension
 
 from lvae_min import adam, fused, model
 from lvae_min.products import Linear, PixelLinear
@@ -28,13 +29,22 @@ RUNS = [
 
 @pytest.fixture(scope="module")
 def on_host(tmp_path_factory):
-    """The ops on a CPU, as long as these tests run."""
+    """The ops on a CPU, as long as these tests run: of csrc/, but for the device and its stream."""
     if shutil.which("g++") is None or fused.why_not():
         pytest.skip("no compiler for the op")
-    kernel = host_kernel.HostKernel(host_kernel.build(tmp_path_factory.mktemp("kernel")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", fused._path())  # where ninja is
+        cpp_extension.load(
+            "lvae_on_host",
+            [str(host_kernel.TESTS / "ops_on_host.cpp")],
+            build_directory=str(tmp_path_factory.mktemp("ops")),
+            extra_cflags=["-std=c++20", "-O1", "-DLVAE_MAX_BLOCKS=4"],
+            extra_include_paths=[str(fused.CSRC), str(host_kernel.TESTS)],
+            is_python_module=False,
+        )
     library = torch.library.Library("lvae", "IMPL")
-    library.impl("adam_", kernel.adam_op, "CPU")
-    library.impl("layer_", kernel.layer, "CPU")
+    for name in ("adam_", "layer_"):
+        library.impl(name, getattr(torch.ops.lvae_on_host, name).default, "CPU")
     yield
     library._destroy()
 
