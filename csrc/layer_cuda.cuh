@@ -1,11 +1,11 @@
-// The gradient of a layer's weights goes from the product that makes it straight into Adam (adam_cuda.cuh). It is
-// never written to memory: for the MLP that would be 51 MB, written and read again in every iteration.
+// The gradient of a layer's weights goes from the product that makes it straight into Adam (adam_cuda.cuh).
+// It is never written to memory: for the MLP that would be 51 MB, written and read again in every iteration.
 //
 //   d weight = rows^T columns       rows (n, height) and columns (n, width): what came into the layer and the
 //   d bias = sum over n             gradient of what went out of it, or the other way round
 //
-// A block has kTile x kTile weights: it reads them and their moments, computes their gradient from kDeep rows of
-// both matrices at a time, and writes them. Each sum is over n in one order, the same in every call.
+// A block has kTile x kTile weights: it reads them and their moments, computes their gradient from kDeep rows
+// of both matrices at a time, and writes them. Each sum is over n in one order, the same in every call.
 #pragma once
 #include "adam_cuda.cuh"
 
@@ -13,8 +13,8 @@ namespace lvae {
 
 constexpr int kTile = 64, kDeep = 64, kPitch = kTile + 8;    // the 8 spread a fragment over all banks
 constexpr int kSide = 4;                                     // a thread's weights: kSide x kSide
-// Blocks on a multiprocessor, and rows of weights that a thread reads before it needs the first: registers for
-// no more.
+// Blocks on a multiprocessor, and rows of weights that a thread reads before it needs the first: there are no
+// registers for more.
 constexpr int kBlocksTogether = 3, kRowsTogether = 2;
 
 struct Layer {
@@ -24,7 +24,7 @@ struct Layer {
   AdamTensor weight;    // (height, width); `gradient` of both is not read
   AdamTensor bias;      // of `height` weights, or of `width`; size 0 if there is none
   bool bias_of_rows;
-  bool tensor_cores;    // of float: rounded to TF32 (10 bits of fraction), summed in float. bf16 always is
+  bool tensor_cores;    // of float: rounded to TF32 (10 bits of fraction), summed in float; bf16 always
 };
 
 struct alignas(16) Tile {
@@ -53,7 +53,7 @@ __device__ inline int count_before(int64_t end, int64_t first) {
   return end <= first ? 0 : end - first < kAdamPack ? int(end - first) : kAdamPack;
 }
 
-// A thread's share of kDeep x kTile elements of `data` (n, width), zeros beyond its end: read, then put in place.
+// A thread's share of kDeep x kTile elements of `data` (n, width), zeros beyond its end: read, then put down.
 template <bool packed>
 struct TilePart {
   static constexpr int kTurns = kDeep * kTile / kAdamPack / kThreads, kAcross = kTile / kAdamPack;
@@ -117,8 +117,8 @@ __device__ inline uint32_t to_tf32(float v) {
   return v == v ? (bits + 0x1000) & 0xffffe000 : 0x7fffffff;
 }
 
-// What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments. Of c = a b each
-// lane has, with group = lane / 4 and member = lane % 4:
+// What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments. Of c = a b
+// each lane has, with group = lane / 4 and member = lane % 4:
 //
 //   a  (16, 8)   [group] and [group + 8] of column member, then of column member + 4
 //   b  (8, 8)    [member] and [member + 4] of column group
@@ -160,7 +160,7 @@ struct Fragments {
   }
 };
 
-// Ask for a tile of a weight and its moments: they are on their way to the L2 cache while the product is made.
+// Ask for a tile of a weight and its moments: they come to the L2 cache while the product is made.
 __device__ inline void fetch_tile(const AdamTensor& t, int64_t height, int64_t width, int64_t top,
                                   int64_t first) {
 #if defined(__CUDA_ARCH__)

@@ -42,7 +42,8 @@ inline Kind kind_of(const Tensor& t, const char* name) {
   }
 }
 
-constexpr char kNoMemory[] = "lvae: cannot allocate memory for a result";    // torch's own words are lost
+// torch's own words are lost on the way through its stable interface.
+constexpr char kNoMemory[] = "lvae: cannot allocate memory for a result, or the device has failed before";
 
 // Uninitialised memory on the device of `like`.
 inline Tensor empty(const Tensor& like, ScalarType type, int64_t dim, const int64_t* sizes,
@@ -97,7 +98,7 @@ inline void check_same(const Tensor& a, const Tensor& b, const char* names) {
   STD_TORCH_CHECK(same, "lvae: ", names, " must have one shape");
   check_device(a, b, names);
 }
-// Memory that is read and written as so many numbers, whatever their order: no gaps, and none twice.
+// Memory that is read and written as numel() numbers, whatever their order: the tensor's is that long.
 inline void check_dense(const Tensor& t, const char* name) {
   int64_t extent = 1;
   for (int64_t i = 0; i < t.dim(); ++i) extent += (t.size(i) - 1) * t.stride(i);

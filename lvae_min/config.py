@@ -285,19 +285,11 @@ class Config:
         if learned and self.sigma_freeze != paper.sigma_freeze:
             held = math.ceil(self.sigma_freeze * self.schedule)
             others.append(f"sigma held at its start for {held:,} iterations (paper: never)")
-        if self.kl_start is not None and self.kl_start != self.kl_target:
-            others.append(
-                f"a KL target that rises from {self.kl_start:g} nats, as in the authors' code of "
-                f"{self.model} (paper: {paper.kl_target:g}, no rise named)"
-            )
-        lines = (
-            [
-                f"differs from the paper: {'; '.join(others)}"
-                + ("" if self.paper else "; --paper trains as the paper says")
-            ]
-            if others
-            else []
-        )
+        hint = "; --paper trains as the paper says" if others and not self.paper else ""
+        if controller := self.controller_notes():
+            others += controller
+            hint += hint and ", but for the controller"
+        lines = [f"differs from the paper: {'; '.join(others)}{hint}"] if others else []
         if self.rate >= TOO_FAST:
             lines.append(
                 f"a rate of {self.rate:.2g} soon draws good images, but all eight runs of "
@@ -309,6 +301,30 @@ class Config:
                 f"which needs {METHODS[self.model].shortest:,}"
             )
         return lines
+
+    def controller_notes(self) -> list[str]:
+        """How the settings of the controller, if the method has one, differ from the paper's."""
+        found: list[str] = []
+        given = METHODS[self.model].controls
+        if not given:
+            return found
+        target = given["kl_target"]
+        if self.kl_rise and self.kl_start != self.kl_target:
+            ramp = ("kl_start", "kl_rise", "kl_period")
+            theirs = ", as in its authors' code" * all(getattr(self, name) == given[name] for name in ramp)
+            found.append(
+                f"a KL target that goes from {self.kl_start:g} to {self.kl_target:g} nats, "
+                f"by {self.kl_rise:g} every {self.kl_period:g} of 300,000 iterations{theirs} "
+                f"(paper: {target:g}, no ramp named)"
+            )
+        elif self.kl_start != target:
+            found.append(f"a KL target of {self.kl_start:g} nats (paper: {target:g})")
+        found += [
+            f"--{name.replace('_', '-')} {getattr(self, name):g} (paper: {given[name]:g})"
+            for name in ("kp", "ki", "beta_start")
+            if getattr(self, name) != given[name]
+        ]
+        return found
 
     @property
     def name(self) -> str:

@@ -198,7 +198,7 @@ def load_own(path: Path, folder: Path, shape: tuple[int, int, int] | None = None
 def load(name: str, folder: Path | str = "data", shape: tuple[int, int, int] | None = None) -> Dataset:
     """The data set `name`, or the user's own images at that path; `folder` holds archives and prepared sets.
 
-    shape  (C, H, W) to which own images are brought, as far as they can be (default: what fits them)
+    shape  (C, H, W) in which own images are prepared (default: what fits them)
     Raises ValueError for an unknown name, a set that has to be prepared first, and damaged or strange files.
     """
     folder = Path(folder)

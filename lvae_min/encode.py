@@ -3,9 +3,9 @@
     python -m lvae_min.encode RUN IMAGES -o codes.npz       RUN: the folder of a run
     python -m lvae_min.metrics codes.npz                    their scores, where the images have factors
 
-IMAGES is a folder, an .npy, .npz or .h5 of your own, or the name of a data set. Your own are made as large as
-the network's (and grey or in colour, in a folder). The file has the arrays mu,
-logvar and codes (mu again), (M, L) float32, and factors (M, K) where there are some.
+IMAGES is a folder, an .npy, .npz or .h5 of your own, or the name of a data set. Your own are resized to the
+network's size, image files also converted to its channels. The file has the arrays mu, logvar and codes (mu
+again), (M, L) float32, and factors (M, K) where there are some.
 """
 
 import io
@@ -39,9 +39,8 @@ def main(arguments: list[str]) -> None:
     check_output(given.out)
     from lvae_min import codes, data, train  # not above: PyTorch takes a second
 
-    vae, dataset = train.load(given.run), data.load(given.images, given.data)
-    if tuple(dataset.shape) != vae.shape:
-        dataset = data.load(given.images, given.data, vae.shape)
+    vae = train.load(given.run)
+    dataset = data.load(given.images, given.data, vae.shape)
     found = codes.encode(vae, dataset, lambda chunks: tqdm(chunks, unit="chunk", disable=None))
     content = io.BytesIO()
     np.savez(content, **found)  # type: ignore[arg-type]  # the names are none of savez's own

@@ -73,6 +73,13 @@ def why_not(device: torch.device | str = "cpu") -> str:
 # ------------------------------------------------------------------------------------------------ the call
 
 
+def pixel_scale(x: Tensor, scale: float | None) -> float:
+    """What images are multiplied by; None: 1/255 for uint8, 1 for floats."""
+    if scale is not None:
+        return scale
+    return 1 / 255 if getattr(x, "dtype", None) == torch.uint8 else 1.0
+
+
 def check(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, scale: float) -> None:
     """Raise ValueError unless the arguments are as `losses.elbo_terms` describes them."""
     for name, given in (("logits", logits), ("x", x), ("mu", mu), ("logvar", logvar)):
@@ -118,8 +125,7 @@ def _check_types(logits, x, mu, logvar):
 
 
 def _call(logits, x, mu, logvar, sigma, scale):
-    if scale is None:
-        scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
+    scale = pixel_scale(x, scale)
     check(logits, x, mu, logvar, scale)
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x gets no gradient from the fused loss; detach it, or take that of lvae_min.losses")

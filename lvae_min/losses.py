@@ -32,8 +32,7 @@ def elbo_terms(
 
     Raises ValueError for other shapes, dtypes and devices.
     """
-    if scale is None:
-        scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
+    scale = fused.pixel_scale(x, scale)
     fused.check(logits, x, mu, logvar, scale)
     wide = torch.promote_types(logits.dtype, torch.float32)  # sums never run in half precision
     logits, x, mu, logvar = logits.to(wide), x.to(wide), mu.to(wide), logvar.to(wide)
@@ -64,10 +63,7 @@ def weighed(terms: Sequence[Tensor], sigma: Tensor) -> Tensor:
 
     The weight of a term is at most 100: 1 / max(s_i^2, 0.01). Raises ValueError for sigma in half precision.
     """
-    if sigma.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"sigma is {sigma.dtype}, in which a step of Adam rounds to nothing; keep the loss in float32"
-        )
+    refuse_half(sigma)
     sigma_sq = sigma.square()
     weight = 1 / sigma_sq.clamp(min=MIN_SIGMA_SQ)
     return sum(weight[i] * term for i, term in enumerate(terms)) + sigma_sq.sum()
@@ -100,6 +96,12 @@ class LearnedWeights(nn.Module):
         check_scalars(terms)
         refuse_negative(terms)
         return weighed(terms, self.sigma)
+
+
+def refuse_half(state: Tensor) -> None:
+    """Raise ValueError for a learned scale or a number of a controller in half precision."""
+    if state.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the loss is {state.dtype}: its steps round to nothing; keep it in float32")
 
 
 def check_scalars(terms: Sequence[Tensor]) -> None:
@@ -149,7 +151,7 @@ class Objective(nn.Module):
         **control: float,
     ):
         super().__init__()
-        if not beta >= 0:
+        if not 0 <= beta < math.inf:
             raise ValueError(f"beta is {beta}: expected a number from 0 on")
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.terms = terms or SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
@@ -228,16 +230,15 @@ class Controlled(Objective):
         faster = gain_factor(self.schedule)
         self.kp, self.ki = given.kp * faster, given.ki * faster
 
+    output: Tensor
+
     def control(self, kl: Tensor) -> None:
         """Take in the kl of this batch, a scalar: moves the controller's buffers."""
         raise NotImplementedError
 
     def combine(self, rec, kl, pixels):
         if self.training:
-            if self.output.dtype not in (torch.float32, torch.float64):
-                raise ValueError(
-                    f"the controller is {self.output.dtype}, too coarse to count in; keep it in float32"
-                )
+            refuse_half(self.output)
             self.control(kl.detach())
         return rec + self.beta().to(kl.dtype) * kl
 
@@ -351,6 +352,7 @@ class SigmaVAE(Objective):
             raise ValueError(
                 "sigma-VAE needs the number of pixels that rec is a sum over: weigh(rec, kl, pixels)"
             )
+        refuse_half(self.log_sigma)
         log_s = self.log_scale()
         return rec / (2 * (2 * log_s).exp()) + pixels * (log_s + math.log(2 * math.pi) / 2) + kl
 

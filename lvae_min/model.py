@@ -6,6 +6,7 @@ Images are (N, C, H, W). Floats are in [0, 1]; uint8 counts up to 1 in a binary 
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,7 +104,7 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.decoder = layers(shape, latents, network, binary)  # no random numbers yet
         self.settings = {"shape": list(shape), "latents": latents, "network": network, "binary": binary}
-        self.shape = shape[0], shape[1], shape[2]
+        self.shape = shape[0], shape[1], shape[2]  # a tuple of three, as hints have it
         self.latents, self.scale = latents, 1.0 if binary else 1 / 255
         for layer in self.modules():
             for name, weight in list(layer.named_parameters(recurse=False)):
@@ -148,7 +149,7 @@ class VAE(nn.Module):
         return self.decoder(mu + (logvar / 2).exp() * noise), mu, logvar
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         """mu and logvar, (N, L) each, of images (N, C, H, W): floats in [0, 1] or uint8.
 
         Raises ValueError for another shape or for values out of range.
@@ -165,7 +166,7 @@ class VAE(nn.Module):
         return self.posterior(images.to(first.device, first.dtype if images.is_floating_point() else None))
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor | np.ndarray) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of codes z (N, L)."""
         z = torch.as_tensor(z)
         if z.ndim != 2 or z.shape[1] != self.latents:

@@ -163,27 +163,51 @@ def same_device(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (None in (one.index, other.index) or one.index == other.index)
 
 
+class Float32:
+    """torch's default type of numbers is the whole process's: float32 as long as any thread trains."""
+
+    def __init__(self):
+        self.lock, self.inside, self.before = Lock(), 0, torch.float32
+
+    @contextmanager
+    def default(self):
+        with self.lock:
+            if not self.inside:
+                self.before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if not self.inside:
+                    torch.set_default_dtype(self.before)
+
+
+FLOAT32 = Float32()
+
+
 @contextmanager
 def thread_settings_kept(device: torch.device):
-    """A context in which a thread trains on `device`, whatever the caller has set, and which gives that back.
+    """A context in which a thread trains on `device`, and which gives the caller's settings back.
 
-    That is gradients, float32 and no autocast, and what `prepare_thread` sets: the threads of products,
-    denormals and the stream. Freed memory stays with the process.
+    These are gradients, autocast, the default type of numbers, and what `prepare_thread` sets: the threads of
+    products, denormals and the stream. Freed memory stays with the process.
     """
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    threads = torch.get_num_threads()
     flushed = (torch.full((1,), 1e-38, dtype=torch.float32) / 1e3).item() == 0  # torch does not say
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        stack.enter_context(FLOAT32.default())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(torch.cuda.current_device()))
             stack.enter_context(torch.cuda.stream(torch.cuda.current_stream(device)))
         try:
-            torch.set_default_dtype(torch.float32)
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_flush_denormal(flushed)
-            torch.set_default_dtype(dtype)
 
 
 class Step:

@@ -644,8 +644,9 @@ def fit(
     progress  show a bar, or lines where there is no terminal
 
     A run that was stopped is resumed from its last checkpoint, of at most five minutes before (Ctrl-C writes
-    none here), and a finished one is read. Settings of the process (threads,
-    denormals, the GPU's stream) are afterwards what they were before. Raises ValueError for settings, folders
+    none here), and a finished one is read. It trains the same under no_grad, inference_mode, autocast
+    and another default type; these, threads, denormals and the GPU's stream are afterwards what they were
+    before. Raises ValueError for settings, folders
     and files that do not fit, FloatingPointError if the loss is not finite.
     """
     if config is not None and settings:

@@ -1,5 +1,6 @@
-// lvae::adam_ and lvae::layer_ as ops of the CPU: the lists and checks of adam_op.h, then the CUDA kernels on their
-// stand-in. In a namespace of their own, since an op cannot be taken back; a test lends them to lvae::.
+// lvae::adam_ and lvae::layer_ as ops of the CPU: the lists and checks of adam_op.h, then the CUDA kernels on
+// their stand-in. In a namespace of their own, since an op cannot be taken back; tests register them under
+// lvae::.
 #include <torch/csrc/stable/macros.h>
 
 #include "adam_op.h"

@@ -195,10 +195,30 @@ def test_a_run_says_how_its_settings_differ_from_the_papers():
         "differs from the paper: 50,000 iterations (paper: 300,000)"
     ]
     assert Config(model="dynamic-vae", paper=True).notes == [
-        "differs from the paper: a KL target that rises from 0.5 nats, as in the authors' code of "
-        "dynamic-vae (paper: 18, no rise named)"
+        "differs from the paper: a KL target that goes from 0.5 to 18 nats, by 0.15 every 6000 of 300,000 "
+        "iterations, as in its authors' code (paper: 18, no ramp named)"
     ]
-    assert Config(model="control-vae", paper=True, kl_start=18.0).notes == []
+
+
+@pytest.mark.parametrize(
+    "settings, note",
+    [
+        ({"kl_start": 18.0}, ""),
+        ({"kl_start": 25.0, "kl_target": 25.0}, "a KL target of 25 nats (paper: 18)"),
+        ({"kl_start": 5.0, "kl_rise": 0.0}, "a KL target of 5 nats (paper: 18)"),
+        ({"kl_start": 5.0}, "every 5000 of 300,000 iterations (paper: 18, no ramp named)"),
+        ({"kl_start": 18.0, "kp": 5.0}, "--kp 5 (paper: 0.01)"),
+        ({"kl_start": 18.0, "beta_start": 1.0}, "--beta-start 1 (paper: 0)"),
+    ],
+)
+def test_a_run_says_how_its_controller_differs_from_the_papers(settings, note):
+    notes = Config(model="control-vae", paper=True, **settings).notes
+    assert len(notes) == bool(note) and all(line.endswith(note) for line in notes)
+    assert (
+        Config(model="control-vae")
+        .notes[0]
+        .endswith("; --paper trains as the paper says, but for the controller")
+    )
 
 
 def test_a_run_that_is_too_fast_or_too_short_reports_it():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lvae_min
-from lvae_min import data, metrics
+from lvae_min import data, metrics, step
 from lvae_min.config import Config
 from lvae_min.train import Run
 
@@ -92,13 +92,15 @@ SET = {
 def default_dtype(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
-    yield
-    assert torch.get_default_dtype() == dtype
-    torch.set_default_dtype(before)
+    try:
+        yield
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("name", SET)
-def test_fit_trains_the_same_network_whatever_the_caller_has_set(tmp_path, name):
+def test_fit_trains_the_same_network_under_what_the_caller_has_set(tmp_path, name):
     def fit(folder):
         return lvae_min.fit(out=tmp_path / folder, progress=False, model="lvae", **TINY)
 
@@ -108,6 +110,19 @@ def test_fit_trains_the_same_network_whatever_the_caller_has_set(tmp_path, name)
         other = fit("other")
         assert (torch.full((1,), 1e-38, dtype=torch.float32) / 1e3).item() != 0  # given back, too
     assert other["scores"] == plain["scores"] and other["last"] == plain["last"]
+
+
+def test_the_default_type_comes_back_when_the_last_of_several_threads_has_trained():
+    with default_dtype(torch.float64):
+        one, other = step.FLOAT32.default(), step.FLOAT32.default()
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float32
+        other.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float64
+        with pytest.raises(KeyError), step.thread_settings_kept(torch.device("cpu")):
+            raise KeyError
 
 
 def test_all_public_names_are_there():

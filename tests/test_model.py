@@ -237,3 +237,14 @@ def test_a_network_moves_to_the_device_that_is_named():
     vae = VAE((3, 64, 64), 4)
     vae.lay_out("meta")
     assert {weight.device.type for weight in vae.parameters()} == {"meta"}
+
+
+def test_noise_is_drawn_where_none_is_given_and_arrays_are_taken_as_tensors():
+    vae = VAE((1, 64, 64), 3, "cnn")
+    images = torch.rand(2, 1, 64, 64)
+    torch.manual_seed(0)
+    noise = torch.randn(2, 3)
+    torch.manual_seed(0)
+    assert torch.equal(vae(images)[0], vae(images, noise)[0])
+    assert torch.equal(vae.encode(images.numpy())[0], vae.encode(images)[0])
+    assert torch.equal(vae.decode(noise.numpy()), vae.decode(noise))

@@ -127,26 +127,36 @@ def test_factors_that_are_not_read_in_a_folder_of_images_are_named(tmp_path):
     )
     np.save(folder / "factors.npy", np.arange(4))
     np.save(folder / "factor_names.npy", np.array(["weight"]))
+    assert "not used: factors.csv (" in loaded(folder, tmp_path / "data")[0].source
     (folder / "factors.csv").unlink()
     dataset = loaded(folder, tmp_path / "data")[0]
     assert dataset.source == str(folder) and dataset.factor_names == ["weight"]
     np.save(folder / "factor_names.npy", np.array(["age"]))
     assert loaded(folder, tmp_path / "data")[0].factor_names == ["age"]
+    (folder / "factors.npy").rename(folder / "cat" / "factors.npy")
+    assert "not used: cat/factors.npy, factor_names.npy (" in loaded(folder, tmp_path / "data")[0].source
 
 
 def test_images_are_brought_to_the_shape_of_a_network(tmp_path):
     """As `encode` does: other images of the user's own are not as large as those of the run."""
     for number in range(3):
         Image.new("L", (200, 130), 50 * number).save(tmp_path / f"{number}.png")
-    assert data.load(str(tmp_path), tmp_path / "data").shape == (1, 128, 128)
+    made = lambda: sorted(path.name[-6:] for path in (tmp_path / "data/own").glob("*[!k]"))  # noqa: E731
+    for shape in (None, (1, 128, 128)):  # which the images have by themselves
+        assert data.load(str(tmp_path), tmp_path / "data", shape).shape == (1, 128, 128)
+        assert len(made()) == 1
     dataset = data.load(str(tmp_path), tmp_path / "data", (3, 64, 64))
+    assert len(made()) == 2 and made()[1].endswith("-3x64")
     assert dataset.shape == (3, 64, 64) and dataset.batch(torch.tensor([2])).unique().tolist() == [100]
     assert data.load(str(tmp_path), tmp_path / "data").shape == (1, 128, 128)
     file = write(tmp_path / "mine.npz", images=np.zeros((2, 200, 130), np.uint8))
     assert data.load(str(file), tmp_path / "data", (1, 64, 64)).shape == (1, 64, 64)
+    with pytest.raises(ValueError, match="mine.npz: images of 1 channels; the network takes 3"):
+        data.load(str(file), tmp_path / "data", (3, 64, 64))
+    assert len(made()) == 3
 
 
-def test_an_image_that_is_a_link_to_nowhere_is_missed_and_not_passed_over(tmp_path):
+def test_an_image_that_is_a_broken_link_is_reported_and_not_passed_over(tmp_path):
     folder = save_classes(tmp_path / "pets", ["cat", "cat"])
     (folder / "notes.txt").symlink_to("nowhere")
     assert len(loaded(folder, tmp_path / "data")[0]) == 2

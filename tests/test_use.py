@@ -78,13 +78,14 @@ def test_weigh_takes_scalars_alone(name):
 def test_scales_and_controllers_in_half_precision_are_refused(kind):
     """Each step of theirs would round to nothing."""
     one = torch.tensor(1.0)
-    for criterion in (LearnedWeights(2), lvae_min.LVAE(), lvae_min.ControlVAE(), lvae_min.DynamicVAE()):
-        call = criterion.to(kind) if isinstance(criterion, LearnedWeights) else criterion.to(kind).weigh
-        with pytest.raises(ValueError, match=f"is {kind}, .*; keep .* in float32"):
-            call(one, one)
+    with pytest.raises(ValueError, match=f"the loss is {kind}: .*; keep it in float32"):
+        LearnedWeights(2).to(kind)(one, one)
+    for name in ("LVAE", "ControlVAE", "DynamicVAE", "SigmaVAE"):
+        with pytest.raises(ValueError, match=f"the loss is {kind}: .*; keep it in float32"):
+            getattr(lvae_min, name)().to(kind).weigh(one, one, PIXELS)
 
 
-@pytest.mark.parametrize("beta", [-1.0, math.nan])
+@pytest.mark.parametrize("beta", [-1.0, math.nan, math.inf])
 def test_a_beta_that_is_no_weight_is_refused(beta):
     with pytest.raises(ValueError, match="beta is .*: expected a number from 0 on"):
         lvae_min.BetaVAE(beta)
@@ -94,8 +95,9 @@ def test_a_loss_of_no_terms_and_of_no_tensors_is_refused():
     with pytest.raises(ValueError, match="expected at least one term, given 0"):
         LearnedWeights(0)
     logits, mu, logvar = Small()(x := batch())
-    with pytest.raises(ValueError, match="x must be a tensor, given ndarray"):
-        lvae_min.LVAE()(logits, x.numpy(), mu, logvar)
+    for given in (x.numpy(), x.tolist()):
+        with pytest.raises(ValueError, match=f"x must be a tensor, given {type(given).__name__}"):
+            lvae_min.LVAE()(logits, given, mu, logvar)
 
 
 def test_scales_whose_gradients_are_dropped_stay_at_1_and_take_part_once_they_are_not():

@@ -23,7 +23,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 FACTORS, NAMES = "factors", "factor_names"
 TABLES = f"{FACTORS}.npy", f"{NAMES}.npy"  # in a folder of images
 Shape = tuple[int, int, int]  # (C, H, W)
-VERSION = 3  # of how images are prepared: what another one made is made again
+VERSION = 4  # of how images are prepared: what another one made is made again
 MOST_CLASSES = 10  # folders that are a factor: the scores put its values in as many bins
 DARK = 128  # numbers up to a value between 1 and this are neither 0 to 1 nor 0 to 255
 EXPECTED = "expected a folder of images, an .npy, .npz or .h5"
@@ -204,6 +204,8 @@ def prepare_array(array: Array, target: Path, about: dict, wanted: Shape | None 
             f"images of shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), "
             "N at least 1, C 1 or 3"
         )
+    if wanted and wanted[0] != channels:
+        raise ValueError(f"images of {channels} channels; the network takes {wanted[0]}")
     factor, crop = value_factor(array), min(height, width)
     side = wanted[1] if wanted else side_of(height, width)
     factors, about["names"] = labels(array, count)
@@ -250,6 +252,15 @@ def checked(values: np.ndarray, count: int, given: np.ndarray | None) -> tuple[n
     return values.astype(np.int64 if np.can_cast(values.dtype, np.int64) else np.float64), names
 
 
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURES)
+
+
+def is_factors(name: str) -> bool:
+    """Whether a file in a folder of images may have been meant as their factors."""
+    return PurePosixPath(name).name.lower().startswith("factor")
+
+
 def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None = None) -> None:
     """Make a prepared set of the image files in a folder and its folders, in the order of their names.
 
@@ -257,8 +268,10 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
     `wanted` is the shape of the images, which otherwise follows from the files.
     """
     members = im.Members(path)
-    names = [name for name in members.names if name.lower().endswith(PICTURES)]
-    others = [name for name in members.names if name.startswith("factor") and name not in (*TABLES, *names)]
+    names = [name for name in members.names if is_picture(name)]
+    table, titles = (path / name for name in TABLES)
+    used = {*names, TABLES[0]} | ({TABLES[1]} if table.is_file() else set())
+    others = [name for name in members.names if is_factors(name) and name not in used]
     if not names:
         raise ValueError(f"no images in it; expected files that end in {', '.join(PICTURES)}")
     sizes, grey = set(), True
@@ -278,7 +291,6 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
         about["source"] += f", not used: {one_line(', '.join(others))[:80]} (expected {expected})"
     factors = classes(names)
     about["names"] = [] if factors is None else ["folder"]
-    table, titles = (path / name for name in TABLES)
     if table.is_file():
         given = im.read_array(titles) if titles.is_file() else None
         factors, about["names"] = checked(im.read_array(table), len(names), given)
@@ -317,12 +329,22 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
     return size, mode
 
 
+def is_set(folder: Path, shape: Shape, about: dict) -> bool:
+    """Whether a prepared set is of these images, in this shape."""
+    try:
+        images, _, found = im.open_set(folder)
+    except ValueError:  # not there, or damaged
+        return False
+    channels, *sides = shape
+    return found.get("fingerprint") == about["fingerprint"] and images.shape[1:] == (*sides, channels)
+
+
 def prepared(
     path: Path, folder: Path, wanted: Shape | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, dict]:
     """The images at `path` as `prepared.open_set` gives them, prepared under `folder` if `path` has changed.
 
-    wanted  the shape that a network takes; arrays keep their channels
+    wanted  the shape that a network takes; an array must have its channels
     Raises ValueError for what is not there, damaged or no images.
     """
     if not path.is_dir() and not path.is_file():
@@ -331,11 +353,14 @@ def prepared(
     if not path.is_dir() and path.suffix.lower() not in kinds:
         raise ValueError(f"{path}: {EXPECTED}")
     try:
-        about = {"fingerprint": [VERSION, *im.fingerprint(path, (*PICTURES, *TABLES))]}
-    except OSError as error:  # a folder that may not be read, a link that leads nowhere
+        about = {
+            "fingerprint": [VERSION, *im.fingerprint(path, lambda name: is_picture(name) or is_factors(name))]
+        }
+    except OSError as error:  # a folder that may not be read, a broken symbolic link
         raise ValueError(f"{path}: {brief(error)}") from None
-    name = f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
-    target = folder / "own" / (name + (f"-{wanted[0]}x{wanted[1]}" if wanted else ""))
+    target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
+    if wanted and not is_set(target, wanted, about):
+        target = target.with_name(f"{target.name}-{wanted[0]}x{wanted[1]}")
     with im.locked(target, wait=True):  # another run on the same images may begin at the same moment
         if not target.exists() or im.open_set(target)[2].get("fingerprint") != about["fingerprint"]:
             try:

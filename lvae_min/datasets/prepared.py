@@ -60,8 +60,7 @@ quiet()
 def files_in(folder: Path) -> list[Path]:
     """All files in a folder, but none of its hidden folders, of runs and of prepared sets below it.
 
-    A link that leads nowhere is one of them: who needs the file finds it missing. Raises OSError for a folder
-    that cannot be read.
+    A broken symbolic link is one of them; reading it raises. Raises OSError for a folder that cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -289,11 +288,11 @@ def read_array(file: Path) -> np.ndarray:
         return npy.read_array(stream, os.fstat(stream.fileno()).st_size)
 
 
-def fingerprint(path: Path, endings: tuple[str, ...]) -> list:
-    """Changes when the file does, or a file in the folder whose name ends so: name, size, time of change."""
+def fingerprint(path: Path, counts: Callable[[str], bool]) -> list:
+    """Changes when the file does, or a file in the folder whose name counts: name, size, time of change."""
     files = [path]
     if path.is_dir():
-        files = [file for file in files_in(path) if file.name.lower().endswith(endings)]
+        files = [file for file in files_in(path) if counts(file.name)]
     stats = [(file, file.stat()) for file in files]
     content = repr(
         [
