@@ -285,7 +285,7 @@ class Config:
         if learned and self.sigma_freeze != paper.sigma_freeze:
             held = math.ceil(self.sigma_freeze * self.schedule)
             others.append(f"sigma held at its start for {held:,} iterations (paper: never)")
-        hint = "; --paper trains as the paper says" if others and not self.paper else ""
+        hint = "; --paper trains as the paper did" if others and not self.paper else ""
         if controller := self.controller_notes():
             others += controller
             hint += hint and ", but for the controller"

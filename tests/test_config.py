@@ -186,7 +186,7 @@ def test_a_run_says_how_its_settings_differ_from_the_papers():
     assert Config(model="vae").notes == [
         "differs from the paper: 10,000 iterations (paper: 300,000); a rate of "
         "0.00055 (paper: 0.0001); the last network (paper: the best beta-VAE score of validation images); "
-        "--paper trains as the paper says"
+        "--paper trains as the paper did"
     ]
     line = Config().notes[0]
     assert "sigma at a rate of 0.003 (paper: the network's)" in line
@@ -217,7 +217,7 @@ def test_a_run_says_how_its_controller_differs_from_the_papers(settings, note):
     assert (
         Config(model="control-vae")
         .notes[0]
-        .endswith("; --paper trains as the paper says, but for the controller")
+        .endswith("; --paper trains as the paper did, but for the controller")
     )
 
 

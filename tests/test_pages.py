@@ -343,10 +343,14 @@ def test_what_a_rec_of_mu_would_change_at_the_fixed_point_is_as_the_prose_says()
 
 def test_on_arm3d_a_smaller_beta_ends_with_a_lower_rec_as_the_prose_says(arm3d):
     methods, _ = arm3d
-    assert {tuple(row["seed"] for row in rows) for rows in methods.values()} == {(0, 1)}
+    assert {tuple(row["seed"] for row in rows) for rows in methods.values()} == {(0, 1, 2)}
     order = ["sigma-VAE", "DynamicVAE", "VAE", "ControlVAE", "beta-VAE, beta 2", "L-VAE"]
-    for one in ({name: rows[seed] for name, rows in methods.items()} for seed in (0, 1)):
-        assert sorted(one, key=lambda name: one[name]["last_rec_mean"]) == order
+    turned = [*order[:3], "beta-VAE, beta 2", "ControlVAE", "L-VAE"]
+    near = [methods[name][2]["last_rec_mean"] for name in ("ControlVAE", "beta-VAE, beta 2")]
+    assert round(near[0] - near[1], 3) == 0.004
+    for seed in (0, 1, 2):
+        one = {name: rows[seed] for name, rows in methods.items()}
+        assert sorted(one, key=lambda name: one[name]["last_rec_mean"]) == (turned if seed == 2 else order)
         assert sorted(one, key=lambda name: round(one[name]["last_beta"], 3)) == order  # of equals VAE first
         ahead = one["sigma-VAE"]
         for score in ("beta_vae", "factor_vae", "explicitness"):
@@ -357,22 +361,22 @@ def test_on_arm3d_a_smaller_beta_ends_with_a_lower_rec_as_the_prose_says(arm3d):
         name: [{key[5:]: row[key] for key in row if key[:5] == "last_"} for row in rows]
         for name, rows in methods.items()
     }
-    settled = [*runs["beta-VAE, beta 2"], *runs["ControlVAE"], *runs["L-VAE"], runs["VAE"][0]]
+    settled = [*runs["beta-VAE, beta 2"], *runs["ControlVAE"], *runs["L-VAE"], *runs["VAE"][::2]]
     assert all(21.7 < row["rec_mean"] < 22.1 and 2.9 < row["kl"] < 3.4 for row in settled)
     assert all(0.32 < row["beta_vae"] < 0.35 for row in settled)
     apart = runs["VAE"][1]
     assert (round(apart["rec_mean"]), round(apart["beta_vae"], 2)) == (20, 0.39)
-    assert [round(row["rec_mean"]) for row in runs["DynamicVAE"]] == [20, 19]
-    assert [round(row["beta_vae"], 2) for row in runs["DynamicVAE"]] == [0.42, 0.53]
-    assert [round(row["beta"], 3) for row in runs["DynamicVAE"]] == [0.1, 0.103]
-    assert [row["collapsed"] for row in methods["DynamicVAE"]] == [True, True]
+    assert [round(row["rec_mean"]) for row in runs["DynamicVAE"]] == [20, 19, 20]
+    assert [round(row["beta_vae"], 2) for row in runs["DynamicVAE"]] == [0.42, 0.53, 0.5]
+    assert [round(row["beta"], 3) for row in runs["DynamicVAE"]] == [0.1, 0.103, 0.1]
+    assert [row["collapsed"] for row in methods["DynamicVAE"]] == [True, True, True]
     assert {row["beta"] for row in runs["ControlVAE"]} == {1.0}
-    assert [round(row["rec_mean"], 1) for row in runs["sigma-VAE"]] == [7.7, 7.7]
-    assert [round(row["kl"]) for row in runs["sigma-VAE"]] == [39, 40]
-    assert [round(row["beta_vae"], 2) for row in runs["sigma-VAE"]] == [0.71, 0.73]
+    assert [round(row["rec_mean"], 1) for row in runs["sigma-VAE"]] == [7.7, 7.7, 8.5]
+    assert [round(row["kl"]) for row in runs["sigma-VAE"]] == [39, 40, 41]
+    assert [round(row["beta_vae"], 2) for row in runs["sigma-VAE"]] == [0.71, 0.73, 0.68]
     assert all(0.001 <= row["beta"] < 0.002 for row in runs["sigma-VAE"])
-    assert [round(row["beta"], 2) for row in runs["L-VAE"]] == [2.64, 2.76]
-    assert [round((row["rec"] / row["kl"]) ** 0.5, 2) for row in runs["L-VAE"]] == [2.66, 2.79]
+    assert [round(row["beta"], 2) for row in runs["L-VAE"]] == [2.64, 2.76, 2.78]
+    assert [round((row["rec"] / row["kl"]) ** 0.5, 2) for row in runs["L-VAE"]] == [2.66, 2.79, 2.8]
 
 
 def test_what_the_pages_say_of_speed_on_a_cpu_is_in_the_kept_measurements():
