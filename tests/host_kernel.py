@@ -66,7 +66,8 @@ Layer = structure(
 def build(folder: Path, old: str = "", new: str = "", flags: tuple[str, ...] = ()) -> Path:
     """Compile the kernels, after replacing `old`, which must be there exactly once, by `new`."""
     shutil.copytree(TESTS.parent / "csrc", folder, dirs_exist_ok=True)
-    texts = {kernels: kernels.read_text() for kernels in folder.glob("*.[ch]*")}
+    headers = [*folder.glob("*.cuh"), *folder.glob("*.h")]
+    texts = {kernels: kernels.read_text() for kernels in headers}
     found = sum(text.count(old) for text in texts.values())
     assert not old or found == 1, f"{old!r} is {found} times in the kernels"
     for kernels, text in texts.items():

@@ -78,7 +78,7 @@ def run(*arguments, **environment):
     environment = {
         **os.environ,
         "LD_PRELOAD": " ".join(PRELOADED),
-        "ASAN_OPTIONS": "detect_leaks=0",
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         **environment,
     }
