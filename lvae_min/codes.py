@@ -21,7 +21,8 @@ PARTS = ("encoder", "decoder")
 def encode(vae: VAE, dataset: Dataset, progress: Callable = iter) -> dict[str, np.ndarray]:
     """Codes of all images of a set, in the arrays that `python -m lvae_min.metrics` reads.
 
-    mu, logvar (M, L) float32; `codes` is mu again, and `factors` (M, K) are there if the set has some.
+    mu, logvar (M, L) float32; `codes` is mu again. There are `factors` (M, K) if the set has some, and
+    `files` (M,) if its images are files in a folder.
 
     progress  wraps the iterator over chunks, as tqdm does
     Raises ValueError if the images have another shape than the network's.
@@ -32,12 +33,14 @@ def encode(vae: VAE, dataset: Dataset, progress: Callable = iter) -> dict[str, n
         )
     mu, logvar = np.empty((2, len(dataset), vae.latents), np.float32)
     for start in progress(range(0, len(dataset), ROWS)):
-        index = torch.arange(start, min(start + ROWS, len(dataset)))
+        index = torch.arange(start, min(start + ROWS, len(dataset)), device=dataset.device)
         rows = vae.encode(dataset.batch(index) * dataset.scale)
         mu[start : start + ROWS], logvar[start : start + ROWS] = (part.numpy() for part in rows)
     found = {"codes": mu, "mu": mu, "logvar": logvar}
     if dataset.factor_names:
         found["factors"] = dataset.factors(np.arange(len(dataset)))
+    if dataset.files:
+        found["files"] = np.array(dataset.files)
     return found
 
 
@@ -104,9 +107,9 @@ def export(run: Path | str, file: Path | str, part: str = "decoder") -> Path:
         raise ValueError(f"{file}: expected a name that ends in .pt2")
     vae = load(run)
     module, example = (
-        (Decoder(vae), torch.zeros(2, vae.latents))
+        (Decoder(vae), torch.zeros(2, vae.latents, device="cpu"))
         if part == "decoder"
-        else (Encoder(vae), torch.zeros(2, *vae.shape))
+        else (Encoder(vae), torch.zeros(2, *vae.shape, device="cpu"))
     )
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: rows},))

@@ -32,7 +32,10 @@ class Dataset:
     binary          images are 0/1, not 0 to 255; `scale` times an image is in [0, 1]
     factor_names, factor_sizes      empty where there are none
     content         crc32 of the pixels of a prepared set and of its labels, None where there are none
+    files           names of the image files of the user's own folder, one an image; else empty
     """
+
+    files: Sequence[str] = ()
 
     def __init__(
         self,
@@ -192,7 +195,9 @@ def load_own(path: Path, folder: Path, shape: tuple[int, int, int] | None = None
         )
     spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(names, values, strict=True)))
     source, content = about.get("source", str(path)), about.get("content")
-    return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
+    dataset = Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
+    dataset.files = own.pictures(path)
+    return dataset
 
 
 def load(name: str, folder: Path | str = "data", shape: tuple[int, int, int] | None = None) -> Dataset:

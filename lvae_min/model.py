@@ -109,7 +109,7 @@ class VAE(nn.Module):
         for layer in self.modules():
             for name, weight in list(layer.named_parameters(recurse=False)):
                 # Not by to_empty(), which imports sympy (0.3 s).
-                empty = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype)
+                empty = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="cpu")
                 setattr(layer, name, nn.Parameter(empty))
         self.reset(torch.Generator().manual_seed(seed))
         self.lay_out("cpu")
@@ -127,7 +127,7 @@ class VAE(nn.Module):
                 transposed = isinstance(layer, PixelLinear)
                 bound = 1 / math.sqrt(len(own[0]) if transposed else own[0][0].numel())
                 for weights in own:
-                    drawn = torch.empty(weights.shape, dtype=weights.dtype)
+                    drawn = torch.empty(weights.shape, dtype=weights.dtype, device="cpu")
                     weights.copy_(drawn.uniform_(-bound, bound, generator=generator))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,8 @@ class VAE(nn.Module):
 
         Raises ValueError for another shape or for values out of range.
         """
-        images = torch.as_tensor(images)
+        first = next(self.parameters())
+        images = torch.as_tensor(images, device=first.device)
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {expected})")
@@ -162,14 +163,13 @@ class VAE(nn.Module):
         if images.numel() and not (images.min() >= 0 and images.max() <= top):
             low, high = images.min().item(), images.max().item()
             raise ValueError(f"images from {low:g} to {high:g}: expected 0 to {top}")
-        first = next(self.parameters())
-        return self.posterior(images.to(first.device, first.dtype if images.is_floating_point() else None))
+        return self.posterior(images.to(first.dtype) if images.is_floating_point() else images)
 
     @torch.no_grad()
     def decode(self, z: Tensor | np.ndarray) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of codes z (N, L)."""
-        z = torch.as_tensor(z)
+        first = next(self.parameters())
+        z = torch.as_tensor(z, device=first.device)
         if z.ndim != 2 or z.shape[1] != self.latents:
             raise ValueError(f"codes of shape {tuple(z.shape)}: expected (N, {self.latents})")
-        first = next(self.parameters())
-        return self.decoder(z.to(first.device, first.dtype)).sigmoid()
+        return self.decoder(z.to(first.dtype)).sigmoid()

@@ -192,14 +192,17 @@ FLOAT32 = Float32()
 def thread_settings_kept(device: torch.device):
     """A context in which a thread trains on `device`, and which gives the caller's settings back.
 
-    These are gradients, autocast, the default type of numbers, and what `prepare_thread` sets: the threads of
-    products, denormals and the stream. Freed memory stays with the process.
+    These are gradients, autocast, the default device and type of numbers, and what `prepare_thread` sets: the
+    threads of products, denormals and the stream. Freed memory stays with the process.
     """
     threads = torch.get_num_threads()
-    flushed = (torch.full((1,), 1e-38, dtype=torch.float32) / 1e3).item() == 0  # torch does not say
+    small = torch.tensor(1e-38, dtype=torch.float32, device="cpu")
+    flushed = (small / 1e3).item() == 0  # torch does not say
     with torch.inference_mode(False), ExitStack() as stack:  # and with gradients
         stack.enter_context(FLOAT32.default())
         stack.enter_context(torch.autocast(device.type, enabled=False))
+        if torch.get_default_device().type != "cpu":  # only then: it makes each call of torch slower
+            stack.enter_context(torch.device("cpu"))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(torch.cuda.current_device()))
             stack.enter_context(torch.cuda.stream(torch.cuda.current_stream(device)))

@@ -170,7 +170,7 @@ def measure(
         kl_sum += len(x) * losses.kl_term(mu, logvar).item()
         x, mu, logvar = (tensor[: max(decoded - start, 0)] for tensor in (x, mu, logvar))
         if len(x):
-            z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
+            z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise, device="cpu").to(mu)
             recs = [losses.elbo_terms(vae.decoder(code), x, mu, logvar, dataset.scale)[0] for code in (z, mu)]
             sums += len(x) * np.array([rec.item() for rec in recs])
     rec, rec_mean = (sums / decoded).tolist()
@@ -644,10 +644,10 @@ def fit(
     progress  show a bar, or lines where there is no terminal
 
     A run that was stopped is resumed from its last checkpoint, of at most five minutes before (Ctrl-C writes
-    none here), and a finished one is read. It trains the same under no_grad, inference_mode, autocast
-    and another default type; these, threads, denormals and the GPU's stream are afterwards what they were
-    before. Raises ValueError for settings, folders
-    and files that do not fit, FloatingPointError if the loss is not finite.
+    none here), and a finished one is read. It trains the same under no_grad, inference_mode, autocast and
+    another default type or device; these, threads, denormals and the GPU's stream are afterwards what they
+    were before. Raises ValueError for settings, folders and files that do not fit, FloatingPointError if the
+    loss is not finite.
     """
     if config is not None and settings:
         raise TypeError("expected a Config or settings as keywords, not both")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lvae_min
 from lvae_min import codes, data, decode, encode, latents, metrics
@@ -15,6 +16,8 @@ from lvae_min.io import npy
 from lvae_min.io.text import carry_out
 from lvae_min.model import VAE
 from lvae_min.train import Run
+
+LOAD = data.load
 
 
 @pytest.fixture
@@ -41,6 +44,36 @@ def test_encode_writes_what_the_scores_read(run, small, tmp_path, capsys):
     assert found["logvar"] == pytest.approx(logvar.numpy(), abs=1e-5)
     assert (found["factors"] == small.factors(np.arange(len(small)))).all()
     assert metrics.main([str(file)]) == 0 and "beta_vae" in capsys.readouterr().out
+
+
+def test_codes_of_a_folder_name_the_files_of_their_rows(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", LOAD)
+    names = [f"{kind}/{number}.png" for kind in ("cats", "dogs") for number in range(2)]
+    for name, value in zip(names, (0, 255, 0, 255), strict=True):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (64, 64), value).save(tmp_path / "photos" / name)
+    words = [str(run), str(tmp_path / "photos"), "-o", str(tmp_path / "codes.npz"), "--data", str(tmp_path)]
+    assert carry_out(encode.main, words, "encode") == 0
+    found = np.load(tmp_path / "codes.npz")
+    white = np.array([name.endswith("1.png") for name in found["files"]])
+    assert found["files"].tolist() == names and found["factors"].ravel().tolist() == [0, 0, 1, 1]
+    assert (found["codes"][white] == found["codes"][1]).all()
+    assert (found["codes"][~white] != found["codes"][1]).all()
+    assert set(npy.read_npz(tmp_path / "codes.npz", ("factors", "codes"))) == {"factors", "codes"}
+
+
+def test_a_default_device_of_the_caller_changes_nothing(run, small, tmp_path):
+    images = small.batch(torch.arange(3))
+    plain, found = lvae_min.load(run).encode(images), codes.encode(lvae_min.load(run), small)
+    torch.set_default_device("meta")
+    try:
+        vae = lvae_min.load(run)
+        assert vae.encode(images)[0].numpy() == pytest.approx(plain[0].numpy(), abs=1e-5)
+        assert vae.decode(plain[0]).device.type == "cpu"
+        assert codes.encode(vae, small)["mu"] == pytest.approx(found["mu"], abs=1e-5)
+        lvae_min.export(run, tmp_path / "encoder.pt2", "encoder")
+    finally:
+        torch.set_default_device(None)
 
 
 def test_encode_asks_for_images_in_the_shape_of_the_network(run, small, tmp_path, monkeypatch):

@@ -85,6 +85,7 @@ SET = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "device": lambda: default_device("meta"),
 }
 
 
@@ -99,6 +100,16 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
+@contextmanager
+def default_device(name):
+    torch.set_default_device(name)
+    try:
+        yield
+        assert torch.get_default_device().type == name
+    finally:
+        torch.set_default_device(None)
+
+
 @pytest.mark.parametrize("name", SET)
 def test_fit_trains_the_same_network_under_what_the_caller_has_set(tmp_path, name):
     def fit(folder):
@@ -108,7 +119,8 @@ def test_fit_trains_the_same_network_under_what_the_caller_has_set(tmp_path, nam
     torch.set_flush_denormal(False)
     with SET[name]():
         other = fit("other")
-        assert (torch.full((1,), 1e-38, dtype=torch.float32) / 1e3).item() != 0  # given back, too
+        small = torch.tensor(1e-38, dtype=torch.float32, device="cpu")
+        assert (small / 1e3).item() != 0  # given back, too
     assert other["scores"] == plain["scores"] and other["last"] == plain["last"]
 
 

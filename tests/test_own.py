@@ -228,6 +228,7 @@ def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path, modes, 
     assert dataset.name == "cats" and shown.shape == (6, 64, 64, channels)
     assert np.abs(shown.astype(int) - 40 * np.arange(6)[:, None, None, None]).max() <= 1
     assert "80 x 64 cropped to 64 x 64" in dataset.source
+    assert [name[:6] for name in dataset.files] == ["0.png", "1.jpg", "2.png", "3.jpg", "more/4", "more/5"]
 
 
 def test_a_folder_of_several_sizes_takes_that_of_the_smallest(tmp_path):

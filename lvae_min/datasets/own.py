@@ -256,6 +256,11 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES)
 
 
+def pictures(path: Path) -> list[str]:
+    """The image files in a folder and its folders, by their names from it, in the order of the images."""
+    return [name for name in im.Members(path).names if is_picture(name)] if path.is_dir() else []
+
+
 def is_factors(name: str) -> bool:
     """Whether a file in a folder of images may have been meant as their factors."""
     return PurePosixPath(name).name.lower().startswith("factor")
@@ -267,8 +272,7 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
     The factors are those in `factors.npy`, else the folders that the images are in, if those are `classes`.
     `wanted` is the shape of the images, which otherwise follows from the files.
     """
-    members = im.Members(path)
-    names = [name for name in members.names if is_picture(name)]
+    members, names = im.Members(path), pictures(path)
     table, titles = (path / name for name in TABLES)
     used = {*names, TABLES[0]} | ({TABLES[1]} if table.is_file() else set())
     others = [name for name in members.names if is_factors(name) and name not in used]
