@@ -157,11 +157,11 @@ def test_images_are_brought_to_the_shape_of_a_network(tmp_path):
 
 
 def test_an_image_that_is_a_broken_link_is_reported_and_not_passed_over(tmp_path):
-    folder = save_classes(tmp_path / "pets", ["cat", "cat"])
+    folder = save_classes(tmp_path / ("of long names " * 12) / "pets", ["cat", "cat"])
     (folder / "notes.txt").symlink_to("nowhere")
     assert len(loaded(folder, tmp_path / "data")[0]) == 2
     (folder / "cat/2.png").symlink_to("nowhere")
-    with pytest.raises(ValueError, match="pets: .*No such file or directory: '.*cat/2.png'"):
+    with pytest.raises(ValueError, match="pets/cat/2.png: No such file or directory"):
         loaded(folder, tmp_path / "data")
 
 

@@ -16,7 +16,9 @@ def one_line(text) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """An error's message in one short line, or its type where it has none."""
+    """An error's message in one short line, or its type where it has none; the name of a file is not cut."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror}")
     return one_line(error)[:120] or type(error).__name__
 
 
