@@ -57,7 +57,7 @@ setup(
         "numpy>=2.0",
         "h5py>=3.11",
         "scikit-learn>=1.4.2",
-        "threadpoolctl>=3.1",
+        "threadpoolctl>=3.5",  # older ones do not find the BLAS of numpy 2
         "ninja>=1.11.1",
         "matplotlib>=3.8.4",
         "tqdm>=4.64.1",

@@ -66,7 +66,9 @@ def test_a_wrong_flag_is_refused_without_pytorch(flags, message):
 def test_the_first_iteration_comes_before_what_training_does_not_use(model, tmp_path):
     flags = f"--model {model} --iterations 20 --device cpu --loss torch --out {tmp_path}"
     done = python("-c", FIRST_ITERATION, *flags.split())
-    assert re.findall("^imported: (.*)$", done.stdout, re.M) == ["torch"] and done.returncode == 5
+    # torch 2.10 imports sympy for a network that has shapes and no weights yet.
+    needed = "torch sympy" if torch.__version__.startswith("2.10.") else "torch"
+    assert re.findall("^imported: (.*)$", done.stdout, re.M) == [needed] and done.returncode == 5
 
 
 def test_a_method_has_the_settings_that_the_command_line_knows():
