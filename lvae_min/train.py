@@ -170,7 +170,7 @@ def measure(
         kl_sum += len(x) * losses.kl_term(mu, logvar).item()
         x, mu, logvar = (tensor[: max(decoded - start, 0)] for tensor in (x, mu, logvar))
         if len(x):
-            z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise, device="cpu").to(mu)
+            z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
             recs = [losses.elbo_terms(vae.decoder(code), x, mu, logvar, dataset.scale)[0] for code in (z, mu)]
             sums += len(x) * np.array([rec.item() for rec in recs])
     rec, rec_mean = (sums / decoded).tolist()

@@ -41,8 +41,7 @@ def load_checkpoint(file: Path) -> dict:
                 raise ValueError("it has a folder where tensors should be")
             if (member := archive.testzip()) is not None:
                 raise ValueError(f"{member} is not what its checksum says")
-        with torch.device("cpu"):  # where the caller's default is "meta", torch reads nothing
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises half a dozen types for a damaged file
