@@ -21,8 +21,8 @@ PARTS = ("encoder", "decoder")
 def encode(vae: VAE, dataset: Dataset, progress: Callable = iter) -> dict[str, np.ndarray]:
     """Codes of all images of a set, in the arrays that `python -m lvae_min.metrics` reads.
 
-    mu, logvar (M, L) float32; `codes` is mu again. There are `factors` (M, K) if the set has some, and
-    `files` (M,) if its images are files in a folder.
+    mu, logvar (M, L) float32; `codes` is mu again. There are `factors` (M, K) if the set has some, and for a
+    folder of images `files` (M,), the path of each image from the folder.
 
     progress  wraps the iterator over chunks, as tqdm does
     Raises ValueError if the images have another shape than the network's.
@@ -111,6 +111,8 @@ def export(run: Path | str, file: Path | str, part: str = "decoder") -> Path:
         if part == "decoder"
         else (Encoder(vae), torch.zeros(2, *vae.shape, device="cpu"))
     )
+    for weights in module.parameters():
+        weights.data = weights.contiguous()  # torch warns when it saves those of channels_last
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: rows},))
     content = io.BytesIO()

@@ -32,10 +32,8 @@ class Dataset:
     binary          images are 0/1, not 0 to 255; `scale` times an image is in [0, 1]
     factor_names, factor_sizes      empty where there are none
     content         crc32 of the pixels of a prepared set and of its labels, None where there are none
-    files           names of the image files of the user's own folder, one an image; else empty
+    files           of the user's own folder: the path of each image, from the folder; else empty
     """
-
-    files: Sequence[str] = ()
 
     def __init__(
         self,
@@ -45,11 +43,13 @@ class Dataset:
         store: Bits | Pixels | Painted,
         labels: np.ndarray | None = None,
         content: int | None = None,
+        files: Sequence[str] = (),
     ):
         self.name, self.source, self.shape, self.network = name, source, spec.shape, spec.network
         self.binary, self.scale = spec.binary, 1.0 if spec.binary else 1 / 255
         self.factor_names, self.factor_sizes = list(spec.factors), tuple(spec.factors.values())
         self.wanted_latents, self.store, self.labels = spec.latents, store, labels
+        self.files = files
         self.content = {
             "pixels": content,
             "labels": None if labels is None else zlib.crc32(np.ascontiguousarray(labels).data),
@@ -195,9 +195,8 @@ def load_own(path: Path, folder: Path, shape: tuple[int, int, int] | None = None
         )
     spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(names, values, strict=True)))
     source, content = about.get("source", str(path)), about.get("content")
-    dataset = Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content)
-    dataset.files = own.pictures(path)
-    return dataset
+    files = about.get("files", [])
+    return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content, files)
 
 
 def load(name: str, folder: Path | str = "data", shape: tuple[int, int, int] | None = None) -> Dataset:

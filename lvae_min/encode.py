@@ -5,8 +5,8 @@
 
 IMAGES is a folder, an .npy, .npz or .h5 of your own, or the name of a data set. Your own are resized to the
 network's size, image files also converted to its channels. The file has the arrays mu, logvar and codes (mu
-again), (M, L) float32, factors (M, K) where there are some, and files (M,), the names of the image files in a
-folder.
+again), (M, L) float32, factors (M, K) where there are some, and for a folder files (M,), the path of each
+image from the folder.
 """
 
 import io

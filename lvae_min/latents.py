@@ -36,7 +36,7 @@ def traversal(vae: VAE, image: Tensor, ranges: np.ndarray | None = None) -> Tens
     z = mu.expand(vae.latents, STEPS, -1).clone()  # (L, STEPS, L)
     for latent in range(vae.latents):
         low, high = (-SPAN, SPAN) if ranges is None else ranges[latent]
-        z[latent, :, latent] = torch.linspace(float(low), float(high), STEPS)
+        z[latent, :, latent] = torch.linspace(float(low), float(high), STEPS, device=z.device)
     return vae.decode(z.flatten(0, 1)).unflatten(0, (vae.latents, STEPS))
 
 

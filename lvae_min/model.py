@@ -83,7 +83,7 @@ def layers(
 
 
 class VAE(nn.Module):
-    """Encoder q(z|x) = N(mu, diag(exp(logvar))) and decoder of Table 1.
+    """Encoder q(z|x) = N(mu, diag(exp(logvar))) and decoder of Table 1, on the CPU until it is moved.
 
     shape    (C, H, W)  64 x 64 or 128 x 128, H = W
     latents             dimensions of z

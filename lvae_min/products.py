@@ -84,9 +84,8 @@ class PixelLinear(nn.Module):
     def product(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8 and x.is_cpu:
             rows, pixels = x.nonzero(as_tuple=True)
-            first = torch.searchsorted(
-                rows, torch.arange(len(x), device="cpu")
-            )  # where each image's pixels begin
+            # Where each image's pixels begin.
+            first = torch.searchsorted(rows, torch.arange(len(x), device="cpu"))
             return F.embedding_bag(pixels, self.weight, first, mode="sum") + self.bias
         x = x.to(self.weight.dtype)
         return (

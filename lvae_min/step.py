@@ -147,8 +147,9 @@ def prepare_thread(threads: int, device: torch.device) -> None:
     """Settings of the thread that trains: they are its own, so that several can train in one process."""
     keep_freed_memory()
     torch.set_num_threads(threads)
+    # numpy before 2.4 computes the smallest denormal at the first call, and warns if that is flushed to 0.
     for kind in (np.float32, np.float64):
-        np.finfo(kind)  # numpy 2.0 looks for the smallest number at the first call, and warns if it is 0
+        np.finfo(kind)
     # A sixth of Adam's means decays below 1e-38 (pixels that are hardly ever white) and stays there, where a
     # CPU takes four times as long over them: 64 ms instead of 16 for one update after 20,000 iterations.
     torch.set_flush_denormal(True)

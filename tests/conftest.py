@@ -1,5 +1,7 @@
 """A small dSprites and a small network: the real code on 1,920 images and 32 hidden units."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,22 @@ def pytest_collection_modifyitems(items):
 def denormals():
     """Runs flush them in the thread they train in, and hypothesis wants them."""
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def default_device():
+    """A context in which torch makes tensors on another device where none is named."""
+
+    @contextmanager
+    def default(name):
+        torch.set_default_device(name)
+        try:
+            yield
+            assert torch.get_default_device().type == name
+        finally:
+            torch.set_default_device(None)
+
+    return default
 
 
 @pytest.fixture(scope="session")

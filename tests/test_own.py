@@ -1,5 +1,6 @@
 """Images of the user's own, in every layout that is promised, and the messages about those that are not."""
 
+import errno
 import io
 import json
 import os
@@ -161,8 +162,44 @@ def test_an_image_that_is_a_broken_link_is_reported_and_not_passed_over(tmp_path
     (folder / "notes.txt").symlink_to("nowhere")
     assert len(loaded(folder, tmp_path / "data")[0]) == 2
     (folder / "cat/2.png").symlink_to("nowhere")
-    with pytest.raises(ValueError, match="pets/cat/2.png: No such file or directory"):
+    with pytest.raises(ValueError, match="pets: cat/2.png: No such file or directory"):
         loaded(folder, tmp_path / "data")
+
+
+def test_a_photo_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    folder = save_classes(tmp_path / "pets", ["cat", "cat"])
+
+    def refuse(file, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(own, "open", refuse, raising=False)
+        with pytest.raises(ValueError, match="pets: cat/0.png: Permission denied$"):
+            loaded(folder, tmp_path / "data")
+    monkeypatch.setattr(prepared.Members, "read", lambda members, name: refuse(members.path / name))
+    with pytest.raises(ValueError, match="pets: cat/0.png: Permission denied$"):
+        loaded(folder, tmp_path / "data")
+
+
+def test_a_damaged_photo_is_named_with_the_reason_however_long_its_path_is(tmp_path):
+    folder = save_classes(tmp_path / "pets", ["cat" * 60])
+    (folder / ("cat" * 60) / "1.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="catcat/1.png: not an image .*; convert or remove it$"):
+        loaded(folder, tmp_path / "data")
+
+
+def test_a_photo_that_comes_while_the_others_are_prepared_changes_no_name(tmp_path, monkeypatch):
+    folder, read = save_pictures(tmp_path / "cats"), prepared.read_images
+
+    def late(*given):
+        Image.new("L", (64, 64)).save(folder / "00.png")
+        yield from read(*given)
+
+    monkeypatch.setattr(prepared, "read_images", late)
+    dataset, _ = loaded(folder, tmp_path / "data")
+    assert len(dataset) == 6 == len(dataset.files) and "00.png" not in dataset.files
+    dataset, _ = loaded(folder, tmp_path / "data")
+    assert len(dataset) == 7 and "00.png" in dataset.files
 
 
 def test_a_format_for_which_pillow_starts_a_program_is_no_image(tmp_path):
@@ -660,6 +697,8 @@ def test_a_run_on_a_damaged_file_ends_with_one_line_and_code_2(tmp_path):
         ("about.json", {"names": ["a", "a"]}),
         ("about.json", {"names": [[], {}]}),
         ("about.json", {"names": []}),
+        ("about.json", {"files": [3, 3, 3]}),
+        ("about.json", {"files": ["a", "b"]}),
         ("about.json", {"source": 3}),
         ("about.json", {"content": {}}),
         ("images.npy", zip_of_nothing()),

@@ -23,7 +23,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 FACTORS, NAMES = "factors", "factor_names"
 TABLES = f"{FACTORS}.npy", f"{NAMES}.npy"  # in a folder of images
 Shape = tuple[int, int, int]  # (C, H, W)
-VERSION = 4  # of how images are prepared: what another one made is made again
+VERSION = 5  # of how images are prepared: what another one made is made again
 MOST_CLASSES = 10  # folders that are a factor: the scores put its values in as many bins
 DARK = 128  # numbers up to a value between 1 and this are neither 0 to 1 nor 0 to 255
 EXPECTED = "expected a folder of images, an .npy, .npz or .h5"
@@ -256,11 +256,6 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES)
 
 
-def pictures(path: Path) -> list[str]:
-    """The image files in a folder and its folders, by their names from it, in the order of the images."""
-    return [name for name in im.Members(path).names if is_picture(name)] if path.is_dir() else []
-
-
 def is_factors(name: str) -> bool:
     """Whether a file in a folder of images may have been meant as their factors."""
     return PurePosixPath(name).name.lower().startswith("factor")
@@ -272,7 +267,8 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
     The factors are those in `factors.npy`, else the folders that the images are in, if those are `classes`.
     `wanted` is the shape of the images, which otherwise follows from the files.
     """
-    members, names = im.Members(path), pictures(path)
+    members = im.Members(path)
+    names = about["files"] = [name for name in members.names if is_picture(name)]
     table, titles = (path / name for name in TABLES)
     used = {*names, TABLES[0]} | ({TABLES[1]} if table.is_file() else set())
     others = [name for name in members.names if is_factors(name) and name not in used]
@@ -325,7 +321,9 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
     except im.TOO_LARGE:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
-    except im.DAMAGED:
+    except im.DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:  # it cannot be read, and may be whole
+            raise
         formats = f"{', '.join(im.FORMATS[:-1])} or {im.FORMATS[-1]}"
         raise ValueError(f"{name}: not an image ({formats}), or damaged; convert or remove it") from None
     if mode[0] in "IF":
@@ -361,7 +359,7 @@ def prepared(
             "fingerprint": [VERSION, *im.fingerprint(path, lambda name: is_picture(name) or is_factors(name))]
         }
     except OSError as error:  # a folder that may not be read, a broken symbolic link
-        raise ValueError(f"{path}: {brief(error)}") from None
+        raise ValueError(f"{path}: {brief(error, path)}") from None
     target = folder / "own" / f"{path.resolve().name}-{zlib.crc32(str(path.resolve()).encode()):08x}"
     if wanted and not is_set(target, wanted, about):
         target = target.with_name(f"{target.name}-{wanted[0]}x{wanted[1]}")
@@ -373,8 +371,8 @@ def prepared(
                 else:
                     prepare_array(kinds[path.suffix.lower()](path), target, about, wanted)
             except im.DAMAGED as error:
-                message = one_line(error)
-                raise ValueError(
-                    message if message.startswith(f"{target}: ") else f"{path}: {brief(error)}"
-                ) from None
+                message = one_line(error) if type(error) is ValueError else brief(error, path)
+                if not message.startswith(f"{target}: "):
+                    message = f"{path}: {message}"
+                raise ValueError(message) from None
         return im.open_set(target)

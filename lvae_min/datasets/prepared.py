@@ -75,7 +75,7 @@ def files_in(folder: Path) -> list[Path]:
 
 def is_made(folder: Path) -> bool:
     """Whether this package made a folder: a run or a prepared set."""
-    return any(all((folder / name).exists() for name in names) for names in MADE)
+    return any(all(os.path.exists(folder / name) for name in names) for names in MADE)
 
 
 class Members:
@@ -155,6 +155,8 @@ def read_images(
         try:
             return make(members.read(name))
         except DAMAGED as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
             raise ValueError(f"{one_line(name)}: {brief(error)}") from None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -265,17 +267,20 @@ def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
             if not 1 <= factors.shape[1] <= MOST_FACTORS or not np.isfinite(factors).all():
                 raise ValueError("factors are not all finite, or too many")
         about = json.loads((folder / "about.json").read_bytes())
-        check_about(about, 0 if factors is None else factors.shape[1])
+        check_about(about, len(images), 0 if factors is None else factors.shape[1])
         return images, factors, about
     except DAMAGED as error:
         raise ValueError(f"{folder}: damaged ({brief(error)}); remove it and prepare it again") from None
 
 
-def check_about(about, factors: int) -> None:
-    """Raise ValueError unless about.json says what it should of a set with so many factors."""
-    names = about.get("names", []) if isinstance(about, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("about.json is no table, or its names are no words")
+def check_about(about, images: int, factors: int) -> None:
+    """Raise ValueError unless about.json says what it should of a set with so many images and factors."""
+    names, files = (about.get(key, []) if isinstance(about, dict) else None for key in ("names", "files"))
+    for words in (names, files):
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("about.json is no table, or its names are no words")
+    if files and len(files) != images:
+        raise ValueError(f"about.json names {len(files)} files, and there are {images} images")
     if names and (len(names) != factors or len(set(names)) < factors):
         raise ValueError(f"about.json names {len(set(names))} factors, and there are {factors}")
     if not isinstance(about.get("source", ""), str) or type(about.get("content")) not in (int, type(None)):

@@ -97,7 +97,7 @@ class Explorer:
     def batch(self, index: list[int]) -> torch.Tensor:
         if self.dataset is None:
             raise ValueError(f"there are no images: {self.missing}")
-        return self.dataset.batch(torch.tensor(index, dtype=torch.int64))
+        return self.dataset.batch(torch.tensor(index, dtype=torch.int64, device=self.dataset.device))
 
     def image(self, index: int) -> np.ndarray:
         return self.pixels(self.batch([index]) * self.scale)[0]
@@ -259,7 +259,7 @@ class Gallery:
             content = records.parse(file.read_bytes())
             records.check(content, CONFIG, "it")
         except (OSError, ValueError) as error:
-            raise ValueError(f"{file}: not the settings of a run ({brief(error)})") from None
+            raise ValueError(f"{file}: not the settings of a run ({brief(error, file)})") from None
         return content["settings"]
 
     def status(self, name: str) -> Status:
@@ -347,7 +347,7 @@ def results_of(run: Path) -> dict:
     try:
         return records.read_results(file)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: damaged ({brief(error)})") from None
+        raise ValueError(f"{file}: damaged ({brief(error, file)})") from None
 
 
 def log_so_far(file: Path) -> list[dict]:

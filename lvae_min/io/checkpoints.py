@@ -47,7 +47,7 @@ def load_checkpoint(file: Path) -> dict:
     except Exception as error:  # torch raises half a dozen types for a damaged file
         if is_machines(error):
             raise
-        raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error)})") from None
+        raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error, file)})") from None
 
 
 def check_tensors(found: dict, own: dict[str, torch.Tensor]) -> None:

@@ -15,10 +15,17 @@ def one_line(text) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
 
 
-def brief(error: BaseException) -> str:
-    """An error's message in one short line, or its type where it has none; the name of a file is not cut."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return one_line(f"{error.filename}: {error.strerror}")
+def brief(error: BaseException, place=None) -> str:
+    """An error's message in one short line, or its type where it has none.
+
+    A file that it names is not cut. It is named from `place`, the file or folder that the message begins
+    with, and not at all if it is that.
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        name = str(error.filename)
+        if name == str(place) or name.startswith(f"{place}{os.sep}"):
+            name = name[len(str(place)) + 1 :]
+        return one_line(f"{name}: {error.strerror}" if name else error.strerror)
     return one_line(error)[:120] or type(error).__name__
 
 
