@@ -24,20 +24,15 @@ def denormals():
     torch.set_flush_denormal(False)
 
 
-@pytest.fixture
-def default_device():
+@contextmanager
+def default_device(name):
     """A context in which torch makes tensors on another device where none is named."""
-
-    @contextmanager
-    def default(name):
-        torch.set_default_device(name)
-        try:
-            yield
-            assert torch.get_default_device().type == name
-        finally:
-            torch.set_default_device(None)
-
-    return default
+    torch.set_default_device(name)
+    try:
+        yield
+        assert torch.get_default_device().type == name
+    finally:
+        torch.set_default_device(None)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import default_device
 from PIL import Image
 
 import lvae_min
@@ -18,9 +19,8 @@ from lvae_min.model import VAE
 from lvae_min.train import Run
 
 LOAD = data.load
-BUFFER = pytest.mark.filterwarnings(
-    "ignore:The given buffer is not writable"
-)  # torch 2.10's, of what it loads
+# torch 2.10's own, when it loads an exported half.
+BUFFER = pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_codes_of_a_folder_name_the_files_of_their_rows(run, tmp_path, monkeypat
 
 
 @BUFFER
-def test_codes_and_images_are_the_same_whatever_the_default_device(run, small, tmp_path, default_device):
+def test_codes_and_images_are_the_same_whatever_the_default_device(run, small, tmp_path):
     def found():
         vae, images = lvae_min.load(run), small.batch(torch.arange(3, device="cpu"))
         mu, _ = vae.encode(images)

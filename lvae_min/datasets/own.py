@@ -322,7 +322,7 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
     except im.DAMAGED as error:
-        if isinstance(error, OSError) and error.errno:  # it cannot be read, and may be whole
+        if im.is_unreadable(error):
             raise
         formats = f"{', '.join(im.FORMATS[:-1])} or {im.FORMATS[-1]}"
         raise ValueError(f"{name}: not an image ({formats}), or damaged; convert or remove it") from None

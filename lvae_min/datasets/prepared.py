@@ -146,6 +146,11 @@ def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
     return planes.permute(0, 2, 3, 1).numpy()
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """Whether an error is the system's, which lets nobody read a file, and says nothing of what is in it."""
+    return isinstance(error, OSError) and bool(error.errno)
+
+
 def read_images(
     members: Members, names: list[str], make: Callable[[bytes], np.ndarray]
 ) -> Iterator[np.ndarray]:
@@ -155,7 +160,7 @@ def read_images(
         try:
             return make(members.read(name))
         except DAMAGED as error:
-            if isinstance(error, OSError) and error.errno:
+            if is_unreadable(error):
                 raise
             raise ValueError(f"{one_line(name)}: {brief(error)}") from None
 
