@@ -22,6 +22,7 @@ MAX_RATE = 2e-3  # of a schedule that names no rate: higher ones brought nothing
 MAX_SIGMA_RATE = 1e-2
 TOO_FAST = 1e-3  # all runs with such a peak ended with low scores (figures/rate.py)
 CELEBA_ITERATIONS = 1_000_000  # Sec. 8
+BATCHES = (32, 64, 128, 256)  # one of them is selected (Sec. 6.3)
 LONGEST = 10_000_000  # iterations: their learning rates are kept, half a gigabyte while computed
 MOVABLE = ("device", "threads", "loss", "graph", "score_test")  # where and how a run is done, not what it is
 # Settings that older runs did not write down, and what they were.
@@ -266,7 +267,6 @@ class Config:
             "schedule": ("a schedule of {:,}", paper.schedule),
             "rate": ("a rate of {:.2g}", paper.rate),
             "rate_form": ("a {} rate", paper.rate_form),
-            "batch_size": ("batches of {}", paper.batch_size),
         }
         others = [
             text.format(getattr(self, name)) + f" (paper: {value:,})"
@@ -275,6 +275,10 @@ class Config:
             for name, (text, value) in settings.items()
             if getattr(self, name) != value and not (name == "schedule" and self.schedule == self.iterations)
         ]
+        batches = (paper.batch_size,) if self.dataset == "celeba" else BATCHES
+        if self.batch_size not in batches:
+            theirs = " or ".join(", ".join(map(str, batches)).rsplit(", ", 1))
+            others.append(f"batches of {self.batch_size:,} (paper: {theirs})")
         if self.select != paper.select:
             choice = {name: f"the best {title} score" for name, title in SCORES.items()}
             choice |= {"last": "the last network", "rec": "the lowest rec"}

@@ -194,6 +194,13 @@ def test_a_run_says_how_its_settings_differ_from_the_papers():
     assert Config(paper=True, iterations=50_000).notes == [
         "differs from the paper: 50,000 iterations (paper: 300,000)"
     ]
+    for batch in (32, 64, 128, 256):
+        assert Config(paper=True, batch_size=batch).notes == []
+    for settings, note in (
+        ({"batch_size": 1000}, "batches of 1,000 (paper: 32, 64, 128 or 256)"),
+        ({"dataset": "celeba", "batch_size": 64}, "batches of 64 (paper: 128)"),
+    ):
+        assert Config(paper=True, **settings).notes == [f"differs from the paper: {note}"]
     assert Config(model="dynamic-vae", paper=True).notes == [
         "differs from the paper: a KL target that goes from 0.5 to 18 nats, by 0.15 every 6000 of 300,000 "
         "iterations, as in its authors' code (paper: 18, no ramp named)"
