@@ -2,7 +2,8 @@
 
 `elbo_terms` and `lvae_loss` are the definitions in plain PyTorch; `lvae_min.fused` has the same two functions
 in C++ and CUDA. An `Objective` is a method: it gets `(logits, x, mu, logvar)`, asks for the terms and weighs
-them. Learned weights are parameters, controller state is buffers, and nothing here waits for the device.
+them. Learned weights are parameters, controller state is buffers, and nothing here waits for the device (but
+for a look at the range of the first float images).
 """
 
 import math
@@ -155,14 +156,45 @@ class Objective(nn.Module):
             raise ValueError(f"beta is {beta}: expected a number from 0 on")
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.terms = terms or SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
+        self.looked = False  # at the range of a batch
         if strange := control.keys() - self.controls.keys():
             raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
         self.control_settings = SimpleNamespace(**{**self.controls, **control})
 
     def forward(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`."""
+        """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`.
+
+        Raises ValueError as that does, and for float images of another range in the first call.
+        """
+        found = self.compute(logits, x, mu, logvar)
+        self.refuse_range(x)
+        return found
+
+    def compute(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` returns."""
         rec, kl = self.terms.elbo_terms(logits, x, mu, logvar, self.scale)
         return self.combine(rec, kl, logits[0].numel()), rec, kl
+
+    def refuse_range(self, x: Tensor) -> None:
+        """Raise ValueError for float images of another range than [0, 1], such as 0 to 255 or -1 to 1.
+
+        A tenth beyond either end passes, as resizing makes it. Only the first batch is looked at, since on a
+        GPU that waits, and none where no number can be read: under torch.compile, vmap and in a CUDA graph.
+        """
+        if torch.compiler.is_compiling() or self.looked or x.is_meta or not x.is_floating_point():
+            return
+        if type(x) not in (Tensor, nn.Parameter) or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return
+        try:
+            low, high = (fused.pixel_scale(x, self.scale) * end.item() for end in torch.aminmax(x.detach()))
+        except RuntimeError:  # of vmap
+            return
+        if low < -0.1 or high > 1.1:
+            raise ValueError(
+                f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; take a "
+                "normalization back, or give a factor (scale=1/255)"
+            )
+        self.looked = True
 
     def weigh(self, rec: Tensor, kl: Tensor, pixels: int | None = None) -> Tensor:
         """The loss, a scalar, of terms from elsewhere: any reconstruction error and divergence, scalars.
@@ -378,7 +410,7 @@ class LVAE(Objective):
         super().__init__(**settings)
         self.sigma = nn.Parameter(torch.ones(2))  # Sec. 6.3: "initialized with one"
 
-    def forward(self, logits, x, mu, logvar):
+    def compute(self, logits, x, mu, logvar):
         return self.terms.lvae_loss(logits, x, mu, logvar, self.sigma, self.scale)
 
     def combine(self, rec, kl, pixels):

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from lvae_min import fused, losses
 from lvae_min.losses import OBJECTIVES, ControlVAE, DynamicVAE, SigmaVAE, elbo_terms, lvae_loss
@@ -29,6 +30,55 @@ def batch(n=4, c=1, size=8, latents=3, dtype=torch.float64):
     logits, x = (torch.randn(n, c, size, size, generator=draw, dtype=dtype) for _ in range(2))
     mu, logvar = (torch.randn(n, latents, generator=draw, dtype=dtype) for _ in range(2))
     return logits.requires_grad_(), x.sigmoid(), mu.requires_grad_(), logvar.requires_grad_()
+
+
+@pytest.mark.parametrize("model", OBJECTIVES)
+def test_a_method_refuses_images_of_another_range(model):
+    logits, x, mu, logvar = batch()
+    for wrong in (255 * x, 2 * x - 1, (x - 0.5) / 0.25):
+        with pytest.raises(ValueError, match="images from .* expected 0 to 1"):
+            OBJECTIVES[model]()(logits, wrong, mu, logvar)
+    for settings, images in (
+        ({"scale": 1 / 255}, 255 * x),
+        ({}, 1.2 * x - 0.1),  # as resizing makes them
+        ({}, (255 * x).byte()),
+        ({}, x.bfloat16()),
+    ):
+        OBJECTIVES[model](**settings)(logits, images, mu, logvar)
+
+
+def test_a_method_looks_at_the_range_of_its_first_batch_alone(monkeypatch):
+    (logits, x, mu, logvar), looked, method = batch(), [], losses.LVAE()
+    aminmax = torch.aminmax
+    monkeypatch.setattr(torch, "aminmax", lambda images: looked.append(1) or aminmax(images))
+    for wrong in (2 * x - 1, 2 * x - 1):  # nothing was accepted yet
+        with pytest.raises(ValueError, match="images from"):
+            method(logits, wrong, mu, logvar)
+    for _ in range(3):
+        method(logits, x, mu, logvar)
+    assert len(looked) == 3
+
+
+def test_a_method_works_where_no_range_can_be_read():
+    (logits, x, mu, logvar), method = [part.detach() for part in batch()], losses.LVAE()
+    one_by_one = [method(*(part[i : i + 1] for part in (logits, x, mu, logvar)))[0] for i in range(4)]
+    method = losses.LVAE()
+    mapped = torch.func.vmap(lambda *parts: method(*(part[None] for part in parts))[0])
+    torch.testing.assert_close(mapped(logits, x, mu, logvar), torch.stack(one_by_one))
+    with FakeTensorMode() as fake:
+        losses.LVAE()(*(fake.from_tensor(part) for part in (logits, x, mu, logvar)))
+    method.to("meta")(*(part.to("meta") for part in (logits, x, mu, logvar)))
+
+
+@pytest.mark.cuda
+def test_a_methods_first_call_can_be_captured_in_a_graph():
+    parts, method = [part.detach().float().cuda() for part in batch()], losses.LVAE().cuda()
+    losses.LVAE().cuda()(*parts)  # what PyTorch sets up at its first use
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = method(*parts)[0]
+    graph.replay()
+    torch.testing.assert_close(loss, losses.LVAE().cuda()(*parts)[0])
 
 
 def test_kl_of_a_shifted_gaussian_is_half_its_squared_distance():
