@@ -140,6 +140,7 @@ class Objective(nn.Module):
 
     has_beta = False  # whether `beta` is a setting of the method
     has_scales = False  # whether it learns scales, which `--sigma-freeze` may hold
+    looked = False  # whether the range of a batch was found right
     controls: dict[str, float] = {}  # settings of its controller, if it has one
     shortest = 1  # schedule that it needs, in iterations
 
@@ -156,7 +157,6 @@ class Objective(nn.Module):
             raise ValueError(f"beta is {beta}: expected a number from 0 on")
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.terms = terms or SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
-        self.looked = False  # at the range of a batch
         if strange := control.keys() - self.controls.keys():
             raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
         self.control_settings = SimpleNamespace(**{**self.controls, **control})
