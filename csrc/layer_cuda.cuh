@@ -7,6 +7,8 @@
 // A block has kTile x kTile weights: it reads them and their moments, computes their gradient from kDeep rows
 // of both matrices at a time, and writes them. Each sum is over n in one order, the same in every call.
 #pragma once
+#include <type_traits>
+
 #include "adam_cuda.cuh"
 
 namespace lvae {
@@ -70,11 +72,17 @@ struct TilePart {
           some_of<packed>(data + k * width + first + column, k < n ? count_before(width, first + column) : 0);
     }
   }
+  // plain_nans: NaN is one that `to_tf32` can round.
+  template <bool plain_nans>
   __device__ void put(Tile& tile) const {
 #pragma unroll
-    for (int turn = 0; turn < kTurns; ++turn)
-      *reinterpret_cast<Pack<float, kAdamPack>*>(&tile[row + turn * (kThreads / kAcross)][column]) =
-          four[turn];
+    for (int turn = 0; turn < kTurns; ++turn) {
+      Pack<float, kAdamPack> now = four[turn];
+#pragma unroll
+      for (int k = 0; plain_nans && k < kAdamPack; ++k)
+        if (now.v[k] != now.v[k]) now.v[k] = bits_of<float>(uint32_t(0x7fc00000));
+      *reinterpret_cast<Pack<float, kAdamPack>*>(&tile[row + turn * (kThreads / kAcross)][column]) = now;
+    }
   }
 };
 
@@ -111,11 +119,9 @@ __device__ inline void warp_product(float (&c)[4], const uint32_t (&a)[4], const
 }
 #endif
 
-// To the nearest number of TF32, halves away from zero. NaN stays NaN, whatever its bits.
-__device__ inline uint32_t to_tf32(float v) {
-  const uint32_t bits = bits_of<uint32_t>(v);
-  return v == v ? (bits + 0x1000) & 0xffffe000 : 0x7fffffff;
-}
+// To the nearest number of TF32, halves away from zero. NaN stays NaN if no carry leaves its low 13 bits: so it is
+// in a tile of plain NaNs, and in one of bfloat16, whose low 16 bits are 0.
+__device__ inline uint32_t to_tf32(float v) { return (bits_of<uint32_t>(v) + 0x1000) & 0xffffe000; }
 
 // What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments. Of c = a b
 // each lane has, with group = lane / 4 and member = lane % 4:
@@ -192,7 +198,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) layer_kernel(Layer 
     const TilePart<packed> a(static_cast<const T*>(p.rows), p.n, p.height, from, top);
     const TilePart<packed> b(static_cast<const T*>(p.columns), p.n, p.width, from, first);
     if (from > 0) __syncthreads();    // the last rows have been read
-    a.put(rows), b.put(columns);
+    constexpr bool rounded = tensor_cores && std::is_same_v<T, float>;
+    a.template put<rounded>(rows), b.template put<rounded>(columns);
     __syncthreads();
     if constexpr (tensor_cores)
       fragments.add_product(rows, columns);

@@ -35,7 +35,7 @@ def encode(vae: VAE, dataset: Dataset, progress: Callable = iter) -> dict[str, n
     for start in progress(range(0, len(dataset), ROWS)):
         index = torch.arange(start, min(start + ROWS, len(dataset)), device=dataset.device)
         rows = vae.encode(dataset.batch(index) * dataset.scale)
-        mu[start : start + ROWS], logvar[start : start + ROWS] = (part.numpy() for part in rows)
+        mu[start : start + ROWS], logvar[start : start + ROWS] = (part.cpu().numpy() for part in rows)
     found = {"codes": mu, "mu": mu, "logvar": logvar}
     if dataset.factor_names:
         found["factors"] = dataset.factors(np.arange(len(dataset)))
@@ -63,7 +63,7 @@ def decode(vae: VAE, codes: np.ndarray, file: Path, progress: Callable = iter) -
             if not part.isfinite().all():
                 raise ValueError(f"codes {start} to {start + len(part) - 1}: too large for this network")
             pixels = (part * 255).round().byte().permute(0, 2, 3, 1)
-            yield pixels.numpy().reshape(-1, *shape[1:])
+            yield pixels.cpu().numpy().reshape(-1, *shape[1:])
 
     with whole(file) as stream:
         npy.write_npz_rows(stream, "images", shape, np.uint8, images())

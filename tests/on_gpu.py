@@ -145,9 +145,9 @@ def tests(part: Part) -> None:
         part.run(title, PYTHON, "-m", "pytest", "-q", "-rs", f"--junitxml={report}", *words)
         part.summary["measured"][title] = counts(report)
 
-    # On many cores at once, if pytest-xdist is there.
+    # On several cores at once, if pytest-xdist is there; on few of many, since each takes memory of the GPU.
     workers = subprocess.run([PYTHON, "-c", "import xdist"], capture_output=True).returncode == 0
-    many = ["-n", str(max(os.cpu_count() // 2, 1))] if workers else []
+    many = ["-n", str(max(min(os.cpu_count() // 2, 8), 1))] if workers else []
     pytest("cuda", "-m", "cuda", *many)
     places = [
         os.environ.get("PATH", ""),

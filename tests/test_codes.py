@@ -83,6 +83,19 @@ def test_codes_and_images_are_the_same_whatever_the_default_device(run, small, t
         assert np.asarray(two) == pytest.approx(np.asarray(one), abs=1e-5)
 
 
+@pytest.mark.cuda
+def test_a_network_on_a_gpu_encodes_and_decodes(small, tmp_path):
+    vae = VAE(small.shape, 5, "mlp", binary=True)
+    on_cpu = codes.encode(vae, small)
+    codes.decode(vae, on_cpu["mu"], tmp_path / "cpu.npz")
+    vae.cuda()
+    on_gpu = codes.encode(vae, small.to("cuda"))
+    codes.decode(vae, on_cpu["mu"], tmp_path / "gpu.npz")
+    assert on_gpu["mu"] == pytest.approx(on_cpu["mu"], abs=1e-4)
+    images = [np.load(tmp_path / file)["images"].astype(int) for file in ("cpu.npz", "gpu.npz")]
+    assert abs(images[0] - images[1]).max() <= 1
+
+
 def test_encode_asks_for_images_in_the_shape_of_the_network(run, small, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(data, "load", lambda *given: asked.append(given[2:]) or small)
