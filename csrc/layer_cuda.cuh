@@ -72,7 +72,7 @@ struct TilePart {
           some_of<packed>(data + k * width + first + column, k < n ? count_before(width, first + column) : 0);
     }
   }
-  // plain_nans: NaN is one that `to_tf32` can round.
+  // plain_nans: write every NaN as 0x7fc00000, which `to_tf32` keeps.
   template <bool plain_nans>
   __device__ void put(Tile& tile) const {
 #pragma unroll
@@ -119,8 +119,8 @@ __device__ inline void warp_product(float (&c)[4], const uint32_t (&a)[4], const
 }
 #endif
 
-// To the nearest number of TF32, halves away from zero. NaN stays NaN if no carry leaves its low 13 bits: so it is
-// in a tile of plain NaNs, and in one of bfloat16, whose low 16 bits are 0.
+// To the nearest number of TF32, halves away from zero. A NaN stays one only if its low 13 bits are 0: so are
+// those of the NaN that TilePart::put writes, and of one of bfloat16.
 __device__ inline uint32_t to_tf32(float v) { return (bits_of<uint32_t>(v) + 0x1000) & 0xffffe000; }
 
 // What a warp sums up on the tensor cores: 32 x 16 of the block's product, as 2 x 2 fragments. Of c = a b

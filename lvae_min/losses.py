@@ -2,8 +2,8 @@
 
 `elbo_terms` and `lvae_loss` are the definitions in plain PyTorch; `lvae_min.fused` has the same two functions
 in C++ and CUDA. An `Objective` is a method: it gets `(logits, x, mu, logvar)`, asks for the terms and weighs
-them. Learned weights are parameters, controller state is buffers, and nothing here waits for the device (but
-for a look at the range of the first float images).
+them. Learned weights are parameters, controller state is buffers, and nothing here waits for the device,
+except the check of the first float images.
 """
 
 import math
@@ -140,7 +140,7 @@ class Objective(nn.Module):
 
     has_beta = False  # whether `beta` is a setting of the method
     has_scales = False  # whether it learns scales, which `--sigma-freeze` may hold
-    looked = False  # whether the range of a batch was found right
+    range_checked = False  # whether a batch was found to be in [0, 1]
     controls: dict[str, float] = {}  # settings of its controller, if it has one
     shortest = 1  # schedule that it needs, in iterations
 
@@ -166,9 +166,8 @@ class Objective(nn.Module):
 
         Raises ValueError as that does, and for float images of another range in the first call.
         """
-        found = self.compute(logits, x, mu, logvar)
         self.refuse_range(x)
-        return found
+        return self.compute(logits, x, mu, logvar)
 
     def compute(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `forward` returns."""
@@ -178,23 +177,24 @@ class Objective(nn.Module):
     def refuse_range(self, x: Tensor) -> None:
         """Raise ValueError for float images of another range than [0, 1], such as 0 to 255 or -1 to 1.
 
-        A tenth beyond either end passes, as resizing makes it. Only the first batch is looked at, since on a
-        GPU that waits, and none where no number can be read: under torch.compile, vmap and in a CUDA graph.
+        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. Only the first batch is checked, because
+        the check waits for a GPU; none is by a copy of a loss that has done so, nor where no number can be
+        read: under torch.compile, vmap and other tracers, in a CUDA graph, and of a subclass of Tensor.
         """
-        if torch.compiler.is_compiling() or self.looked or x.is_meta or not x.is_floating_point():
+        if torch.compiler.is_compiling() or self.range_checked or type(x) not in (Tensor, nn.Parameter):
             return
-        if type(x) not in (Tensor, nn.Parameter) or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if not x.is_floating_point() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
         try:
             low, high = (fused.pixel_scale(x, self.scale) * end.item() for end in torch.aminmax(x.detach()))
-        except RuntimeError:  # of vmap
+        except RuntimeError:  # vmap, meta tensors, no images: there is no number to read
             return
-        if low < -0.1 or high > 1.1:
+        if low < -0.4 or high > 1.4:
             raise ValueError(
-                f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; take a "
-                "normalization back, or give a factor (scale=1/255)"
+                f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; undo "
+                "the normalization, or give a factor (scale=1/255)"
             )
-        self.looked = True
+        self.range_checked = low <= high  # not if there is a NaN
 
     def weigh(self, rec: Tensor, kl: Tensor, pixels: int | None = None) -> Tensor:
         """The loss, a scalar, of terms from elsewhere: any reconstruction error and divergence, scalars.

@@ -138,6 +138,11 @@ def counts(file: Path) -> dict:
     return {"passed": len(cases) - len(bad) - skipped, "skipped": skipped, "failed": bad}
 
 
+def workers(cores: int) -> int:
+    """How many processes test at once; at most eight, since each takes memory of the GPU."""
+    return max(min(cores // 2, 8), 1)
+
+
 def tests(part: Part) -> None:
     def pytest(title, *words):
         report = part.folder / f"{title}.xml"
@@ -145,9 +150,9 @@ def tests(part: Part) -> None:
         part.run(title, PYTHON, "-m", "pytest", "-q", "-rs", f"--junitxml={report}", *words)
         part.summary["measured"][title] = counts(report)
 
-    # On several cores at once, if pytest-xdist is there; on few of many, since each takes memory of the GPU.
-    workers = subprocess.run([PYTHON, "-c", "import xdist"], capture_output=True).returncode == 0
-    many = ["-n", str(max(min(os.cpu_count() // 2, 8), 1))] if workers else []
+    # Several at once, if pytest-xdist is there.
+    xdist = subprocess.run([PYTHON, "-c", "import xdist"], capture_output=True).returncode == 0
+    many = ["-n", str(workers(os.cpu_count()))] if xdist else []
     pytest("cuda", "-m", "cuda", *many)
     places = [
         os.environ.get("PATH", ""),

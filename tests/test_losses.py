@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lvae_min import fused, losses
 from lvae_min.losses import OBJECTIVES, ControlVAE, DynamicVAE, SigmaVAE, elbo_terms, lvae_loss
@@ -38,16 +39,24 @@ def test_a_method_refuses_images_of_another_range(model):
     for wrong in (255 * x, 2 * x - 1, (x - 0.5) / 0.25):
         with pytest.raises(ValueError, match="images from .* expected 0 to 1"):
             OBJECTIVES[model]()(logits, wrong, mu, logvar)
+    method = OBJECTIVES[model]()
+    before = copy.deepcopy(method.state_dict())
+    with pytest.raises(ValueError, match="images from"):
+        method(logits, 255 * x, mu, logvar)
+    assert all(torch.equal(method.state_dict()[name], value) for name, value in before.items())
+    method(logits, x * math.nan, mu, logvar)  # shows nothing of the next
+    with pytest.raises(ValueError, match="images from"):
+        method(logits, 255 * x, mu, logvar)
     for settings, images in (
         ({"scale": 1 / 255}, 255 * x),
-        ({}, 1.2 * x - 0.1),  # as resizing makes them
+        ({}, 1.7 * x - 0.35),  # as bicubic resizing makes them
         ({}, (255 * x).byte()),
         ({}, x.bfloat16()),
     ):
         OBJECTIVES[model](**settings)(logits, images, mu, logvar)
 
 
-def test_a_method_looks_at_the_range_of_its_first_batch_alone(monkeypatch):
+def test_a_method_checks_the_range_of_its_first_batch_alone(monkeypatch):
     (logits, x, mu, logvar), looked, method = batch(), [], losses.LVAE()
     aminmax = torch.aminmax
     monkeypatch.setattr(torch, "aminmax", lambda images: looked.append(1) or aminmax(images))
@@ -65,7 +74,7 @@ def test_a_method_works_where_no_range_can_be_read():
     method = losses.LVAE()
     mapped = torch.func.vmap(lambda *parts: method(*(part[None] for part in parts))[0])
     torch.testing.assert_close(mapped(logits, x, mu, logvar), torch.stack(one_by_one))
-    with FakeTensorMode() as fake:
+    with FakeTensorMode(shape_env=ShapeEnv()) as fake:
         losses.LVAE()(*(fake.from_tensor(part) for part in (logits, x, mu, logvar)))
     method.to("meta")(*(part.to("meta") for part in (logits, x, mu, logvar)))
 

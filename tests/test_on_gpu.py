@@ -99,7 +99,8 @@ def test_the_names_of_all_kernels_have_the_namespace_that_the_sanitizers_look_fo
 @pytest.mark.parametrize("xdist", [True, False])
 def test_tests_run_on_half_of_the_cores_and_on_eight_at_most_where_xdist_is_there(part, xdist):
     tests = [call for call in part("tests", xdist=xdist)[2] if "--junitxml" in call]
-    wanted = f"-n {max(min(os.cpu_count() // 2, 8), 1)}"
+    assert [on_gpu.workers(cores) for cores in (1, 2, 16, 64)] == [1, 1, 8, 8]
+    wanted = f"-n {on_gpu.workers(os.cpu_count())}"
     assert [wanted in call for call in tests] == [xdist] * 2
 
 
