@@ -57,26 +57,25 @@ def test_a_method_refuses_images_of_another_range(model):
 
 
 def test_a_method_checks_the_range_of_its_first_batch_alone(monkeypatch):
-    (logits, x, mu, logvar), looked, method = batch(), [], losses.LVAE()
+    (logits, x, mu, logvar), checks, method = batch(), [], losses.LVAE()
     aminmax = torch.aminmax
-    monkeypatch.setattr(torch, "aminmax", lambda images: looked.append(1) or aminmax(images))
+    monkeypatch.setattr(torch, "aminmax", lambda images: checks.append(1) or aminmax(images))
     for wrong in (2 * x - 1, 2 * x - 1):  # nothing was accepted yet
         with pytest.raises(ValueError, match="images from"):
             method(logits, wrong, mu, logvar)
     for _ in range(3):
         method(logits, x, mu, logvar)
-    assert len(looked) == 3
+    assert len(checks) == 3  # two refused, one accepted
 
 
 def test_a_method_works_where_no_range_can_be_read():
-    (logits, x, mu, logvar), method = [part.detach() for part in batch()], losses.LVAE()
-    one_by_one = [method(*(part[i : i + 1] for part in (logits, x, mu, logvar)))[0] for i in range(4)]
-    method = losses.LVAE()
-    mapped = torch.func.vmap(lambda *parts: method(*(part[None] for part in parts))[0])
-    torch.testing.assert_close(mapped(logits, x, mu, logvar), torch.stack(one_by_one))
+    parts, method = [part.detach() for part in batch()], losses.LVAE()
+    one_by_one = [losses.LVAE()(*(part[i : i + 1] for part in parts))[0] for i in range(4)]
+    mapped = torch.func.vmap(lambda *one: method(*(part[None] for part in one))[0])
+    torch.testing.assert_close(mapped(*parts), torch.stack(one_by_one))
     with FakeTensorMode(shape_env=ShapeEnv()) as fake:
-        losses.LVAE()(*(fake.from_tensor(part) for part in (logits, x, mu, logvar)))
-    method.to("meta")(*(part.to("meta") for part in (logits, x, mu, logvar)))
+        losses.LVAE()(*(fake.from_tensor(part) for part in parts))
+    method.to("meta")(*(part.to("meta") for part in parts))
 
 
 @pytest.mark.cuda
