@@ -140,7 +140,6 @@ class Objective(nn.Module):
 
     has_beta = False  # whether `beta` is a setting of the method
     has_scales = False  # whether it learns scales, which `--sigma-freeze` may hold
-    range_checked = False  # whether a batch was found to be in [0, 1]
     controls: dict[str, float] = {}  # settings of its controller, if it has one
     shortest = 1  # schedule that it needs, in iterations
 
@@ -156,6 +155,7 @@ class Objective(nn.Module):
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta is {beta}: expected a number from 0 on")
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
+        self.checked = SimpleNamespace(range=False)  # one for all replicas of nn.DataParallel
         self.terms = terms or SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
         if strange := control.keys() - self.controls.keys():
             raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
@@ -181,7 +181,7 @@ class Objective(nn.Module):
         the check waits for a GPU; none is by a copy of a loss that has done so, nor where no number can be
         read: under torch.compile, vmap and other tracers, in a CUDA graph, and of a subclass of Tensor.
         """
-        if torch.compiler.is_compiling() or self.range_checked or type(x) not in (Tensor, nn.Parameter):
+        if torch.compiler.is_compiling() or self.checked.range or type(x) not in (Tensor, nn.Parameter):
             return
         if not x.is_floating_point() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
@@ -194,7 +194,7 @@ class Objective(nn.Module):
                 f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; undo "
                 "the normalization, or give a factor (scale=1/255)"
             )
-        self.range_checked = low <= high  # not if there is a NaN
+        self.checked.range = low <= high  # not if there is a NaN
 
     def weigh(self, rec: Tensor, kl: Tensor, pixels: int | None = None) -> Tensor:
         """The loss, a scalar, of terms from elsewhere: any reconstruction error and divergence, scalars.

@@ -68,6 +68,15 @@ def test_a_method_checks_the_range_of_its_first_batch_alone(monkeypatch):
     assert len(checks) == 3  # two refused, one accepted
 
 
+def test_replicas_of_a_method_check_the_range_once(monkeypatch):
+    parts, checks, method = batch(), [], losses.PlainVAE()
+    aminmax = torch.aminmax
+    monkeypatch.setattr(torch, "aminmax", lambda images: checks.append(1) or aminmax(images))
+    for _ in range(3):  # nn.DataParallel makes new ones for each call
+        method._replicate_for_data_parallel()(*parts)
+    assert len(checks) == 1
+
+
 def test_a_method_works_where_no_range_can_be_read():
     parts, method = [part.detach() for part in batch()], losses.LVAE()
     one_by_one = [losses.LVAE()(*(part[i : i + 1] for part in parts))[0] for i in range(4)]
