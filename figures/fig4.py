@@ -36,7 +36,7 @@ def main() -> None:
         index = data.Split.of(len(dataset)).test[:2000]
         _, codes = evaluate(vae, dataset, index)
         ranges = np.quantile(codes, [0.005, 0.995], axis=0).T
-        titles = latents.latent_titles(vae, dataset, index, codes)
+        titles = latents.latent_titles(dataset, index, codes, latents.mean_kl(vae, dataset, index))
         for number, image in enumerate(index[:IMAGES], 1):
             images = latents.traversal(vae, dataset.batch(torch.from_numpy(np.array([image]))), ranges)
             heading = (

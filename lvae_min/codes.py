@@ -106,6 +106,8 @@ def export(run: Path | str, file: Path | str, part: str = "decoder") -> Path:
     if file.suffix != ".pt2":
         raise ValueError(f"{file}: expected a name that ends in .pt2")
     vae = load(run)
+    if part == "encoder":
+        del vae.decoder  # it would be written, too
     module, example = (
         (Decoder(vae), torch.zeros(2, vae.latents, device="cpu"))
         if part == "decoder"

@@ -14,7 +14,7 @@ import numpy as np
 from lvae_min.datasets.specs import NAMES, SPECS, is_path, own_name, spec_of
 from lvae_min.io.text import one_line
 from lvae_min.methods import CONTROL, METHODS, PAPER_ITERATIONS, gain_factor
-from lvae_min.report import SCORES
+from lvae_min.report import REGRESSION, SCORES
 
 PAPER_RATE = 1e-4  # Sec. 6.3: the peak of the OneCycle of 300,000 iterations
 START, END = 10, 100  # the peak is divided by them: 1e-5 and 1e-6 in Sec. 6.3
@@ -280,7 +280,7 @@ class Config:
             theirs = " or ".join(", ".join(map(str, batches)).rsplit(", ", 1))
             others.append(f"batches of {self.batch_size:,} (paper: {theirs})")
         if self.select != paper.select:
-            choice = {name: f"the best {title} score" for name, title in SCORES.items()}
+            choice = {name: f"the best {title} score" for name, title in (SCORES | REGRESSION).items()}
             choice |= {"last": "the last network", "rec": "the lowest rec"}
             others.append(f"{choice[self.select]} (paper: {choice[paper.select]} of validation images)")
         peak = sigma_peak(self)

@@ -1,43 +1,65 @@
 """What the latents of a network do: images of moved latents (Fig. 4), and what each knows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from lvae_min import metrics
 from lvae_min.data import Dataset
+from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
 
 SPAN, STEPS = 2.5, 11  # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
+MOST_SHOWN = 32  # latents in the pictures of a run: a GIF is at most 65,535 pixels wide
 
 
-def latent_titles(vae: VAE, dataset: Dataset, index: np.ndarray, codes: np.ndarray) -> list[str]:
-    """For each latent its KL in nats, a mean over some images, and which of several factors it knows best."""
-    mu, logvar = vae.encode(dataset.batch(torch.from_numpy(index[:2000]).to(dataset.device)))
-    kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0)
-    titles = [f"z{latent}\nKL {value:.1f}" for latent, value in enumerate(kl.tolist())]
-    if len(dataset.factor_names) > 1:
-        shared = metrics.mutual_information(dataset.factors(index), codes)  # (K, L)
-        known = (shared.max(0) > 0.01) & (kl.cpu().numpy() > 0.05)  # a latent without KL tells nothing
-        names = [
-            dataset.factor_names[factor] if knows else "-"
-            for factor, knows in zip(shared.argmax(0), known, strict=True)
-        ]
-        titles = [f"{title}\n{name}" for title, name in zip(titles, names, strict=True)]
-    return titles
+def mean_kl(vae: VAE, dataset: Dataset, index: np.ndarray) -> np.ndarray:
+    """KL of each latent in nats, (L,), a mean over the first 2,000 of images `index`."""
+    some = dataset.batch(torch.from_numpy(index[:2000]).to(dataset.device))
+    return kl_terms(*vae.encode(some)).mean(0).cpu().numpy()
 
 
-def traversal(vae: VAE, image: Tensor, ranges: np.ndarray | None = None) -> Tensor:
+def best_factors(dataset: Dataset, index: np.ndarray, codes: np.ndarray, kl: np.ndarray) -> list[str]:
+    """For each latent which of several factors it knows most about, "-" for none; "" where there are none.
+
+    codes (M, L) are those of images `index`, kl (L,) is in nats: a latent without KL tells nothing.
+    """
+    if len(dataset.factor_names) < 2:
+        return [""] * len(kl)
+    shared = metrics.mutual_information(dataset.factors(index), codes)  # (K, L)
+    known = (shared.max(0) > 0.01) & (kl > 0.05)
+    return [
+        dataset.factor_names[factor] if knows else "-"
+        for factor, knows in zip(shared.argmax(0), known, strict=True)
+    ]
+
+
+def latent_titles(dataset: Dataset, index: np.ndarray, codes: np.ndarray, kl: np.ndarray) -> list[str]:
+    """Name, KL and factor of each latent, in lines; the arguments are those of `best_factors`."""
+    factors = best_factors(dataset, index, codes, kl)
+    return [
+        f"z{latent}\nKL {value:.1f}" + f"\n{name}" * bool(name)
+        for latent, (value, name) in enumerate(zip(kl, factors, strict=True))
+    ]
+
+
+def traversal(
+    vae: VAE, image: Tensor, ranges: np.ndarray | None = None, which: Sequence[int] | None = None
+) -> Tensor:
     """Decoded images (L, STEPS, C, H, W): the code of `image` (1, C, H, W), one latent at a time moved.
 
     ranges  (L, 2)  from where to where each latent moves; None: from -SPAN to SPAN
+    which   the latents that are moved; None: all
     """
     mu, _ = vae.encode(image)
-    z = mu.expand(vae.latents, STEPS, -1).clone()  # (L, STEPS, L)
-    for latent in range(vae.latents):
-        low, high = (-SPAN, SPAN) if ranges is None else ranges[latent]
-        z[latent, :, latent] = torch.linspace(float(low), float(high), STEPS, device=z.device)
-    return vae.decode(z.flatten(0, 1)).unflatten(0, (vae.latents, STEPS))
+    which = range(vae.latents) if which is None else which
+    z = mu.expand(len(which), STEPS, -1).clone()  # (L, STEPS, latents)
+    for place, latent in enumerate(which):
+        low, high = (-SPAN, SPAN) if ranges is None else ranges[place]
+        z[place, :, latent] = torch.linspace(float(low), float(high), STEPS, device=z.device)
+    return vae.decode(z.flatten(0, 1)).unflatten(0, (len(which), STEPS))
 
 
 def shown(
@@ -46,9 +68,13 @@ def shown(
     """What plots.draw draws: pairs, moved, titles and the span of the traversal.
 
     Ten of the images `index` above their reconstructions from z = mu, (2, N, C, H, W), and the latents of the
-    first moved, (L, STEPS, C, H, W); codes (M, L) are those of images `index`.
+    first moved, (L, STEPS, C, H, W), of more than MOST_SHOWN those with the largest KL; codes (M, latents)
+    are those of images `index`.
     """
     some = dataset.batch(torch.from_numpy(index[:10]).to(dataset.device))
     pairs = torch.stack([some * dataset.scale, vae.decode(vae.encode(some)[0])])
-    moved = traversal(vae, some[:1])
-    return pairs.cpu().numpy(), moved.cpu().numpy(), latent_titles(vae, dataset, index, codes), SPAN
+    kl = mean_kl(vae, dataset, index)
+    which = np.sort(np.argsort(-kl, kind="stable")[:MOST_SHOWN]).tolist()
+    moved = traversal(vae, some[:1], which=which)
+    titles = latent_titles(dataset, index, codes, kl)
+    return pairs.cpu().numpy(), moved.cpu().numpy(), [titles[latent] for latent in which], SPAN

@@ -41,10 +41,15 @@ def elbo_terms(
     return rec.mean(), kl_term(mu, logvar)
 
 
+def kl_terms(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Divergence of each N(mu, exp(logvar)) from N(0, 1), nats, as elements of (N, L)."""
+    # expm1 keeps the difference exact near a collapse, where exp(logvar) - 1 - logvar turns negative.
+    return 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0)
+
+
 def kl_term(mu: Tensor, logvar: Tensor) -> Tensor:
     """Divergence of N(mu, diag(exp(logvar))) from N(0, 1), nats: a mean over the rows of (N, L), a scalar."""
-    # expm1 keeps the difference exact near a collapse, where exp(logvar) - 1 - logvar turns negative.
-    return 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0).sum(1).mean()
+    return kl_terms(mu, logvar).sum(1).mean()
 
 
 def lvae_loss(

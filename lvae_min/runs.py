@@ -39,7 +39,8 @@ def summary(results: dict) -> str:
     """What a finished run found, as a few lines."""
     selected, settled, last = results["selected"], results["equilibrium"], results.get("last")
     names = {
-        f"validation {name}": f"the best validation {title} score" for name, title in report.SCORES.items()
+        f"validation {name}": f"the best validation {title} score"
+        for name, title in (report.SCORES | report.REGRESSION).items()
     }
     by = names.get(selected["by"], selected["by"])
     scored = {**results["scores"], "rec_mean": results["rec_mean"]}

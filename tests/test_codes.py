@@ -11,7 +11,7 @@ from conftest import default_device
 from PIL import Image
 
 import lvae_min
-from lvae_min import codes, data, decode, encode, latents, metrics
+from lvae_min import codes, data, decode, encode, latents, metrics, plots
 from lvae_min.config import Config
 from lvae_min.io import npy
 from lvae_min.io.text import carry_out
@@ -189,6 +189,8 @@ def test_an_exported_half_runs_without_this_package_and_equals_it(run, small, tm
     vae = lvae_min.load(run)
     given = torch.randn(7, 5) if part == "decoder" else small.batch(torch.arange(7)).float()
     torch.save(given, tmp_path / "given.pt")
+    half = sum(weights.nbytes for weights in getattr(vae, part).parameters())
+    assert half < file.stat().st_size < 1.2 * half  # and nothing of the other
     program = (
         "import sys, torch\n"
         "found = torch.export.load(sys.argv[1]).module()(torch.load(sys.argv[2]))\n"
@@ -240,5 +242,23 @@ def test_latents_are_named_after_factors_where_there_are_several(small):
     )
     known = small.factors(index)[:, -1:] + np.zeros((1, small.latents))  # each knows the last factor
     for dataset, lines in ((small, 3), (one, 2)):
-        titles = latents.latent_titles(vae, dataset, index, known)
+        titles = latents.latent_titles(dataset, index, known, latents.mean_kl(vae, dataset, index))
         assert [len(title.split("\n")) for title in titles] == [lines] * small.latents
+    titles = latents.latent_titles(small, index, known, np.linspace(0, 1, small.latents))
+    assert titles[0] == "z0\nKL 0.0\n-" and titles[-1] == f"z4\nKL 1.0\n{small.factor_names[-1]}"
+
+
+def test_of_many_latents_those_with_the_largest_kl_are_drawn(small, tmp_path):
+    """All of a thousand would make a GIF wider than the format admits."""
+    vae, index = VAE(small.shape, 1000, "mlp", True), np.arange(40)
+    kl = latents.mean_kl(vae, small, index)
+    codes = np.zeros((40, 1000))
+    pairs, moved, titles, span = latents.shown(vae, small, index, codes)
+    largest = sorted(np.argsort(-kl)[: latents.MOST_SHOWN])
+    assert [title.split("\n")[0] for title in titles] == [f"z{latent}" for latent in largest]
+    image = small.batch(torch.from_numpy(index[:1]))
+    alone = latents.traversal(vae, image, which=[largest[3]])
+    torch.testing.assert_close(torch.from_numpy(moved[3]), alone[0], atol=1e-4, rtol=0)
+    plots.traversals(tmp_path, np.zeros((latents.MOST_SHOWN, 3, 3, 128, 128)), titles, span, "")
+    with Image.open(tmp_path / "traversal.gif") as image:
+        assert image.size == (latents.MOST_SHOWN * 256, 256)

@@ -226,7 +226,10 @@ def test_a_finished_run_shows_its_results(runs):
     assert (status.phase, status.iteration, status.iterations) == (FINISHED, ITERATIONS, ITERATIONS)
     assert status.scores == results["scores"]
     assert runs.explorer("whole").iteration == results["selected"]["iteration"]
-    assert f"{results['scores']['mig']:.3f}" in page.facts(status)
+    shown = page.facts(status)
+    assert f"<small>MIG</small>{results['scores']['mig']:.3f}" in shown
+    assert f"<small>SAP</small>{results['scores']['sap_classification']:.3f}" in shown
+    assert f"<small>SAP (regression)</small>{results['scores']['sap']:.3f}" in shown
 
 
 def test_an_unfinished_run_shows_its_last_evaluation_and_its_latest_network(runs):
@@ -266,6 +269,7 @@ def test_the_time_left_follows_from_the_rate_that_was_seen(runs, monkeypatch):
     monkeypatch.setattr(gallery.time, "monotonic", iter([100.0, 104.0]).__next__)
     assert runs.left("half", 10, 30) is None
     assert runs.left("half", 20, 30) == pytest.approx(4.0)
+    assert runs.status("half").phase == STOPPED and not runs.seen  # a pause is no training time
 
 
 def test_a_network_that_was_written_again_is_read_again(runs):
@@ -434,6 +438,16 @@ def test_a_first_run_that_fails_is_reported(training):
     training.start()
     until(lambda: training.process.poll() is not None)
     assert training.message().startswith("The training failed: run.py: --model nonsense: expected ")
+
+
+def test_a_first_run_that_has_ended_can_be_started_again(training):
+    training.command = [sys.executable, "-c", ""]
+    training.start()
+    first = training.process
+    until(lambda: first.poll() is not None)
+    assert training.message() == ""
+    training.start()
+    assert training.process is not first
 
 
 def until(holds, seconds: float = 120.0):

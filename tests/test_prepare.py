@@ -1,6 +1,7 @@
 """Each archive in small, in the layout of the published one, read by the code for the published one."""
 
 import dataclasses
+import errno
 import hashlib
 import http.client
 import http.server
@@ -408,6 +409,32 @@ def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(
     monkeypatch.setattr(images.shutil, "disk_usage", lambda _: usage)
     code, output = command("mpi3d", published("mpi3d").file, tmp_path / "data", capsys)
     assert code == 2 and "needs 0.0 GB, and the disk has 0.0 GB" in output.err
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_not_the_archive(
+    published, tmp_path, capsys, monkeypatch
+):
+    archive = published("mpi3d").file
+    (tmp_path / "file").touch()
+    code, output = command("mpi3d", archive, tmp_path / "file" / "data", capsys)
+    assert code == 2 and f"{tmp_path / 'file'}" in output.err and "nothing was prepared" in output.err
+    assert "damaged" not in output.err
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images, "fill", full)
+    code, output = command("mpi3d", archive, tmp_path / "data", capsys)
+    assert code == 2 and "damaged" not in output.err
+    assert f"{tmp_path / 'data/mpi3d'}: No space left on device; nothing was prepared" in output.err
+
+
+def test_a_folder_with_the_name_of_dsprites_is_no_prepared_set(tmp_path, capsys, monkeypatch):
+    (tmp_path / "dsprites").mkdir()  # a clone of its repository, for example
+    (tmp_path / dsprites.ARCHIVE).touch()
+    monkeypatch.setattr(prepare.dsprites, "read", lambda _: None)
+    prepare.main(["prepare", "dsprites", "--data", str(tmp_path)])
+    assert capsys.readouterr().out.endswith("whole; used as it is\n")
 
 
 @pytest.mark.parametrize(

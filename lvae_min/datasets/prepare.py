@@ -8,6 +8,7 @@ A set is made in one pass, and is there whole or not at all. arm3d needs no prep
 its published file is preferred to drawing the same images.
 """
 
+import errno
 import hashlib
 import http.client
 import io
@@ -34,6 +35,10 @@ from lvae_min.io.text import Parser, brief, carry_out, one_line
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
 BLOCK = 2**20  # bytes that are downloaded or hashed at a time
+OF_THE_SYSTEM = {  # errors that say nothing of what is in an archive
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOENT", "ENOTDIR", "EEXIST")
+}
 
 
 @dataclass(frozen=True)
@@ -229,11 +234,11 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
     if not file.exists():
         raise ValueError(f"{file}: not there")
     try:
-        factors = None
-        if name == "celeba":
-            attributes = read_attributes(file.parent / ATTRIBUTE_FILE)
-            factors = attributes[celeba_subset(spec.count)].astype(np.int64)
         with im.locked(folder / name):
+            factors = None
+            if name == "celeba":
+                attributes = read_attributes(file.parent / ATTRIBUTE_FILE)
+                factors = attributes[celeba_subset(spec.count)].astype(np.int64)
             im.write_set(
                 folder / name,
                 (spec.count, height, width, channels),
@@ -242,6 +247,9 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
                 factors,
             )
     except im.DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+            place = error.filename or folder / name
+            raise ValueError(f"{place}: {error.strerror}; nothing was prepared") from None
         message, places = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")
         if not message.startswith(places):
             message = f"{file}: not the archive of {name}, or damaged ({brief(error)})"
@@ -320,7 +328,7 @@ def main(arguments: list[str]) -> None:
     )
     given = parser.parse_args(arguments)
     archive, file = ARCHIVES[given.name], given.file or given.data / ARCHIVES[given.name].file
-    if given.file is None and (given.data / given.name).exists():
+    if given.file is None and given.name != "dsprites" and (given.data / given.name).exists():
         from lvae_min.data import load_prepared  # not above: PyTorch takes a second
 
         load_prepared(given.name, given.data)

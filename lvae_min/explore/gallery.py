@@ -19,6 +19,7 @@ from lvae_min.io import records
 from lvae_min.io.atomic import held
 from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief
+from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
 from lvae_min.train import load
 
@@ -84,14 +85,14 @@ class Explorer:
     def describe(self, dataset: data.Dataset, index: np.ndarray) -> None:
         """The KL of each latent in nats, a mean over images `index`, and the factor it knows most about."""
         mu, logvar = self.vae.encode(dataset.batch(torch.from_numpy(index)))
-        self.kl = (0.5 * (mu.square() + logvar.expm1() - logvar)).mean(0).tolist()
+        kl = kl_terms(mu, logvar).mean(0).numpy()
+        self.kl = kl.tolist()
         self.order = sorted(self.order, key=lambda latent: -self.kl[latent])
         self.limit = max(self.limit, math.ceil(mu.abs().max()))
-        titles = latents.latent_titles(self.vae, dataset, index, mu.numpy())
-        factors = [title.split("\n")[2:] for title in titles]  # nothing where the set has no factors
+        factors = latents.best_factors(dataset, index, mu.numpy(), kl)
         self.titles = [
-            f"z{latent}, KL {kl:.2f} nats" + "".join(f": {name}" for name in factor if name != "-")
-            for latent, (kl, factor) in enumerate(zip(self.kl, factors, strict=True))
+            f"z{latent}, KL {value:.2f} nats" + f": {name}" * (name not in ("", "-"))
+            for latent, (value, name) in enumerate(zip(self.kl, factors, strict=True))
         ]
 
     def batch(self, index: list[int]) -> torch.Tensor:
@@ -277,6 +278,8 @@ class Gallery:
             scores = results["scores"]
             scored = f"test images, iteration {results['selected']['iteration']:,} (selected)"
         left = self.left(name, iteration, settings["iterations"]) if phase == TRAINING else None
+        if phase != TRAINING:  # a pause counts for nothing
+            self.seen.pop(name, None)
         return Status(phase, settings, iteration, settings["iterations"], scores, scored, left, lines)
 
     def left(self, name: str, iteration: int, iterations: int) -> float | None:

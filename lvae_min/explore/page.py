@@ -24,7 +24,7 @@ from lvae_min.explore.gallery import (
     View,
 )
 from lvae_min.io.text import one_line
-from lvae_min.report import SCORES, TERMS, duration
+from lvae_min.report import COLUMNS, TERMS, duration
 
 MOST_SLIDERS = 32
 SAMPLES = 6  # images above their reconstructions
@@ -135,7 +135,7 @@ def facts(status: Status) -> str:
         parts.append(f"<div>{terms}{left}</div>")
     tiles = [
         f"<div><small>{title}</small>{status.scores[key]:.{2 if key in TERMS else 3}f}</div>"
-        for key, title in {**TERMS, **SCORES}.items()
+        for key, title in COLUMNS.items()
         if key in status.scores
     ]
     if tiles:

@@ -21,6 +21,7 @@ import tempfile
 import webbrowser
 from pathlib import Path
 from threading import Lock, Timer
+from typing import IO
 
 from lvae_min.io.text import Parser, brief, carry_out, one_line
 
@@ -38,12 +39,15 @@ class Training:
         where = ["--out", str(gallery.folder), "--data", str(gallery.archives)]
         self.command = [sys.executable, *RUN, *QUICK_START, *where]
         self.process: subprocess.Popen | None = None
+        self.output: IO[bytes]
         self.lock = Lock()
 
     def start(self) -> None:
         """Start it, unless it is running. Ctrl-C does not reach it; `stop` ends it."""
         with self.lock:
-            if self.process is None or self.process.poll():
+            if self.process is None or self.process.poll() is not None:
+                if self.process is not None:
+                    self.output.close()
                 self.output = tempfile.TemporaryFile()
                 self.process = subprocess.Popen(
                     self.command,
@@ -55,9 +59,9 @@ class Training:
 
     def message(self) -> str:
         """The state of a run whose folder is not there yet; empty if none was started."""
-        if self.process is None:
+        if self.process is None or self.process.poll() == 0:
             return ""
-        if not self.process.poll():
+        if self.process.poll() is None:
             return "Starting: the images are drawn and the network is made, a few seconds ..."
         self.output.seek(0)
         last = self.output.read().decode(errors="replace").strip().splitlines()[-1:]
