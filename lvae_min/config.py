@@ -54,7 +54,7 @@ class Config:
     Without `paper` a run is short: a schedule of minutes and the learning rate that belongs to it. With it,
     what is not given is as in Sec. 6.3 (for CelebA Sec. 8).
 
-    Types are those of a Config; a setting whose default is None may be given as None.
+    A setting has the type that stands beside it, or, where its default is None, may be given as None.
 
     Raises ValueError for an unknown name or an impossible value.
     """
@@ -239,7 +239,7 @@ class Config:
         return {"rate": PAPER_RATE if self.paper else fitted, "sigma_freeze": 0.0 if long else 0.05}
 
     def settle(self) -> None:
-        """Leave settings that the method does not have at one value, so that they make no other run."""
+        """Reset settings that the method does not use: two runs that differ in them alone are one run."""
         method = METHODS[self.model]
         if not method.has_beta:
             object.__setattr__(self, "beta", Config.beta)

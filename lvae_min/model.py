@@ -85,7 +85,7 @@ def layers(
 class VAE(nn.Module):
     """Encoder q(z|x) = N(mu, diag(exp(logvar))) and decoder of Table 1, on the CPU until it is moved.
 
-    shape    (C, H, W)  64 x 64 or 128 x 128, H = W
+    shape    (C, H, W)  H = W, 64 or 128 for the cnn, any for the mlp
     latents             dimensions of z
     network             "mlp" or "cnn"
     binary              uint8 images are 0/1, not 0 to 255

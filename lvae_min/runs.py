@@ -15,6 +15,7 @@ import torch
 from lvae_min import data, report
 from lvae_min.config import Config
 from lvae_min.io import text
+from lvae_min.io.checkpoints import out_of_memory
 from lvae_min.io.text import one_line
 from lvae_min.launch import LAUNCHED, LOCAL_RANK, LOCAL_WORLD, RANK, WORLD
 from lvae_min.losses import OBJECTIVES, DynamicVAE
@@ -93,7 +94,7 @@ def remedy(settings: dict, rose: bool) -> str:
 
 def describe_error(error: Exception, folder: Path, jobs: int = 1) -> str:
     """What went wrong with a run, one of `jobs` at once, in one line: what, where, what to do."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+    if out_of_memory(error):
         fewer = "continue with fewer --jobs, or " * (jobs > 1)
         return (
             f"{folder}: not enough memory ({one_line(error)[:120]}); "
@@ -188,7 +189,7 @@ class Runs:
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
         except Exception as error:  # of any kind: the other runs continue
-            if not isinstance(error, MISTAKES) and "allocate memory" not in str(error):
+            if not isinstance(error, MISTAKES) and not out_of_memory(error):
                 traceback.print_exc()
             reason = describe_error(error, folder, self.jobs)
             if self.grid:

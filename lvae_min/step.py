@@ -361,25 +361,18 @@ class Step:
         """Continue from a `state`. Raises KeyError, ValueError or RuntimeError if it is of other settings."""
         own, optimizer = self.state(), self.optimizer.state_dict()
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        moments = (
-            dict(
-                enumerate(
-                    {"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight} for weight in weights
-                )
-            )
-            if state["iteration"]
-            else {}
-        )
         for name in ("vae", "objective"):
             check_tensors(state[name], own[name])
         moved = state.get("device", self.device.type) != self.device.type
         for name in ("sums",) if moved else ("noise", "sums"):
             check_tensors({name: state[name]}, {name: own[name]})
-        if state["optimizer"]["state"].keys() != moments.keys():
-            raise ValueError(f"Adam's state is not that of {len(moments)} weights")
-        for number, expected in moments.items():
-            check_tensors(state["optimizer"]["state"][number], expected)
         moments = state["optimizer"]["state"]
+        learning = weights if state["iteration"] else []  # Adam has no state before the first iteration
+        if moments.keys() != set(range(len(learning))):
+            raise ValueError(f"Adam's state is not that of {len(learning)} weights")
+        for number, weight in enumerate(learning):
+            expected = {"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight}
+            check_tensors(moments[number], expected)
         for number, moment in moments.items():  # each laid out as its weight is: Adam needs it
             moments[number] = {
                 name: torch.empty_like(weights[number], device="cpu").copy_(value)

@@ -38,8 +38,7 @@ RECONSTRUCTED = 2_000  # of the validation images: rec takes longer than the cod
 DRAW_SECONDS = 60  # pictures of a running run are not drawn more often
 CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
-FINISHED = {"rec_mean": records.number, "collapsed": records.truth, "images": records.count}
-FINISHED |= {"bins": records.count}
+FINISHED = {"collapsed": records.truth, "images": records.count, "bins": records.count}
 STATE = {
     "iteration": records.count,
     "counted": records.count,

@@ -18,10 +18,13 @@ def save(file: Path, state: dict) -> None:
             raise error.__context__ or error from None
 
 
+def out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
 def is_machines(error: BaseException) -> bool:
     """Whether an error is the machine's, which has no memory left or a GPU that fails, and not a file's."""
-    kinds = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
-    return isinstance(error, kinds) or "allocate memory" in str(error)
+    return isinstance(error, torch.AcceleratorError) or out_of_memory(error)
 
 
 def load_checkpoint(file: Path) -> dict:
