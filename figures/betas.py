@@ -7,8 +7,8 @@ from common import spread
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from paper import COLUMNS, METHODS, TABLE_2, TABLE_3
-from pool import BARE, Methods, block, goodness, groups, made, title, values
-from samples import ENOUGH, difference
+from pool import BARE, Methods, block, both_values, goodness, groups, made, title, values
+from samples import ENOUGH, paired
 from table2 import TITLES
 from table3 import NEAR
 
@@ -19,7 +19,7 @@ OURS = METHODS["lvae"]
 GIVEN = ("vae", "beta-vae")  # the methods whose beta is given
 COLOURS = colormaps["viridis"]
 DIFFERENCES = (
-    "Then the mean of the differences of a seed, with its 95 % bootstrap interval if there are "
+    "Then the mean of the differences of a seed, with its 95 % interval (Student's t) if there are "
     f"{ENOUGH} seeds or more."
 )
 SHOWN = ("beta_vae", "mig")  # the score of the paper's Fig. 2, and one that depends on beta more clearly
@@ -145,15 +145,25 @@ def line_of(
     found: list[tuple[dict, dict]], score: str, paper: tuple = (None, None), network: str = "last"
 ) -> list[str]:
     """L-VAE and others of its seeds: both means, their differences, and in how many seeds L-VAE is better."""
-    ours, theirs = (values(list(side), score, network) for side in zip(*found, strict=True))
-    if not ours or not theirs:
+    sides = both_values(found, score, network)
+    if not sides:
         return [BARE[score], "-", "-", "-", "-"]
     cells = [
         spread(side) + (f" ({printed[COLUMNS.index(score)]:.2f})" if printed else "")
-        for side, printed in zip((ours, theirs), paper, strict=True)
+        for side, printed in zip(sides, paper, strict=True)
     ]
-    each = [one - other for one, other in zip(ours, theirs, strict=True)]
-    mean, low, high = difference(each, [0.0] * len(each))
-    interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
-    wins = int((goodness(score, each) > 0).sum())
-    return [BARE[score], *cells, f"{mean:+.2f}{interval}", f"{wins} of {len(each)}"]
+    mean, *ends, _ = paired(*sides)
+    return [BARE[score], *cells, " ".join(difference(score, mean, *ends)), wins(score, *sides)]
+
+
+def difference(score: str, mean: float, low: float | None, high: float | None) -> list[str]:
+    """A difference of a score and its interval, if it has one."""
+    digits = 2 if score == "rec_mean" else 3
+    interval = [] if low is None else [f"[{low:+.{digits}f}, {high:+.{digits}f}]"]
+    return [f"{mean:+.{digits}f}", *interval]
+
+
+def wins(score: str, ours: list[float], theirs: list[float]) -> str:
+    """In how many seeds ours is better."""
+    better = goodness(score, ours) > goodness(score, theirs)
+    return f"{better.sum()} of {len(better)}"

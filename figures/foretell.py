@@ -50,13 +50,13 @@ def title_of(iterations: int, rate: float | None) -> str:
     return f"{iterations:,} iterations, rate {rate:.2g}"
 
 
-def agreement(short: Scores, long: Scores, score: str) -> tuple[int, int]:
+def agreement(short: Scores, long: Scores, score: str, apart: float = APART) -> tuple[int, int]:
     """In how many pairs of seeds the short runs have the same one ahead, and of how many."""
     agree = count = 0
     for one, other in combinations(sorted(long), 2):
         if one[0] == other[0] and one in short and other in short:
             end = long[one][score] - long[other][score]
-            if abs(end) >= APART:
+            if abs(end) >= apart:
                 count += 1
                 agree += (short[one][score] - short[other][score]) * end > 0
     return agree, count
@@ -64,13 +64,14 @@ def agreement(short: Scores, long: Scores, score: str) -> tuple[int, int]:
 
 def text(rows: list[dict]) -> str:
     long, lengths = at_full_length(), shorter(rows)
-    heads = ["runs", *(pool.BARE[score] for score in claims.SIX), "all six"]
+    heads = ["runs", *(pool.BARE[score] for score in claims.SIX), "all six", "all six, of any difference"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
     for title, short in lengths.items():
         counts = [agreement(short, long, score) for score in claims.SIX]
-        total = tuple(map(sum, zip(*counts, strict=True)))
-        if total[1]:
-            cells = [f"{agree} of {count}" for agree, count in [*counts, total]]
+        any_counts = [agreement(short, long, score, 0) for score in claims.SIX]
+        totals = [tuple(map(sum, zip(*found, strict=True))) for found in (counts, any_counts)]
+        if totals[0][1]:
+            cells = [f"{agree} of {count}" for agree, count in [*counts, *totals]]
             lines.append("| " + " | ".join([title, *cells]) + " |")
     default = lengths.get(title_of(Config().iterations, Config().rate), {})
     columns = "".join(f" {pool.BARE[score]}, default | full length |" for score in SHOWN)
@@ -84,7 +85,8 @@ def text(rows: list[dict]) -> str:
             lines.append("| " + " | ".join([name, str(seed), *cells]) + " |")
     note = (
         "First table: pairs of seeds of one method whose scores differ by "
-        f"{APART:g} or more at full length, and in how many the same seed is ahead in the shorter runs."
+        f"{APART:g} or more at full length, and in how many the same seed is ahead in the shorter runs; in the "
+        "last column all pairs."
     )
     return "\n".join([*lines, "", note])
 

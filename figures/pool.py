@@ -137,15 +137,22 @@ def pairs_of(found: dict[tuple, Methods], name: str) -> list[tuple[tuple, tuple]
     ]
 
 
+def side_by_side(ours: list[dict], theirs: list[dict]) -> list[tuple[dict, dict]]:
+    """The runs of seeds that both have."""
+    others = {row["seed"]: row for row in theirs}
+    return [(row, others[row["seed"]]) for row in ours if row["seed"] in others]
+
+
 def common_seeds(one: Methods, other: Methods) -> Pairs:
     """Of the methods of both the runs with the same seed, side by side."""
-    both = {}
-    for name in one:
-        theirs = {row["seed"]: row for row in other.get(name, [])}
-        same = [(row, theirs[row["seed"]]) for row in one[name] if row["seed"] in theirs]
-        if same:
-            both[name] = same
-    return both
+    both = {name: side_by_side(runs, other.get(name, [])) for name, runs in one.items()}
+    return {name: same for name, same in both.items() if same}
+
+
+def both_values(same: list[tuple[dict, dict]], score: str, network: str = "last") -> list[list[float]]:
+    """A score of either side; none at all if one run does not have it."""
+    sides = [values(list(side), score, network) for side in zip(*same, strict=True)]
+    return sides if sides and all(sides) else []
 
 
 def values(runs: list[dict], score: str, network: str = "last") -> list[float]:

@@ -30,7 +30,7 @@ COUNTS = ("iterations", "schedule", "batch", "seed", "network_iteration")
 SETTING = ("method", "beta_given", "peak_rate", "start_rate", "iterations", "schedule", "batch", "warmup")
 IDENTITY = (*SETTING, "seed", "device", "precision", "network")  # what identifies a line
 DEFAULT_ITERATIONS = 10_000
-GOOD_MIG = 0.15  # of beta-VAE with beta 4: ends lie on both sides of it, .17 to .27 and .02 to .12
+GOOD_MIG = 0.15  # of beta-VAE with beta 4: the ends of these runs are .17 to .27 and .02 to .12
 SHOWN = {"vae": "VAE", "lvae": "L-VAE", "beta-vae": "beta-VAE, beta 4"}
 COLOURS = dict(zip(METHODS, ("C0", "C1", "C4", "C5", "C7", "C2"), strict=True))
 LENGTHS = {  # up to so many iterations: marker, its size in points

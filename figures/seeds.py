@@ -1,4 +1,4 @@
-"""What seeds do to Table 2: spread, intervals and odds of each score over the runs of data/runs.csv.
+"""What seeds do to Table 2: spread and intervals of each score over the runs of data/runs.csv.
 
     python figures/seeds.py [RUNS]      writes seeds.md beside this file, data/seeds.png and data/betas.png
 
@@ -22,6 +22,7 @@ from pool import (
     Methods,
     Pairs,
     block,
+    both_values,
     common_seeds,
     goodness,
     groups,
@@ -29,11 +30,12 @@ from pool import (
     made,
     pairs_of,
     paper_of,
+    side_by_side,
     title,
     values,
 )
 from rate import COLOURS, shortly
-from samples import ENOUGH, RESAMPLES, best_of, difference, explained, odds, rank_correlation
+from samples import ENOUGH, best_of, explained, holm, paired, rank_correlation
 from table2 import TITLES
 
 from lvae_min.config import PAPER_RATE
@@ -72,33 +74,43 @@ def iterations(runs: list[dict]) -> str:
 
 
 def rivals(rows: list[dict]) -> str:
-    """L-VAE against each other method: difference of means, its interval, and the odds of a random seed."""
+    """L-VAE against each other method, seed by seed: mean difference, its interval, how often better."""
     blocks = []
     for protocol, methods in groups(rows).items():
-        ours, lines = methods.get(OURS, []), []
-        for name, runs in methods.items() if ours else ():
-            if name != OURS:
-                cells = [against(score, values(ours, score), values(runs, score)) for score in COLUMNS]
-                lines.append([name, f"{len(ours)}, {len(runs)}", *cells])
+        ours = methods.get(OURS, [])
+        both = {name: side_by_side(ours, runs) for name, runs in methods.items() if name != OURS}
+        found = {
+            (name, score): sides
+            for name, same in both.items()
+            for score in COLUMNS
+            if (sides := both_values(same, score))
+        }
+        tests = {place: paired(*sides) for place, sides in found.items()}
+        known = [place for place, (*_, p_value) in tests.items() if p_value is not None]
+        corrected = dict(zip(known, holm([tests[place][3] for place in known]), strict=True))
+        lines = []
+        for name, same in both.items():
+            cells = []
+            for score in COLUMNS:
+                place, parts = (name, score), ["-"]
+                if place in found:
+                    mean, *others = betas.difference(score, *tests[place][:3])
+                    mean = f"**{mean}**" if corrected.get(place, 1) < 0.05 else mean
+                    parts = [mean, *others, betas.wins(score, *found[place])]
+                cells.append("<br>".join(parts))
+            lines.append([name, str(len(same)), *cells])
         note = (
-            f"{OURS}'s mean minus the rival's: {OURS} is better where it is above 0, for rec below. In "
-            f"brackets the 95 % interval, of {RESAMPLES:,} bootstrap draws of the seeds of each: too narrow "
-            f"with few seeds, left out below {ENOUGH}. Then the probability that a random seed of {OURS} is "
-            "better than a random one of the rival."
+            f"{OURS}'s value minus the rival's, the mean over the seeds that both have: {OURS} is better "
+            "where it is above 0, for rec below. A seed gives both methods the same first weights, batches "
+            f"and noise. In brackets the 95 % interval (Student's t, left out below {ENOUGH} seeds), each "
+            "for itself; bold is what has p < .05 after Holm's correction for the number of comparisons "
+            f"({len(known)}). Then in how many seeds {OURS} is better."
         )
-        heads = ["rival", f"seeds of {OURS}, rival", *TITLES.values()]
+        heads = ["rival", "seeds", *TITLES.values()]
         heading = f"{title(protocol)}: {OURS} against each rival, last network"
-        if lines:
+        if any(both.values()):
             blocks.append(block(heading, heads, lines, f"{note} {made(methods)}"))
     return "\n\n".join(blocks)
-
-
-def against(score: str, ours: list[float], theirs: list[float]) -> str:
-    if not ours or not theirs:
-        return "-"
-    mean, low, high = difference(ours, theirs)
-    interval = "" if low is None else f"<br>[{low:+.2f}, {high:+.2f}]"
-    return f"{mean:+.2f}{interval}<br>{odds(goodness(score, ours), goodness(score, theirs)):.0%}"
 
 
 def variance(rows: list[dict]) -> str:
@@ -145,8 +157,8 @@ def rates(rows: list[dict]) -> str:
 
 
 def change(same: list[tuple[dict, dict]], score: str) -> str:
-    sides = [values(list(side), score) for side in zip(*same, strict=True)]
-    if not all(sides):
+    sides = both_values(same, score)
+    if not sides:
         return "-"
     before, after = (goodness(score, side) for side in sides)
     better = "" if score == "kl" else f" ({(after > before).sum()} of {len(same)})"
@@ -182,8 +194,8 @@ def short(rows: list[dict]) -> str:
 
 
 def correlation(pairs: list[tuple[dict, dict]], score: str) -> str:
-    sides = [values(list(side), score) for side in zip(*pairs, strict=True)]
-    found = rank_correlation(*sides) if all(sides) else None
+    sides = both_values(pairs, score)
+    found = rank_correlation(*sides) if sides else None
     return "-" if found is None else f"{found:+.2f}"
 
 

@@ -20,6 +20,7 @@ import seeds
 import study
 from paper import COLUMNS, TABLE_2
 from PIL import Image
+from scipy import stats
 from test_figures import make_run
 
 from lvae_min import cli, data, train
@@ -54,35 +55,45 @@ def cells(block, first):
 # What is computed
 
 
-def test_an_interval_holds_the_true_difference_of_two_means():
+@pytest.mark.parametrize("count", [4, 10])
+def test_an_interval_holds_the_true_difference_in_95_of_100_cases_with_few_seeds(count):
     random, inside = np.random.default_rng(1), 0
-    for _ in range(60):
-        ours, theirs = 3 + random.standard_normal(30), 1 + 2 * random.standard_normal(30)
-        mean, low, high = samples.difference(list(ours), list(theirs))
+    for _ in range(1000):
+        common = random.standard_normal(count)  # of a seed
+        ours, theirs = 3 + common + random.standard_normal(count), 1 + common
+        mean, low, high, p_value = samples.paired(list(ours), list(theirs))
         assert low < mean < high and mean == pytest.approx(ours.mean() - theirs.mean())
+        assert (p_value < 0.05) == (low > 0 or high < 0)
         inside += low < 2 < high
-    assert 52 <= inside < 60  # 57 are expected of 95 %
+    assert 930 <= inside <= 970
 
 
-def test_an_interval_is_as_wide_as_theory_has_it():
-    random = np.random.default_rng(0)
-    ours, theirs = random.standard_normal(400), random.standard_normal(400)
-    _, low, high = samples.difference(list(ours), list(theirs))
-    error = math.sqrt(ours.var() / 400 + theirs.var() / 400)
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.04)
-    assert samples.difference(list(ours), list(theirs))[1:] == (low, high)  # the same each time
+def test_an_interval_is_that_of_student():
+    mean, low, high, p_value = samples.paired([1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 0.0, 0.0])
+    error = np.std([1, 2, 3, 6], ddof=1) / 2
+    assert mean == 3 and high - mean == pytest.approx(3.182446 * error) == mean - low  # t of 3, 97.5 %
+    assert p_value == pytest.approx(2 * stats.t.sf(3 / error, 3))
+    assert samples.paired([1.0] * 4, [0.5] * 4) == (0.5, 0.5, 0.5, 0.0)
+    assert samples.paired([0.5] * 4, [0.5] * 4) == (0, 0, 0, 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_three_seeds_give_a_difference_and_no_interval(count):
-    assert samples.difference([1.0] * count, [0.5] * 9) == (0.5, None, None)
-    assert samples.difference([1.0] * 9, [0.5] * count) == (0.5, None, None)
+    assert samples.paired([1.0] * count, [0.5] * count) == (0.5, None, None, None)
 
 
-def test_odds_are_the_share_of_pairs_and_equal_ones_count_half():
-    assert samples.odds(np.array([1, 3]), np.array([0, 2])) == 0.75
-    assert samples.odds(np.array([1, 1]), np.array([1])) == 0.5
-    assert samples.odds(np.array([0, 0]), np.array([1, 2, 3])) == 0
+def test_a_correction_for_many_comparisons_is_holms():
+    assert samples.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert samples.holm([0.9, 0.8]) == [1, 1] and samples.holm([]) == []
+    random = np.random.default_rng(0)
+    chance = sum(min(samples.holm(list(random.random(20)))) < 0.05 for _ in range(1000))
+    assert 30 <= chance <= 70  # of 1,000 tables in which nothing differs
+
+
+def test_kendalls_w_is_1_for_one_order_and_0_for_orders_that_cancel():
+    assert samples.concordance([[1, 2, 3], [10, 20, 30]]) == pytest.approx(1)
+    assert samples.concordance([[1, 2, 3], [3, 2, 1]]) == 0
+    assert samples.concordance([[1, 2, 3], [1, 3, 2], [2, 1, 3]]) == pytest.approx(4 / 9)
 
 
 def test_eta_squared_of_constructed_groups():
@@ -212,11 +223,17 @@ def test_a_table_has_mean_deviation_number_of_seeds_and_the_papers_number():
     assert "6 runs (commit abc; a CPU, 1 thread, torch 2.13.0)" in text["last"]
 
 
-def test_a_rival_is_compared_by_difference_interval_and_odds():
-    rows = several("lvae", [0.6, 0.6, 0.6, 0.6]) + several("vae", [0.5, 0.5, 0.5, 0.7])
-    rec, beta_vae, *_ = cells(seeds.text(rows)["rivals"], "VAE")[1:]
-    assert beta_vae == "+0.05<br>[-0.05, +0.10]<br>75%"
-    assert rec == "+0.50<br>[-0.50, +1.00]<br>25%"  # of rec the lower one is better
+def test_a_rival_is_compared_seed_by_seed():
+    rows = several("lvae", [0.6, 0.6, 0.6, 0.6]) + several("vae", [0.5, 0.5, 0.5, 0.7, 9.0])[::-1]
+    rows += several("sigma-vae", [0.1, 0.2, 0.1, 0.2]) + several("control-vae", [0.1] * 3)
+    block = seeds.text(rows)["rivals"]
+    count, rec, beta_vae, *_ = cells(block, "VAE")
+    assert count == "4"  # seeds that both have
+    assert beta_vae == "+0.050<br>[-0.109, +0.209]<br>3 of 4"
+    assert rec == "+0.50<br>[-1.09, +2.09]<br>1 of 4"  # of rec the lower one is better
+    assert cells(block, "sigma-VAE")[2] == "**+0.450**<br>[+0.358, +0.542]<br>4 of 4"
+    assert cells(block, "ControlVAE")[2] == "+0.500<br>3 of 3"
+    assert "Holm's correction for the number of comparisons (14)." in block
 
 
 def test_the_methods_share_of_the_variance_stands_beside_the_seeds():
@@ -285,7 +302,7 @@ def test_a_beta_is_chosen_by_validation_among_the_runs_of_a_seed_that_has_them_a
     rows += [with_beta(8.0, model="beta-vae", seed=seed) for seed in range(3)]  # too few: left out
     _, _, block = seeds.text(rows)["betas"].partition("beta learned, or the best of 4")
     assert cells(block, "MIG")[0] == "0.20 ± 0.00" and cells(block, "MIG")[1].startswith("0.17 ±")
-    assert cells(block, "MIG")[2].startswith("+0.03 [") and cells(block, "MIG")[3] == "3 of 4"
+    assert cells(block, "MIG")[2].startswith("+0.025 [") and cells(block, "MIG")[3] == "3 of 4"
     assert cells(block, "rec of mu")[2].startswith("+0.25 [") and cells(block, "rec of mu")[3] == "1 of 4"
     assert "the best of 4 runs, one per beta" in block and "number of seeds: 1 (3), 4 (1)." in block
     assert "20 runs (commit" in block  # 4 of L-VAE and 16 others
@@ -330,7 +347,7 @@ def test_l_vae_is_compared_with_beta_vae_of_its_own_beta_seed_by_seed():
     block = seeds.text(rows)["learned"]
     found = cells(block, "MIG")
     assert found[:2] == ["0.62 ± 0.00 (0.30)", "0.59 ± 0.08 (0.16)"]
-    assert found[2].startswith("+0.03 [") and found[3] == "2 of 4"  # one is equal, one worse
+    assert found[2].startswith("+0.030 [") and found[3] == "2 of 4"  # one is equal, one worse
     assert cells(block, "rec of mu")[2].startswith("+0.30 [") and cells(block, "rec of mu")[3] == "1 of 4"
     assert "8 runs" in block
     assert seeds.text(rows[:4] + rows[-2:])["learned"] == ""
