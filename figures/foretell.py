@@ -85,8 +85,8 @@ def text(rows: list[dict]) -> str:
             lines.append("| " + " | ".join([name, str(seed), *cells]) + " |")
     note = (
         "First table: pairs of seeds of one method whose scores differ by "
-        f"{APART:g} or more at full length, and in how many the same seed is ahead in the shorter runs; in the "
-        "last column all pairs."
+        f"{APART:g} or more at full length, and in how many the same seed is ahead in the shorter runs; in "
+        "the last column all pairs."
     )
     return "\n".join([*lines, "", note])
 

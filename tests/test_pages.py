@@ -14,7 +14,6 @@ from pathlib import Path
 
 import betas
 import claims
-import foretell
 import full
 import keep
 import numpy as np
@@ -328,8 +327,6 @@ def test_short_runs_hardly_foretell_long_ones_as_the_prose_says():
     }
     assert len(found) == 21 and found.pop(("rec of mu", 1)) == 0.67
     assert (min(found.values()), max(found.values())) == (-0.3, 0.49)
-    first = next(line for line in foretell.text(keep.rows(keep.TABLE)).splitlines() if "10,000" in line)
-    assert first.endswith("| 21 of 21 | 29 of 36 |")
 
 
 def test_the_learned_beta_given_from_the_start_does_worse_as_the_prose_says():
@@ -478,9 +475,8 @@ def test_what_a_rec_of_mu_would_change_at_the_fixed_point_is_as_the_prose_says()
     low, high = (round(100 * share) for share in (min(shares), max(shares)))
     recs = [21.14 * (1 + share / 100) for share in (low, high)]
     kls, scales = [rec / 1.39**2 for rec in recs], [rec**0.25 for rec in recs]
-    assert (
-        len(runs) == 3 and len(larger) >= 3 and max(scales) < 2.25
-    )  # what s_0 can reach along a line, by the second table
+    assert len(runs) == 3 and len(larger) >= 3
+    assert max(scales) < 2.25  # what s_0 can reach along a line, by the second table
     assert (
         f"is {low} to {high} % higher than with z = mu in our runs. If 21.14 is with z = mu, the implied KL "
         f"is {kls[0]:.1f} to {kls[1]:.1f} and s0's fixed point {scales[0]:.2f} to {scales[1]:.2f}"
