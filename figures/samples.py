@@ -18,7 +18,7 @@ def paired(ours: list[float], theirs: list[float]) -> tuple[float, float | None,
     if len(each) < ENOUGH:
         return mean, None, None, None
     if np.ptp(each) < 1e-9:  # equal but for rounding: as sure as can be
-        return mean, mean, mean, float(mean == 0)
+        return (0.0, 0.0, 0.0, 1.0) if abs(mean) < 1e-9 else (mean, mean, mean, 0.0)
     test = stats.ttest_1samp(each, 0)
     low, high = test.confidence_interval()
     return mean, float(low), float(high), float(test.pvalue)
@@ -27,7 +27,7 @@ def paired(ours: list[float], theirs: list[float]) -> tuple[float, float | None,
 def holm(p_values: list[float]) -> list[float]:
     """The p-values corrected for their number (Holm 1979).
 
-    Of those below .05 then, even one is due to chance in 5 % of such tables only.
+    Where nothing differs, a value below .05 is left in at most 5 % of the tables.
     """
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -36,11 +36,13 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected
 
 
-def concordance(found: list[list[float]]) -> float:
-    """Kendall's W of some scores (rows) of the same methods: 1 if all give one order, near 0 if by chance."""
-    sums = sum(ranks(row) for row in found)
-    count, methods = len(found), len(found[0])
-    return float(12 * ((sums - sums.mean()) ** 2).sum() / (count**2 * (methods**3 - methods)))
+def concordance(found: list[list[float]]) -> tuple[float, float]:
+    """Kendall's W of some scores (rows) of the same three or more methods, and its p-value (Friedman's test).
+
+    W is 1 if all scores give one order; by chance it is 1 / the number of scores on average.
+    """
+    test = stats.friedmanchisquare(*zip(*found, strict=True))
+    return float(test.statistic) / (len(found) * (len(found[0]) - 1)), float(test.pvalue)
 
 
 def explained(found: list[list[float]]) -> float | None:

@@ -101,10 +101,10 @@ def rivals(rows: list[dict]) -> str:
             lines.append([name, str(len(same)), *cells])
         note = (
             f"{OURS}'s value minus the rival's, the mean over the seeds that both have: {OURS} is better "
-            "where it is above 0, for rec below. A seed gives both methods the same first weights, batches "
-            f"and noise. In brackets the 95 % interval (Student's t, left out below {ENOUGH} seeds), each "
-            "for itself; bold is what has p < .05 after Holm's correction for the number of comparisons "
-            f"({len(known)}). Then in how many seeds {OURS} is better."
+            "where it is above 0, for rec below. On one kind of device a seed gives both methods the same "
+            "first weights, batches and noise. In brackets the 95 % interval (Student's t, left out below "
+            f"{ENOUGH} seeds), each for itself; bold is what has p < .05 after Holm's correction for the "
+            f"number of comparisons ({len(known)}). Then in how many seeds {OURS} is better."
         )
         heads = ["rival", "seeds", *TITLES.values()]
         heading = f"{title(protocol)}: {OURS} against each rival, last network"

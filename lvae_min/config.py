@@ -20,7 +20,7 @@ PAPER_RATE = 1e-4  # Sec. 6.3: the peak of the OneCycle of 300,000 iterations
 START, END = 10, 100  # the peak is divided by them: 1e-5 and 1e-6 in Sec. 6.3
 MAX_RATE = 2e-3  # of a schedule that names no rate: higher ones brought nothing
 MAX_SIGMA_RATE = 1e-2
-TOO_FAST = 1e-3  # nearly all runs with such a peak ended with low scores (figures/claims.py)
+TOO_FAST = 1e-3  # nearly all runs with such a peak ended with a low MIG
 CELEBA_ITERATIONS = 1_000_000  # Sec. 8
 BATCHES = (32, 64, 128, 256)  # one of them is selected (Sec. 6.3)
 LONGEST = 10_000_000  # iterations: their learning rates are kept, half a gigabyte while computed
@@ -296,8 +296,8 @@ class Config:
         lines = [f"differs from the paper: {'; '.join(others)}{hint}"] if others else []
         if self.rate >= TOO_FAST:
             lines.append(
-                f"a rate of {self.rate:.2g} soon draws good images, but 17 of 18 runs of "
-                f"beta-VAE with a rate of {TOO_FAST:g} or more ended with low scores (docs/reproduction.md)"
+                f"a rate of {self.rate:.2g} soon draws good images, but 17 of 18 short runs of "
+                f"beta-VAE with a rate of {TOO_FAST:g} or more ended with a low MIG (docs/reproduction.md)"
             )
         if self.schedule < METHODS[self.model].shortest:
             lines.append(

@@ -224,12 +224,14 @@ def test_a_finished_run_shows_its_results(runs):
     status = runs.status("whole")
     results = json.loads((runs.folder / "whole/results.json").read_bytes())
     assert (status.phase, status.iteration, status.iterations) == (FINISHED, ITERATIONS, ITERATIONS)
-    assert status.scores == results["scores"]
+    assert status.scores == {**results["scores"], "rec_mean": results["rec_mean"]}
     assert runs.explorer("whole").iteration == results["selected"]["iteration"]
     shown = page.facts(status)
     assert f"<small>MIG</small>{results['scores']['mig']:.3f}" in shown
     assert f"<small>SAP</small>{results['scores']['sap_classification']:.3f}" in shown
     assert f"<small>SAP (regression)</small>{results['scores']['sap']:.3f}" in shown
+    assert f"<small>rec (z = mu)</small>{results['rec_mean']:.2f}<" in shown
+    assert f"<small>rec (sampled z)</small>{results['scores']['rec']:.2f}<" in shown
 
 
 def test_an_unfinished_run_shows_its_last_evaluation_and_its_latest_network(runs):

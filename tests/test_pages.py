@@ -187,7 +187,7 @@ def test_l_vae_has_the_scores_of_vae_and_the_controllers_are_ahead_as_the_prose_
     for score in claims.SIX:
         sides = pool.both_values(pool.side_by_side(ours, default["VAE"]), score)
         assert abs(samples.paired(*sides)[0]) < 0.02, score
-        assert max(np.std(side, ddof=1) for side in sides) > 1.5 * abs(samples.paired(*sides)[0])
+        assert min(np.std(side, ddof=1) for side in sides) > 2 * abs(samples.paired(*sides)[0])
         higher[score] = betas.wins(score, *sides)
     assert higher["explicitness"] == "9 of 10"
     assert higher["sap_classification"] == "1 of 10" and higher["mig"] == "2 of 10"
@@ -219,13 +219,24 @@ def test_the_two_seeds_of_full_length_differ_as_the_prose_says():
         assert abs(first[name][score] - second[name][score]) > 0.12
 
 
+def test_rec_of_beta_vae_ends_in_two_groups_as_the_prose_says(default):
+    def group(name, low, high):
+        return sum(low < rec < high for rec in pool.values(default[name], "rec_mean"))
+
+    assert group("beta-VAE, beta 2", 22.35, 22.95) == 3 and group("beta-VAE, beta 2", 27.35, 28.75) == 7
+    assert group("beta-VAE, beta 4", 26.35, 30.25) == 6 and group("beta-VAE, beta 4", 32.45, 32.65) == 4
+    highest = max(max(pool.values(default[name], "rec_mean")) for name in ("VAE", "L-VAE", "sigma-VAE"))
+    lowest = min(min(pool.values(default[name], "rec_mean")) for name in ("ControlVAE", "DynamicVAE"))
+    assert highest < 24 and lowest > 30
+
+
 def test_what_reaches_the_papers_scores_at_full_length_is_as_the_prose_says():
     found = claims.Evidence(keep.rows(keep.TABLE)).long
     for rows in found.values():
         for name in ("ControlVAE", "DynamicVAE"):
             theirs = dict(zip(COLUMNS, TABLE_2["dsprites", METHOD_OF[name]], strict=True))
             above = {score: rows[name][score] - theirs[score] for score in claims.SIX}
-            assert all(value > -0.045 for value in above.values())
+            assert all(value >= -0.04 for value in above.values())
             assert all(0.075 < above[score] < 0.175 for score in ("irs", "mig", "sap_classification"))
     theirs = dict(zip(COLUMNS, TABLE_2["dsprites", "vae"], strict=True))
     near = found["full length, seed 1"]["VAE"]
@@ -287,27 +298,31 @@ def test_the_seed_changes_five_of_six_scores_more_than_the_method_as_the_prose_s
 
 
 def test_how_runs_of_beta_vae_4_end_is_as_the_prose_says():
+    first = [
+        (row["iterations"], row["peak_rate"], row["kl"], row["mig"])
+        for row in rate.comparable(rate.kept())
+        if rate.name_of(row) == claims.BETA_4
+    ]
     every = [row for row in keep.rows(keep.TABLE) if row["dataset"] == "dsprites"]
-    ends = claims.ends_of_beta_4(every)
-    older = len([row for row in rate.comparable(rate.kept()) if rate.name_of(row) == claims.BETA_4])
+    later = [
+        (row["iterations"], row["rate"], row["last_kl"], row["last_mig"])
+        for row in every
+        if pool.name_of(row) == claims.BETA_4
+    ]
 
     def good(found, high):
-        some = [mig >= rate.GOOD_MIG for peak, mig in found if (peak >= 1e-3) == high]
+        some = [mig >= rate.GOOD_MIG for _, peak, _, mig in found if (peak >= 1e-3) == high]
         return sum(some), len(some)
 
-    assert [good(ends[:older], high) for high in (False, True)] == [(11, 16), (0, 8)]
-    assert [good(ends[older:], high) for high in (False, True)] == [(4, 14), (1, 10)]
-    assert good(ends, True) == (1, 18) and "17 of 18 runs" in " ".join(Config(rate=1e-3).notes)
-    newer = [
-        (row["iterations"], row["last_kl"], row["last_mig"])
-        for row in every
-        if pool.name_of(row) == claims.BETA_4 and row["iterations"] < 300_000
-    ]
-    newer += [
-        (row["iterations"], row["kl"], row["mig"])
-        for row in rate.comparable(rate.kept())
-        if rate.name_of(row) == claims.BETA_4 and row["iterations"] < 300_000
-    ]
+    assert [good(first, high) for high in (False, True)] == [(11, 16), (0, 8)]
+    assert [good(later, high) for high in (False, True)] == [(4, 14), (1, 10)]
+    fast = [count for count, peak, *_ in first + later if peak >= 1e-3]
+    assert max(fast) == 10_000 and sum(count == 2000 for count in fast) == 13
+    assert "17 of 18 short runs" in " ".join(Config(rate=1e-3).notes)
+    assert good(first + later, True) == (1, 18)
+    brief = [kl for count, peak, kl, _ in later if count == 2000]
+    assert len(brief) == 10 and sum(kl < 6.6 for kl in brief) == 5
+    newer = [(count, kl, mig) for count, _, kl, mig in first + later if count < 300_000]
     low = [(kl, mig) for count, kl, mig in newer if kl < 6.6 and count >= 5000]
     high = [(kl, mig) for _, kl, mig in newer if kl > 6.6]
     assert [round(end(kl for kl, _ in low), 1) for end in (min, max)] == [6.3, 6.5]
@@ -394,6 +409,12 @@ def test_scores_that_a_beta_below_1_changes_clearly_are_those_of_the_prose():
     }
     for beta, changes in expected.items():
         assert clear_changes(methods[f"beta-VAE, beta {beta}"], methods["VAE"]) == changes
+    others = {
+        beta: sum(ours["device"] != theirs["device"] for ours, theirs in same)
+        for beta in expected
+        if (same := pool.side_by_side(methods[f"beta-VAE, beta {beta}"], methods["VAE"]))
+    }
+    assert others == {"0.25": 3, "0.5": 4}  # another noise
     same = pool.side_by_side(methods["beta-VAE, beta 0.25"], methods["VAE"])
     for score in ("explicitness", "irs"):
         assert betas.wins(score, *pool.both_values(same, score)) == "5 of 5"

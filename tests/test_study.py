@@ -75,6 +75,7 @@ def test_an_interval_is_that_of_student():
     assert p_value == pytest.approx(2 * stats.t.sf(3 / error, 3))
     assert samples.paired([1.0] * 4, [0.5] * 4) == (0.5, 0.5, 0.5, 0.0)
     assert samples.paired([0.5] * 4, [0.5] * 4) == (0, 0, 0, 1)
+    assert samples.paired([0.1 + 0.2] * 4, [0.3] * 4) == (0, 0, 0, 1)  # equal but for rounding
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -90,10 +91,15 @@ def test_a_correction_for_many_comparisons_is_holms():
     assert 30 <= chance <= 70  # of 1,000 tables in which nothing differs
 
 
-def test_kendalls_w_is_1_for_one_order_and_0_for_orders_that_cancel():
-    assert samples.concordance([[1, 2, 3], [10, 20, 30]]) == pytest.approx(1)
-    assert samples.concordance([[1, 2, 3], [3, 2, 1]]) == 0
-    assert samples.concordance([[1, 2, 3], [1, 3, 2], [2, 1, 3]]) == pytest.approx(4 / 9)
+def test_kendalls_w_is_1_for_one_order_and_a_sixth_of_six_scores_by_chance():
+    assert samples.concordance([[1, 2, 3], [10, 20, 30]])[0] == pytest.approx(1)
+    assert samples.concordance([[1, 2, 3], [3, 2, 1]])[0] == 0
+    assert samples.concordance([[1, 2, 3], [1, 3, 2], [2, 1, 3]])[0] == pytest.approx(4 / 9)
+    assert samples.concordance([[1, 1, 2], [1, 2, 3]])[0] == pytest.approx(13 / 14)  # with equal ones
+    random = np.random.default_rng(0)
+    chance = [samples.concordance(random.random((6, 6)).tolist()) for _ in range(500)]
+    assert np.mean([w for w, _ in chance]) == pytest.approx(1 / 6, abs=0.01)
+    assert 0.02 < np.mean([p_value < 0.05 for _, p_value in chance]) < 0.08
 
 
 def test_eta_squared_of_constructed_groups():

@@ -275,7 +275,7 @@ class Gallery:
         if (run / "results.json").exists():
             phase, results = FINISHED, results_of(run)
             iteration = settings["iterations"]
-            scores = results["scores"]
+            scores = {**results["scores"], "rec_mean": results["rec_mean"]}
             scored = f"test images, iteration {results['selected']['iteration']:,} (selected)"
         left = self.left(name, iteration, settings["iterations"]) if phase == TRAINING else None
         if phase != TRAINING:  # a pause counts for nothing

@@ -134,7 +134,7 @@ def facts(status: Status) -> str:
         terms = ", ".join(f"{key} {last[key]:.4g}" for key in TERMS)
         parts.append(f"<div>{terms}{left}</div>")
     tiles = [
-        f"<div><small>{title}</small>{status.scores[key]:.{2 if key in TERMS else 3}f}</div>"
+        f"<div><small>{title}</small>{status.scores[key]:.{2 if key in ('rec_mean', *TERMS) else 3}f}</div>"
         for key, title in COLUMNS.items()
         if key in status.scores
     ]
