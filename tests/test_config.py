@@ -229,7 +229,7 @@ def test_a_run_says_how_its_controller_differs_from_the_papers(settings, note):
 
 
 def test_a_run_that_is_too_fast_or_too_short_reports_it():
-    assert "ended with low scores" in Config(iterations=1000).notes[1]
+    assert "ended with a low MIG" in Config(iterations=1000).notes[1]
     assert not any("too short" in note for note in Config(iterations=1).notes)
     assert len(Config(iterations=5000).notes) == len(Config(model="dynamic-vae").notes) == 1
     assert (
