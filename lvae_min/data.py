@@ -5,6 +5,7 @@ network and the loss. Labels are not stored either: the sets are complete grids 
 image's factors follow from its index.
 """
 
+import copy
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,12 @@ class Dataset:
         """Move the images to a device, where batches are then made."""
         self.store.to(device)
         return self
+
+    def without_factors(self) -> "Dataset":
+        """The same images, as if nothing were known of them."""
+        other = copy.copy(self)
+        other.factor_names, other.factor_sizes, other.labels = [], (), None
+        return other
 
     def batch(self, index: Tensor) -> Tensor:
         """Images (N, C, H, W) uint8 of `index` (N,) int64, on the device of the set."""

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("codes", type=Path, help=".npz with an array codes (M, L)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .npz to write")
     given = parser.parse_args(arguments)
-    check_output(given.out)
+    check_output(given.out, given.codes)
     from lvae_min import codes, train  # not above: PyTorch takes a second
 
     vae = train.load(given.run)

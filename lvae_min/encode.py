@@ -20,12 +20,14 @@ from lvae_min.io.atomic import write_whole
 from lvae_min.io.text import Parser, carry_out
 
 
-def check_output(file: Path) -> None:
-    """Raise ValueError, before any work, for the name of an .npz that cannot be written."""
+def check_output(file: Path, source: Path) -> None:
+    """Raise ValueError, before any work, for the name of an .npz that cannot be written, or is the input."""
     if file.suffix != ".npz":
         raise ValueError(f"{file}: expected a name that ends in .npz")
     if not file.parent.is_dir():
         raise ValueError(f"{file}: there is no folder {file.parent}; make it first, or name another")
+    if file.exists() and source.exists() and file.samefile(source):
+        raise ValueError(f"{file}: is the input, which would be overwritten; name another file")
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> None:
         "--data", type=Path, default=Path("data"), help="folder of archives and prepared sets"
     )
     given = parser.parse_args(arguments)
-    check_output(given.out)
+    check_output(given.out, Path(given.images))
     from lvae_min import codes, data, train  # not above: PyTorch takes a second
 
     vae = train.load(given.run)

@@ -11,14 +11,21 @@ from lvae_min.data import Dataset
 from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
 
+PART = 500  # images
 SPAN, STEPS = 2.5, 11  # a traversal goes from -2.5 to 2.5 standard deviations of the prior, in 11 images
 MOST_SHOWN = 32  # latents in the pictures of a run: a GIF is at most 65,535 pixels wide
 
 
+def posteriors(vae: VAE, dataset: Dataset, index: np.ndarray) -> tuple[Tensor, Tensor]:
+    """mu and logvar (M, L) of images `index`, PART at a time: a batch of large images needs much memory."""
+    parts = torch.from_numpy(index).to(dataset.device).split(PART)
+    mu, logvar = zip(*(vae.encode(dataset.batch(part)) for part in parts), strict=True)
+    return torch.cat(mu), torch.cat(logvar)
+
+
 def mean_kl(vae: VAE, dataset: Dataset, index: np.ndarray) -> np.ndarray:
     """KL of each latent in nats, (L,), a mean over the first 2,000 of images `index`."""
-    some = dataset.batch(torch.from_numpy(index[:2000]).to(dataset.device))
-    return kl_terms(*vae.encode(some)).mean(0).cpu().numpy()
+    return kl_terms(*posteriors(vae, dataset, index[:2000])).mean(0).cpu().numpy()
 
 
 def best_factors(dataset: Dataset, index: np.ndarray, codes: np.ndarray, kl: np.ndarray) -> list[str]:

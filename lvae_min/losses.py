@@ -42,14 +42,24 @@ def elbo_terms(
 
 
 def kl_terms(mu: Tensor, logvar: Tensor) -> Tensor:
-    """Divergence of each N(mu, exp(logvar)) from N(0, 1), nats, as elements of (N, L)."""
+    """Divergence of each N(mu, exp(logvar)) from N(0, 1), nats, in the shape of both; float32 at least."""
+    wide = torch.promote_types(mu.dtype, torch.float32)
+    mu, logvar = mu.to(wide), logvar.to(wide)
     # expm1 keeps the difference exact near a collapse, where exp(logvar) - 1 - logvar turns negative.
     return 0.5 * (mu.square() + (logvar.expm1() - logvar)).clamp(min=0)
 
 
 def kl_term(mu: Tensor, logvar: Tensor) -> Tensor:
-    """Divergence of N(mu, diag(exp(logvar))) from N(0, 1), nats: a mean over the rows of (N, L), a scalar."""
-    return kl_terms(mu, logvar).sum(1).mean()
+    """Divergence of N(mu, diag(exp(logvar))) from N(0, 1), nats, a scalar: a sum over L, a mean over N.
+
+    mu, logvar (N, L), or (N, ...) for latents in space or time, whose sum is over all but N. Raises
+    ValueError for other shapes.
+    """
+    if mu.shape != logvar.shape or mu.ndim < 2:
+        raise ValueError(
+            f"mu {tuple(mu.shape)} and logvar {tuple(logvar.shape)}: expected both (N, L), or both (N, ...)"
+        )
+    return kl_terms(mu, logvar).flatten(1).sum(1).mean()
 
 
 def lvae_loss(
@@ -169,7 +179,7 @@ class Objective(nn.Module):
     def forward(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`.
 
-        Raises ValueError as that does, and for float images of another range in the first call.
+        Raises ValueError as that does, and for images of another range in the first call.
         """
         self.refuse_range(x)
         return self.compute(logits, x, mu, logvar)
@@ -180,20 +190,23 @@ class Objective(nn.Module):
         return self.combine(rec, kl, logits[0].numel()), rec, kl
 
     def refuse_range(self, x: Tensor) -> None:
-        """Raise ValueError for float images of another range than [0, 1], such as 0 to 255 or -1 to 1.
+        """Raise ValueError for images of another range than [0, 1], times `scale`: 0 to 255 or -1 to 1.
 
-        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. Only the first batch is checked, because
+        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. uint8 of 0 and 1 is refused without a
+        `scale`, which would divide it by 255. Only the first batch is checked, because
         the check waits for a GPU; none is by a copy of a loss that has done so, nor where no number can be
         read: under torch.compile, vmap and other tracers, in a CUDA graph, and of a subclass of Tensor.
         """
         if torch.compiler.is_compiling() or self.checked.range or type(x) not in (Tensor, nn.Parameter):
             return
-        if not x.is_floating_point() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return
         try:
             low, high = (fused.pixel_scale(x, self.scale) * end.item() for end in torch.aminmax(x.detach()))
         except RuntimeError:  # vmap, meta tensors, no images: there is no number to read
             return
+        if self.scale is None and x.dtype == torch.uint8 and high == 1 / 255:
+            raise ValueError("uint8 images of 0 and 1, which would be divided by 255; give scale=1.0")
         if low < -0.4 or high > 1.4:
             raise ValueError(
                 f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; undo "

@@ -150,7 +150,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-        """mu and logvar, (N, L) each, of images (N, C, H, W): floats in [0, 1] or uint8.
+        """mu and logvar, (N, L) each, of images (N, C, H, W): uint8, or any other type in [0, 1].
 
         Raises ValueError for another shape or for values out of range.
         """
@@ -159,11 +159,13 @@ class VAE(nn.Module):
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {expected})")
+        if images.dtype != torch.uint8:
+            images = images.to(first.dtype)
         top = round(1 / self.scale) if images.dtype == torch.uint8 else 1
         if images.numel() and not (images.min() >= 0 and images.max() <= top):
             low, high = images.min().item(), images.max().item()
             raise ValueError(f"images from {low:g} to {high:g}: expected 0 to {top}")
-        return self.posterior(images.to(first.dtype) if images.is_floating_point() else images)
+        return self.posterior(images)
 
     @torch.no_grad()
     def decode(self, z: Tensor | np.ndarray) -> Tensor:

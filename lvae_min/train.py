@@ -23,6 +23,7 @@ import lvae_min.data
 from lvae_min import latents, losses, metrics, workers
 from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
 from lvae_min.data import SCORED, Dataset, Split, is_path
+from lvae_min.datasets.own import FOLDER
 from lvae_min.io import records
 from lvae_min.io.atomic import Claim, naming, write_whole
 from lvae_min.io.checkpoints import check_tensors, is_machines, load_checkpoint, save
@@ -234,12 +235,16 @@ class Run:
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
         self.threads = config.threads or threads or cores()
-        self.dataset, split = dataset, Split.of(len(dataset))
+        split = Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
+        self.notes = [*self.config.notes]
+        if dataset.factor_names == [FOLDER] and (reason := self.why_no_scores(dataset)):
+            self.notes.append(f"its folders are no factor: {reason}")
+            dataset = dataset.without_factors()
+        self.dataset = dataset
         # Without factors there is no score to select by.
         self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
         self.usual = Config(config.dataset, config.model, config.paper).select
-        self.notes = [*self.config.notes]
         if self.select in ONE_FACTOR and len(dataset.factor_names) == 1:
             self.notes.append(
                 f"the {SCORES[self.select]} score of one factor is 0 by definition and selects nothing: "
@@ -273,17 +278,20 @@ class Run:
             raise ValueError(
                 f"--select {asked}: {self.config.dataset} has no factors, so no scores; expected rec or last"
             )
-        if self.dataset.labels is None:
-            return  # a published grid of factors
+        if reason := self.why_no_scores(self.dataset):
+            raise ValueError(f"{self.dataset.name}: {reason}; add images, or leave the factors out")
+
+    def why_no_scores(self, dataset: Dataset) -> str:
+        """Why the factors of a set allow no scores of its validation or test images; empty if they do."""
+        if dataset.labels is None:
+            return ""  # a published grid of factors
         for part, index in (("validation", self.validation), ("test", self.test)):
             codes = np.random.default_rng(0).standard_normal((len(index), 2))
             try:
-                metrics.score(self.dataset.factors(index), codes, quick=True)
+                metrics.score(dataset.factors(index), codes, quick=True)
             except ValueError as error:
-                raise ValueError(
-                    f"{self.dataset.name}: its {len(index)} {part} images cannot be scored "
-                    f"({brief(error)}); add images, or leave the factors out"
-                ) from None
+                return f"the {len(index)} {part} images cannot be scored ({brief(error)})"
+        return ""
 
     def check_folder(self) -> None:
         """Refuse a folder that holds something else than a run."""

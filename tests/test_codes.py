@@ -175,6 +175,16 @@ def test_what_is_no_run_or_no_archive_is_refused_in_one_line(run, tmp_path, caps
         assert output.startswith(f"{name}: ") and output.count("\n") == 1 and "Traceback" not in output
 
 
+def test_an_input_is_never_overwritten(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("mine.npz", images=np.zeros((4, 64, 64), np.uint8), codes=np.zeros((4, 5)))
+    before = (tmp_path / "mine.npz").read_bytes()
+    for command, out in ((encode.main, tmp_path / "mine.npz"), (decode.main, "./mine.npz")):
+        assert carry_out(command, [str(run), "mine.npz", "-o", str(out)], "it") == 2
+        assert "mine.npz: is the input, which would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "mine.npz").read_bytes() == before
+
+
 def test_images_of_another_shape_than_the_networks_are_refused(run, small):
     small.shape = (1, 32, 32)
     with pytest.raises(

@@ -14,6 +14,7 @@ import time
 from contextlib import ExitStack
 from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -346,6 +347,76 @@ def test_a_picture_is_the_image_itself():
 
 
 # The command -----------------------------------------------------------------------------------------------
+
+
+class Part:
+    """Anything of gradio's: a component, a context, or an event, whose function is kept by its name."""
+
+    def __init__(self, functions):
+        self.functions = functions
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def load(self, function, *_, **__):
+        self.functions["load"] = function
+
+    def tick(self, function, *_, **__):
+        self.functions["tick"] = function
+
+    def input(self, *_, **__):
+        pass
+
+    click = input
+
+
+class NoGradio(Part):
+    def __getattr__(self, _):
+        return self
+
+    def update(self, **what):
+        return what
+
+    def skip(self):
+        return None
+
+
+def test_a_page_that_is_loaded_again_lists_a_run_that_has_come(runs, monkeypatch):
+    functions = {}
+    page.page(NoGradio(functions), runs, None, SimpleNamespace(message=lambda: ""))
+    shutil.copytree(runs.folder / "half", runs.folder / "newest")
+    view = functions["load"]("whole")[1]
+    choices, *_ = functions["tick"](view, "whole")
+    assert choices == {"choices": runs.names()} and "newest" in runs.names()
+    assert functions["tick"](view, "whole")[0] is None  # told once
+
+
+def test_a_run_whose_images_have_another_shape_now_still_decodes(runs, monkeypatch):
+    settings = json.loads((runs.folder / "whole/config.json").read_bytes())
+    settings["settings"]["dataset"] = "photos/"
+    (runs.folder / "whole/config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(data, "load", lambda *_: blobs(3))
+    explorer = runs.explorer("whole")
+    assert explorer.dataset is None and explorer.missing.startswith("they have the shape (3, 64, 64) now")
+    assert explorer.decode(np.zeros((1, 5), np.float32)).shape == (1, 64, 64, 1)
+
+
+def test_images_that_have_changed_since_the_run_began_are_marked(runs, monkeypatch):
+    assert not runs.explorer("whole").changed
+    assert "have changed" not in page.samples(runs.explorer("whole"))
+    settings = json.loads((runs.folder / "half/config.json").read_bytes())
+    settings["content"] = {"pixels": 1, "labels": None}
+    (runs.folder / "half/config.json").write_text(json.dumps(settings))
+    explorer = runs.explorer("half")
+    explorer.dataset.content["pixels"] = 2
+    runs.explorers.clear()
+    assert runs.explorer("half").changed and "have changed" in page.samples(runs.explorer("half"))
 
 
 @pytest.fixture

@@ -56,6 +56,17 @@ def test_a_method_refuses_images_of_another_range(model):
         OBJECTIVES[model](**settings)(logits, images, mu, logvar)
 
 
+def test_uint8_images_of_0_and_1_need_a_scale():
+    logits, x, mu, logvar = batch()
+    black_and_white = (x > 0.5).byte()
+    with pytest.raises(ValueError, match="uint8 images of 0 and 1, .*; give scale=1.0"):
+        losses.LVAE()(logits, black_and_white, mu, logvar)
+    losses.LVAE(scale=1.0)(logits, black_and_white, mu, logvar)
+    losses.LVAE()(logits, 0 * black_and_white, mu, logvar)  # black ones show nothing
+    with pytest.raises(ValueError, match="images from 0 to 255: expected 0 to 1"):
+        losses.LVAE(scale=1.0)(logits, 255 * black_and_white, mu, logvar)
+
+
 def test_a_method_checks_the_range_of_its_first_batch_alone(monkeypatch):
     (logits, x, mu, logvar), checks, method = batch(), [], losses.LVAE()
     aminmax = torch.aminmax
@@ -101,6 +112,21 @@ def test_a_methods_first_call_can_be_captured_in_a_graph():
 def test_kl_of_a_shifted_gaussian_is_half_its_squared_distance():
     _, kl = elbo_terms(torch.zeros(2, 4), torch.zeros(2, 4), torch.ones(2, 6), torch.zeros(2, 6))
     assert kl == 3
+
+
+def test_kl_is_summed_over_all_latents_of_an_image_and_never_in_half_precision():
+    mu, logvar = (torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    torch.testing.assert_close(losses.kl_term(mu, logvar), losses.kl_term(mu.flatten(1), logvar.flatten(1)))
+    for half in (torch.bfloat16, torch.float16):
+        wide = torch.full((2, 3), 12.0, dtype=half), torch.full((2, 3), 300.0, dtype=half)
+        for one, other in (wide, wide[::-1]):
+            one, other = one.clamp(max=300), other.clamp(max=12)
+            found = losses.kl_term(one, other)
+            assert found.dtype == torch.float32 and found == losses.kl_term(one.float(), other.float())
+            assert found.isfinite()
+    for shapes in (((8,), (8,)), ((8, 4), (8, 5))):
+        with pytest.raises(ValueError, match="expected both"):
+            losses.kl_term(*map(torch.zeros, shapes))
 
 
 def test_kl_of_a_wider_gaussian_is_known():

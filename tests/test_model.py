@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,6 +128,14 @@ def test_noise_is_scaled_by_the_standard_deviation():
     x, noise = torch.rand(3, 1, 64, 64), torch.randn(3, 2)
     logits, mu, logvar = vae(x, noise)
     assert torch.allclose(logits.sigmoid(), vae.decode(mu + torch.sqrt(logvar.exp()) * noise), atol=1e-6)
+
+
+@pytest.mark.parametrize("network, binary", [("mlp", True), ("mlp", False), ("cnn", False)])
+def test_encode_takes_numbers_of_any_type_from_0_to_1_but_for_bytes(network, binary):
+    vae, bits = VAE((1, 64, 64), 5, network, binary), np.random.default_rng(0).integers(0, 2, (3, 1, 64, 64))
+    expected = vae.encode(bits.astype(np.float32))[0]
+    for dtype in (bool, np.int64, np.int32, np.uint16, np.float64):
+        assert torch.allclose(vae.encode(bits.astype(dtype))[0], expected, atol=1e-6), dtype
 
 
 def test_encode_reads_bytes_and_floats_alike():

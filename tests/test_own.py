@@ -223,6 +223,7 @@ def test_what_programs_put_into_a_folder_of_images_is_none_of_them(tmp_path, mon
         Image.new("L", (64, 64)).save(folder / name / "curves.png")
     for name in ("config.json", "lock"):
         (folder / "runs/one" / name).touch()
+    (folder / "cat/._1.png").write_bytes(b"what macOS keeps beside a file")
     monkeypatch.setattr(own, "prepare_folder", None)  # nothing has changed
     again, _ = loaded(folder, folder / "data")
     assert (len(again), again.content, again.factor_sizes) == (2, before.content, (2,))
@@ -233,8 +234,54 @@ def test_folders_of_images_are_a_factor_by_the_order_of_their_names(tmp_path):
     dataset, shown = loaded(folder, tmp_path / "data")
     assert shown[:, 0, 0, 0].tolist() == [9, 27, 18, 0]
     assert dataset.factors(range(4)).tolist() == [[0], [0], [1], [2]] and dataset.factor_names == ["folder"]
+    assert dataset.source.endswith(", its 3 folders a factor")
     np.save(folder / "factors.npy", np.arange(8).reshape(4, 2))
     assert loaded(folder, tmp_path / "data")[0].factor_names == ["factor 0", "factor 1"]
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    classes = save_classes(tmp_path / "elsewhere", ["dog", "cat"])
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for name, target in (("a", classes / "dog"), ("b", classes / "cat"), ("c", classes), ("d", folder)):
+        (folder / name).symlink_to(target)
+    dataset, _ = loaded(folder, tmp_path / "data")
+    assert list(dataset.files) == ["a/0.png", "b/1.png"]
+
+
+def test_of_a_file_with_several_images_the_first_is_taken_and_that_is_said(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    first, *others = (Image.new("L", (64, 64), shade) for shade in (10, 20, 30))
+    for name in ("a.tif", "b.gif"):
+        first.save(folder / name, save_all=True, append_images=others)
+    first.save(folder / "c.png")
+    dataset, shown = loaded(folder, tmp_path / "data")
+    assert len(dataset) == 3 and (shown == 10).all()
+    assert dataset.source.endswith(", of 2 files with several images the first")
+
+
+def test_a_message_about_factors_names_their_array(tmp_path):
+    images = np.zeros((4, 64, 64), np.uint8)
+    file = write(tmp_path / "a.npz", images=images, factors=np.arange(4), factor_names="digit")
+    with pytest.raises(ValueError, match="a.npz: factor_names: is a single value, no table"):
+        data.load(str(file), tmp_path)
+    folder = save_classes(tmp_path / "pets", ["dog", "cat"])
+    np.save(folder / "factors.npy", 3)
+    with pytest.raises(ValueError, match="pets: factors.npy: is a single value, no table"):
+        data.load(str(folder), tmp_path)
+
+
+def test_a_disk_that_fills_up_while_a_set_is_made_is_what_the_message_names(tmp_path, monkeypatch):
+    folder = save_classes(tmp_path / "pets", ["dog", "cat"])
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepared.os, "fsync", full)
+    with pytest.raises(ValueError, match="data/own/.*/images.npy: No space left on device"):
+        data.load(str(folder), tmp_path / "data")
+    assert not list((tmp_path / "data/own").glob("*/images.npy"))
 
 
 @pytest.mark.parametrize(

@@ -829,9 +829,20 @@ def test_factors_of_too_few_images_are_refused_before_training(small, tmp_path, 
     index = np.arange(20)
     spec = specs.Spec((1, 64, 64), {"shape": 20}, network="mlp", binary=True, images=20)
     few = data.Dataset("few", "", spec, stores.Bits(small.store.octets[:20], spec.shape), index[:, None])
-    with pytest.raises(ValueError, match="few: its 2 validation images cannot be scored .*add images"):
+    with pytest.raises(ValueError, match="few: the 2 validation images cannot be scored .*add images"):
         Run(config(), tmp_path / "run", few)
     assert not (tmp_path / "run").exists()
+
+
+def test_folders_with_too_few_images_for_scores_are_no_factor_of_a_run(small, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    spec = specs.Spec((1, 64, 64), {"folder": 2}, network="mlp", binary=True, images=20)
+    labels = np.arange(20)[:, None] % 2
+    few = data.Dataset("few", "", spec, stores.Bits(small.store.octets[:20], spec.shape), labels)
+    run = Run(config(select="last"), tmp_path / "run", few)
+    run.close()
+    assert run.dataset.factor_names == [] and run.select == "last" and few.factor_names == ["folder"]
+    assert run.notes[-1].startswith("its folders are no factor: the 2 validation images cannot be scored (")
 
 
 def test_images_that_changed_since_a_run_was_stopped_are_noticed(small, tmp_path):

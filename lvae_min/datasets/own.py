@@ -8,7 +8,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import h5py
@@ -23,7 +23,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 FACTORS, NAMES = "factors", "factor_names"
 TABLES = f"{FACTORS}.npy", f"{NAMES}.npy"  # in a folder of images
 Shape = tuple[int, int, int]  # (C, H, W)
-VERSION = 5  # of how images are prepared: what another one made is made again
+VERSION = 6  # of how images are prepared: what another one made is made again
+FOLDER = "folder"  # the factor that folders of images are
 MOST_CLASSES = 10  # folders that are a factor: the scores put its values in as many bins
 DARK = 128  # numbers up to a value between 1 and this are neither 0 to 1 nor 0 to 255
 EXPECTED = "expected a folder of images, an .npy, .npz or .h5"
@@ -229,8 +230,8 @@ def labels(array: Array, count: int) -> tuple[np.ndarray | None, list[str]]:
     for name, most in ((FACTORS, count * im.MOST_FACTORS), (NAMES, im.MOST_FACTORS)):
         if math.prod(array.shapes.get(name, ())) > most:
             raise ValueError(f"{name} are {array.shapes[name]}; expected at most {im.MOST_FACTORS} factors")
-    names = array.read(NAMES) if NAMES in array.shapes else None
-    return checked(array.read(FACTORS), count, names)
+    names = named(NAMES, lambda: array.read(NAMES)) if NAMES in array.shapes else None
+    return checked(named(FACTORS, lambda: array.read(FACTORS)), count, names)
 
 
 def checked(values: np.ndarray, count: int, given: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
@@ -274,10 +275,11 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
     others = [name for name in members.names if is_factors(name) and name not in used]
     if not names:
         raise ValueError(f"no images in it; expected files that end in {', '.join(PICTURES)}")
-    sizes, grey = set(), True
+    sizes, grey, stacks = set(), True, 0
     for name in names:
-        size, mode = picture_kind(path, name)
+        size, mode, several = picture_kind(path, name)
         sizes.add(size)
+        stacks += several
         grey = grey and mode in ("1", "L")
     width, height = min(sizes, key=min)
     side, grey = (wanted[1], wanted[0] == 1) if wanted else (side_of(height, width), grey)
@@ -286,14 +288,19 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
         if len(sizes) == 1
         else f", {len(sizes)} sizes cropped to squares and made {side} x {side}"
     )
+    if stacks:
+        about["source"] += f", of {stacks} files with several images the first"
     if others:
         expected = " and ".join(TABLES)
         about["source"] += f", not used: {one_line(', '.join(others))[:80]} (expected {expected})"
     factors = classes(names)
-    about["names"] = [] if factors is None else ["folder"]
+    about["names"] = [] if factors is None else [FOLDER]
     if table.is_file():
-        given = im.read_array(titles) if titles.is_file() else None
-        factors, about["names"] = checked(im.read_array(table), len(names), given)
+        given = named(TABLES[1], lambda: im.read_array(titles)) if titles.is_file() else None
+        values = named(TABLES[0], lambda: im.read_array(table))
+        factors, about["names"] = checked(values, len(names), given)
+    elif factors is not None:
+        about["source"] += f", its {factors.max() + 1} folders a factor"
 
     def make(content: bytes) -> np.ndarray:
         pixels = im.decode(content, "L" if grey else "RGB", photo=True)
@@ -301,6 +308,14 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
 
     shape = len(names), side, side, 1 if grey else 3
     im.write_set(target, shape, im.read_images(members, names, make), about, factors)
+
+
+def named(name: str, read: Callable):
+    """What `read()` returns; a ValueError says that it is about `name`."""
+    try:
+        return read()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def classes(names: list[str]) -> np.ndarray | None:
@@ -312,12 +327,13 @@ def classes(names: list[str]) -> np.ndarray | None:
     return np.array([[folders[folder]] for folder in parents])
 
 
-def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
-    """Width and height of an image file in a folder, and its mode, from its first bytes."""
+def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str, bool]:
+    """Width and height of an image file in a folder, its mode, and whether it holds more images than one."""
     name = one_line(file)
     try:
         with open(folder / file, "rb") as stream, Image.open(stream, formats=im.FORMATS) as image:
             size, mode = image.size, image.mode
+            several = image.format in ("GIF", "TIFF", "WEBP", "PNG") and getattr(image, "n_frames", 1) > 1
     except im.TOO_LARGE:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
@@ -328,7 +344,7 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str]:
         raise ValueError(f"{name}: not an image ({formats}), or damaged; convert or remove it") from None
     if mode[0] in "IF":
         raise ValueError(f"{name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
-    return size, mode
+    return size, mode, several
 
 
 def is_set(folder: Path, shape: Shape, about: dict) -> bool:

@@ -58,19 +58,34 @@ quiet()
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files in a folder, but none of its hidden folders, of runs and of prepared sets below it.
+    """All files in a folder but hidden ones, and none of hidden folders, runs and prepared sets below it.
 
-    A broken symbolic link is one of them; reading it raises. Raises OSError for a folder that cannot be read.
+    Symbolic links are followed, to each folder once; a broken one is a file, and reading it raises. Raises
+    OSError for a folder that cannot be read.
     """
+    seen = {identity(folder)}
+
+    def wanted(below: Path) -> bool:
+        if below.name.startswith(HIDDEN) or is_made(below) or (found := identity(below)) in seen:
+            return False
+        seen.add(found)
+        return True
 
     def refuse(error: OSError) -> None:
         raise error
 
     files: list[Path] = []
-    for below, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [one for one in folders if not (one.startswith(HIDDEN) or is_made(Path(below, one)))]
-        files += [file for name in names if (file := Path(below, name)).is_file() or not file.exists()]
+    for below, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [one for one in sorted(folders) if wanted(Path(below, one))]
+        shown = [Path(below, name) for name in names if not name.startswith(HIDDEN)]
+        files += [file for file in shown if file.is_file() or not file.exists()]
     return sorted(files)
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """Device and number of a folder, whatever path leads to it."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def is_made(folder: Path) -> bool:
@@ -240,13 +255,15 @@ def fill(
                     f"images are {chunk.dtype} {chunk.shape[1:]}, expected uint8 {tuple(shape[1:])}"
                 )
             pixels = np.ascontiguousarray(chunk).data
-            stream.write(pixels)
+            with atomic.naming(part / "images.npy"):
+                stream.write(pixels)
             content = zlib.crc32(pixels, content)
             written += len(chunk)
         if written != shape[0]:
             raise ValueError(f"{written} images, expected {shape[0]}")
-        stream.flush()
-        os.fsync(stream.fileno())
+        with atomic.naming(part / "images.npy"):
+            stream.flush()
+            os.fsync(stream.fileno())
     if factors is not None:
         np.save(part / "factors.npy", factors, allow_pickle=False)
     (part / "about.json").write_text(json.dumps({**about, "content": content}, indent=1))

@@ -18,10 +18,10 @@ from lvae_min import data, latents
 from lvae_min.io import records
 from lvae_min.io.atomic import held
 from lvae_min.io.checkpoints import check_tensors, load_checkpoint
-from lvae_min.io.text import brief
+from lvae_min.io.text import brief, one_line
 from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
-from lvae_min.train import load
+from lvae_min.train import load, own_images, same_content
 
 SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
@@ -61,7 +61,10 @@ class Explorer:
     iteration  of the network
     which      SELECTED or LATEST
     missing    why there are no images
+    changed    whether they are other images than those that the run began with
     """
+
+    changed = False
 
     def __init__(
         self, vae: VAE, dataset: data.Dataset | None, iteration: int, which: str = LATEST, missing: str = ""
@@ -84,7 +87,7 @@ class Explorer:
 
     def describe(self, dataset: data.Dataset, index: np.ndarray) -> None:
         """The KL of each latent in nats, a mean over images `index`, and the factor it knows most about."""
-        mu, logvar = self.vae.encode(dataset.batch(torch.from_numpy(index)))
+        mu, logvar = latents.posteriors(self.vae, dataset, index)
         kl = kl_terms(mu, logvar).mean(0).numpy()
         self.kl = kl.tolist()
         self.order = sorted(self.order, key=lambda latent: -self.kl[latent])
@@ -316,13 +319,22 @@ class Gallery:
         try:
             dataset, missing = self.dataset(settings["dataset"]), ""
         except (OSError, ValueError, MemoryError) as error:
-            dataset, missing = None, brief(error)
+            dataset, missing = None, one_line(error)[:300]
+        if dataset is not None and own_images(settings["dataset"]) and best.exists():
+            shape = load(run).shape
+            if tuple(dataset.shape) != shape:
+                missing = f"they have the shape {tuple(dataset.shape)} now, the network takes {shape}"
+                dataset = None
         latest = which == LATEST if which else not (run / "results.json").exists()
         try:
             if dataset is None or not last.exists() or (best.exists() and not latest):
-                return Explorer(load(run), dataset, load_checkpoint(best)["iteration"], SELECTED, missing)
-            vae, iteration = latest_network(last, settings, dataset)
-            return Explorer(vae, dataset, iteration, LATEST)
+                vae, iteration, which = load(run), load_checkpoint(best)["iteration"], SELECTED
+            else:
+                (vae, iteration), which = latest_network(last, settings, dataset), LATEST
+            explorer = Explorer(vae, dataset, iteration, which, missing)
+            stored = records.parse((run / "config.json").read_bytes()).get("content")
+            explorer.changed = dataset is not None and not same_content(stored, dataset)
+            return explorer
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"{run}: its network cannot be used ({brief(error)})") from None
 

@@ -184,6 +184,8 @@ def samples(explorer: Explorer) -> str:
         return ""
     images, reconstructions = explorer.reconstructions(SAMPLES)
     head = f"More images and, below, their reconstructions (iteration {explorer.iteration:,})"
+    if explorer.changed:
+        head += ". The images have changed since the run began: it was trained on some of these"
     blank = [""] * len(images)
     return f'<div class="head">{head}</div>{row(images, blank)}{row(reconstructions, blank)}'
 
@@ -289,17 +291,17 @@ def page(gr, gallery: Gallery, first: str | None, training):
             return [*show_codes(view), choice, samples(view.explorer), heading(view.explorer), *buttons]
 
         def show_run(name: str | None, which: str | None = None) -> list:
-            found = gallery.names()
+            """All of a run; its view has no names, so that the next `refresh` sends them."""
             if not name:
-                return [note(training.message() or NO_RUN), *show_network(View(found))]
+                return [note(training.message() or NO_RUN), *show_network(View())]
             progress, stamps = "", None
             try:
                 stamps = gallery.stamps(name)
                 progress = facts(gallery.status(name))
                 explorer = gallery.explorer(name, which)
-                return [progress, *show_network(View(found, name, stamps, explorer, which))]
+                return [progress, *show_network(View((), name, stamps, explorer, which))]
             except (ValueError, OSError) as error:
-                return [progress, *show_network(View(found, name, stamps), error)]
+                return [progress, *show_network(View((), name, stamps), error)]
 
         def refresh(view: View, name: str | None) -> list:
             """What has changed: the runs, this run's log, its network."""
