@@ -1,6 +1,6 @@
-"""Side-by-side measurements, as ratios of times taken in turn in one process.
+"""Side-by-side measurements, as ratios of times that were taken in turn.
 
-    python -m bench                     all of them, in about five minutes
+    python -m bench                     all of them, in about six minutes
     python -m bench step scores         some
     python -m bench --json bench.json   and keep the numbers
     python -m bench --device cuda       on a GPU
@@ -19,8 +19,9 @@
 
 Beside them, in minutes of their own: python -m bench.speedrun, bench.trials, and on a GPU bench.updates.
 
-A time is the least of several, since a machine that others use only ever adds to it; an evaluation and a
-whole run (overhead) are timed once. On a GPU it is that of finished work: many calls, and then a wait for the
+A time is the least of several, since a machine that others use only ever adds to it; of `step` it is that of
+the median of three pairs of processes, of `parts` a median; an evaluation and a whole run (overhead) are
+timed once. On a GPU it is that of finished work: many calls, and then a wait for the
 device. Stock PyTorch has a process of its own, and its own defaults there: what an iteration of ours sets for
 the whole process does not reach it.
 """

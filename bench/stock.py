@@ -9,16 +9,23 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bench import common
-from lvae_min import data, model
+from lvae_min import data
 from lvae_min.data import Dataset
 
 STOCK = []  # in that process: the step, and its device
 
 
 def networks(dataset: Dataset) -> tuple[nn.Sequential, nn.Sequential]:
-    """Encoder and decoder of Table 1 without the sparse first layer of ours."""
+    """Encoder and decoder of Table 1 in PyTorch's own layers."""
     if dataset.network == "cnn":
-        return model.cnn(dataset.shape, dataset.latents)
+        channels, latents = dataset.shape[0], dataset.latents
+        encoder, decoder = [], [nn.Linear(latents, 256), nn.ReLU(), nn.Unflatten(1, (256, 1, 1))]
+        for wide_in, wide_out in ((channels, 32), (32, 32), (32, 64), (64, 64)):
+            encoder += [nn.Conv2d(wide_in, wide_out, 4, 2, 1), nn.ReLU()]
+        encoder += [nn.Conv2d(64, 32, 4), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2 * latents)]
+        for wide_in, wide_out in ((256, 64), (64, 64), (64, 32), (32, 32), (32, channels)):
+            decoder += [nn.ConvTranspose2d(wide_in, wide_out, 4, 2, int(wide_in < 256)), nn.ReLU()]
+        return nn.Sequential(*encoder), nn.Sequential(*decoder[:-1])
     encoder = nn.Sequential(
         nn.Flatten(),
         nn.Linear(4096, 1200),
@@ -39,7 +46,7 @@ def networks(dataset: Dataset) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def stock_step(dataset: Dataset, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """An iteration as tutorials write it: DataLoader, nn.Linear, Adam, the loss of Eq. 1 term by term."""
+    """An iteration as tutorials write it: DataLoader, PyTorch's layers and Adam, Eq. 1 term by term."""
     images = dataset.batch(torch.arange(0, len(dataset), 40, device=device)).cpu()
     loader = DataLoader(TensorDataset(images), batch_size, shuffle=True, drop_last=True)
     encoder, decoder = networks(dataset)

@@ -37,7 +37,7 @@ from lvae_min.config import MOVABLE, Config, with_defaults
 from lvae_min.losses import PAPER_ITERATIONS
 
 ROOT = HERE.parent
-OTHERS = ("means", "grid")  # measurements of which a second machine's are shown, too
+OTHERS = ("step", "means", "grid", "overhead")  # measurements of which a second machine's are shown, too
 DEFAULT = DATA / "dsprites-lvae"  # the run of README's first command, and what it printed
 NO_OUTPUT = "(output of the default run is filled in by figures/readme.py)"
 NO_PAIRS = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
@@ -59,7 +59,8 @@ MEANING = {  # of the columns of each measurement
     "loss": "microseconds of the loss and its gradients. Twin: the plain version in PyTorch. Compiled twin: "
     "the same through `torch.compile`. Fused: the operator of `csrc/`. Op alone: the same without "
     "autograd. Sigmoid: that of the logits, alone. Memory floor: a copy of logits and pixels.",
-    "step": "one iteration. GFLOP/s: of the network's products in float32. Peak: the rate of a product of "
+    "step": "one iteration. From, to: the ratio in three pairs of processes, of which the row is the median; "
+    "without it, of one pair. GFLOP/s: of the network's products in float32. Peak: the rate of a product of "
     "two matrices of 1024 x 1024.",
     "parts": "medians of each part, measured one after the other.",
     "means": "an iteration of 64 images with all means, and without one of them.",

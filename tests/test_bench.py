@@ -102,6 +102,8 @@ def test_an_iteration_is_measured_beside_one_of_stock_pytorch_and_the_peak(tiny)
         assert row["stock, ms"] >= 1 and row["images/s"] == pytest.approx(
             1e3 * row["batch"] / row["ours, ms"]
         )
+        low, high = map(float, row["from, to"].split(" to "))
+        assert low - 0.005 <= row["stock / ours"] <= high + 0.005
         assert row["of peak, %"] > 0 and row["of bf16 peak, %"] > 0 and "peaks" not in row
 
 
@@ -126,6 +128,12 @@ def test_an_iteration_of_stock_pytorch_trains_a_network_of_the_same_size(name, s
     assert sum(len(each.flatten()) for part in networks for each in part.parameters()) == sum(
         len(each.flatten()) for each in ours.parameters()
     )
+    assert {type(layer).__module__.split(".")[0] for part in networks for layer in part.modules()} == {
+        "torch"
+    }
+    images = torch.rand(2, *dataset.shape)
+    code = networks[0](images)
+    assert code.shape == (2, 2 * dataset.latents) and networks[1](code.chunk(2, 1)[0]).shape == images.shape
     weights = [*networks[0].parameters()]
     before = [each.detach().clone() for each in weights]
     monkeypatch.setattr(stock, "networks", lambda _: networks)

@@ -51,7 +51,7 @@ def slowed(monkeypatch, owner, name, seconds):
     "part, owner, name",
     [
         ("iterations", Step, "__call__"),
-        ("evaluations", train, "evaluate"),
+        ("evaluations", train, "begin_evaluation"),
         ("pictures", train.Run, "draw"),
         ("checkpoints", train.Run, "checkpoint"),
     ],
