@@ -84,6 +84,7 @@ def together(found: dict) -> str:
 def speed(found: dict) -> str:
     """README's sentence."""
     us = {row["iteration"]: row["us"] for row in found["iteration"]}
+    made = {row["iteration"]: row["commit"] for row in found["iteration"]}
     mlp, cnn = (us[f"{name}, stock PyTorch, eager"] for name in ("MLP", "CNN"))
     ours = us["MLP, CUDA graph, float32"]
     columns = us["CNN, CUDA graph, float32, channels last, convolutions by columns"]
@@ -91,7 +92,8 @@ def speed(found: dict) -> str:
         f"On an H200 with CUDA graphs an iteration in float32 is {mlp / ours:.1f} times as fast as stock "
         f"PyTorch for the MLP ({ours / 1000:.2f} ms)\nand {cnn / columns:.1f} times for the CNN "
         f"({columns / 1000:.1f} ms); with tf32 products {mlp / us['MLP, CUDA graph, tf32']:.1f} times for "
-        "the MLP."
+        f"the MLP (commit {made['MLP, CUDA graph, float32']}; stock PyTorch was measured at "
+        f"{made['MLP, stock PyTorch, eager']}, in another session)."
     )
 
 

@@ -37,7 +37,10 @@ from lvae_min.config import MOVABLE, Config, with_defaults
 from lvae_min.losses import PAPER_ITERATIONS
 
 ROOT = HERE.parent
-OTHERS = ("step", "means", "grid", "overhead")  # measurements of which a second machine's are shown, too
+OTHERS = {  # measurements of other machines that are shown, too
+    "bench-epyc": ("step", "means", "grid", "overhead"),
+    "bench-xeon": ("means", "grid"),
+}  # measurements of which a second machine's are shown, too
 DEFAULT = DATA / "dsprites-lvae"  # the run of README's first command, and what it printed
 NO_OUTPUT = "(output of the default run is filled in by figures/readme.py)"
 NO_PAIRS = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
@@ -109,13 +112,16 @@ def speed(file: Path) -> str:
     found = json.loads(file.read_text())
     rows = [
         [f"{row['network']}, batch {row['batch']}", f"{row['ours, ms']:.0f} ms", f"{row['stock, ms']:.0f} ms"]
-        + [f"{row['stock / ours']:.2f}"]
+        + [f"{row['stock / ours']:.1f}"]
         for row in found["step"]
         if row["batch"] in (64, 256)
     ]
+    other = json.loads((DATA / "bench-epyc.json").read_text())
+    ratios = [f"{row['stock / ours']:.1f}" for row in other["step"] if row["batch"] in (64, 256)]
     machine = f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}"
     table = markdown(["one iteration", "ours", "stock PyTorch", "stock / ours"], rows)
-    return "\n".join([*table, "", f"{machine}, commit {found['commit']}."])
+    others = f"On an {other['device']} stock / ours is {', '.join(ratios[:-1])} and {ratios[-1]}."
+    return "\n".join([*table, "", f"{machine}, commit {found['commit']}. {others}"])
 
 
 def precisions(runs: list[Finished]) -> str:
@@ -278,7 +284,8 @@ def texts() -> dict[str, str]:
         **gpu.texts(),
         "bench": measurements(DATA / "bench.json"),
         "trials": trials(DATA / "trials.json"),
-        "bench of another": measurements(DATA / "bench-xeon.json", OTHERS),
+        "bench of another": measurements(DATA / "bench-epyc.json", OTHERS["bench-epyc"]),
+        "bench of a third": measurements(DATA / "bench-xeon.json", OTHERS["bench-xeon"]),
         "bf16": precisions(runs),
     }
 
