@@ -55,7 +55,7 @@ class Evidence:
         }
         sign, found = -1 if score == "rec_mean" else 1, {}
         for name, values in {**every, DEFAULT: self.means(score)}.items():
-            if OURS in values:
+            if OURS in values and len(values) > 1:
                 better = sum(sign * value > sign * values[OURS] for value in values.values())
                 found[name] = 1 + better, len(values), values[OURS]
         return found
@@ -84,7 +84,8 @@ def clear_scores(ours: list[dict], theirs: list[dict]) -> tuple[int, int, int]:
 
 def label(row: dict) -> str:
     rise = "" if row["warmup"] == "linear" else f", {row['warmup']} rise"
-    return f"full length, seed {row['seed']}{rise}"
+    products = "" if row["precision"] == "tf32" else f", {row['precision']}"
+    return f"full length, seed {row['seed']}{rise}{products}"
 
 
 def complete(more: list[dict]) -> dict[str, dict[str, dict]]:

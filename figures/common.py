@@ -30,7 +30,7 @@ from lvae_min.losses import OBJECTIVES  # noqa: E402
 from lvae_min.report import SCORES  # noqa: E402
 
 # Settings that runs of one protocol share too.
-SHARED = ("latents", "precision", "rate", "rate_form", "select", "warmup")
+SHARED = ("latents", "paper", "precision", "rate", "rate_form", "select", "warmup")
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def length(protocol: tuple) -> str:
 
 def protocol_title(protocol: tuple) -> str:
     """A protocol as text: data set, iterations, and settings that are not the default."""
-    others = "".join(f", {name} {value}" for name, value in unusual(protocol).items())
-    return f"{protocol[0]}, {length(protocol)} iterations{others}"
+    return f"{protocol[0]}, {length(protocol)} iterations{words(protocol, ', ')}"
 
 
 def latents_of(dataset: str) -> int | None:
@@ -142,18 +141,27 @@ def unusual(protocol: tuple) -> dict:
     """The settings of a protocol beyond its iterations that are not the defaults, as flags without dashes."""
     dataset, iterations, schedule, *shared = protocol
     found = dict(zip(SHARED, shared, strict=True))
-    usual = dataclasses.asdict(Config(iterations=iterations, schedule=schedule))
-    usual["latents"] = latents_of(dataset) or found["latents"]
+    usual = dataclasses.asdict(Config(iterations=iterations, schedule=schedule, paper=found["paper"]))
+    usual |= {"latents": latents_of(dataset), "paper": False}  # of own images any number may be the default
     return {name.replace("_", "-"): value for name, value in found.items() if value != usual[name]}
+
+
+def words(protocol: tuple, before: str) -> str:
+    """What `unusual` gives, each after `before`."""
+    return "".join(
+        f"{before}{name}" + f" {value}" * (value is not True) for name, value in unusual(protocol).items()
+    )
 
 
 def flags(protocol: tuple) -> str:
     """The flags of run.py that make a run of this protocol, without the method."""
-    dataset, iterations, schedule, *_ = protocol
+    dataset, iterations, schedule, *shared = protocol
+    paper = dict(zip(SHARED, shared, strict=True))["paper"]
+    usual = Config(iterations=iterations, paper=paper).schedule
     return (
         f"--dataset {shlex.quote(dataset)} --iterations {iterations}"
-        + ("" if schedule == iterations else f" --schedule {schedule}")
-        + "".join(f" --{name} {value}" for name, value in unusual(protocol).items())
+        + ("" if schedule == usual else f" --schedule {schedule}")
+        + words(protocol, " --")
     )
 
 
@@ -255,7 +263,7 @@ def arguments(
 
 def missing(what: str, command: str, folder: Path) -> None:
     """Say what a figure of the runs in `folder` lacks, and what makes it there."""
-    usual = folder.resolve() in (Path("runs").resolve(), DATA.resolve())
+    usual = folder.resolve() in (Path("runs").resolve(), DATA.resolve()) or folder.is_file()
     out = "" if usual else f" --out {shlex.quote(str(folder))}"
     print(f"missing: {what}; make it with\n    python run.py {command}{out}")
 

@@ -5,6 +5,8 @@
 A point is a network of a VAE (beta = 1) or beta-VAE run at one evaluation, on validation images.
 """
 
+from textwrap import fill
+
 from common import Finished, arguments, missing, protocol_title, provenance, read, save, script
 
 from lvae_min.plots import new_figure
@@ -43,7 +45,7 @@ def main() -> None:
             ylabel="reconstruction loss of z = mu (squared error)",
         )
         cell.legend(fontsize=8)
-    figure.suptitle(f"Paper's Fig. 2\n{provenance(runs)}", fontsize=7)
+    figure.suptitle(f"Paper's Fig. 2\n{fill(provenance(runs), 90 * len(panels))}", fontsize=7)
     save(figure, "fig2.png")
 
 

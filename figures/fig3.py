@@ -32,7 +32,8 @@ def picture(found: list[Finished]) -> Figure:
             cell.plot(steps, [line[name] for line in run.log], label=title)
         cell.axvline(run.results["selected"]["iteration"], color="C3", lw=1, label="selected")
         cell.set(xlabel="iterations", ylabel="learned scale")
-        cell.set_title(fill(protocol_title(protocol), 48), fontsize=10)
+        other = f", batch {run['batch_size']}" * (run["batch_size"] != 64)
+        cell.set_title(fill(protocol_title(protocol) + other + run.variant, 48), fontsize=10)
         cell.xaxis.set_major_locator(MaxNLocator(5))
         scored = [line for line in run.evaluations if "beta_vae" in line["validation"]]
         score = cell.twinx()
@@ -45,7 +46,8 @@ def picture(found: list[Finished]) -> Figure:
         score.set(ylabel="beta-VAE score, validation (0 to 1)", ylim=(0, 1.05))
         lines = [*cell.get_lines(), *score.get_lines()]
         score.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="lower right", framealpha=1)
-    figure.suptitle(f"Paper's Fig. 3\n{provenance(list(runs.values()))}", fontsize=7)
+    made = fill(provenance(list(runs.values())), 90 * len(runs))
+    figure.suptitle(f"Paper's Fig. 3\n{made}", fontsize=7)
     return figure
 
 

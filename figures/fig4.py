@@ -7,12 +7,15 @@ As in the paper each latent has a range of its own, in brackets: here that of 99
 Needs the networks (best.pt), which figures/data does not hold, and the data set of each.
 """
 
+from collections import Counter
+
 import numpy as np
 import torch
 from common import arguments, missing, protocol_title, provenance, rank, read, save, script, unusual
 
 import lvae_min
 from lvae_min import data, latents, plots
+from lvae_min.datasets import specs
 from lvae_min.train import evaluate
 
 IMAGES = 3  # that are traversed
@@ -27,7 +30,10 @@ def main() -> None:
         longest.setdefault(run["dataset"], run)
     if not longest:
         missing("an L-VAE and its network", "--model lvae --iterations 50000", given.folder)
+    short = {name: specs.own_name(name) if specs.is_path(name) else name for name in longest}
+    count = Counter(short.values())
     for name, run in longest.items():
+        file = short[name] if count[short[name]] == 1 else run.folder.name
         try:
             dataset, vae = data.load(name, given.data), lvae_min.load(run.folder)
         except ValueError as error:
@@ -44,7 +50,7 @@ def main() -> None:
                 f"latent of test image {number}\n{provenance([run])}"
             )
             figure = plots.traversal_figure(images.numpy(), titles, heading, ranges)
-            save(figure, f"fig4-{dataset.name}-{number}.png")
+            save(figure, f"fig4-{file}-{number}.png")
 
 
 script(main)

@@ -67,7 +67,10 @@ def title(protocol: tuple) -> str:
     others = unusual(
         row, tuple(name for name in PROTOCOL if name not in ("dataset", "iterations", "schedule"))
     )
-    return ", ".join([row["dataset"], f"{length} iterations", *["as in the paper"] * row["paper"], *others])
+    latents = [f"latents {row['latents']}"] * (row["dataset"] not in SPECS)  # of own images none is usual
+    return ", ".join(
+        [row["dataset"], f"{length} iterations", *["as in the paper"] * row["paper"], *others, *latents]
+    )
 
 
 def is_usual(protocol: tuple) -> bool:

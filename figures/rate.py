@@ -1,6 +1,6 @@
 """How the learning rate and the length of the default were chosen: what runs on dSprites end with.
 
-    python figures/rate.py [runs]       writes rate.md beside this file and data/rate.png
+    python figures/rate.py [runs]       writes rate.md and rate.png beside this file, or data/rate.png
 
 Reads figures/data/rate.csv, the finished runs of figures/data, and those of the folder that is given. A run
 counts with its last network: its test scores where that was selected, its last validation otherwise.
@@ -117,7 +117,10 @@ def usual(run: Finished) -> bool:
     """Whether a run differs from the table's in nothing that the table has no column for."""
     scored = set(SCORES) <= set(run.log[-1].get("validation", {}))
     return (
-        run["dataset"] == "dsprites" and scored and not run.variant and "latents" not in unusual(run.protocol)
+        run["dataset"] == "dsprites"
+        and scored
+        and not run.variant
+        and not {"latents", "rate-form"} & set(unusual(run.protocol))
     )
 
 
@@ -316,7 +319,7 @@ def main() -> None:
     if folder is not None and not folder.is_dir():
         parser.error(f"{folder}: no such folder; python run.py makes runs/")
     rows = all_runs(folder)
-    save(picture(rows), "rate.png", DATA)
+    save(picture(rows), "rate.png", DATA if folder is None else None)
     write("rate.md", text(rows))
     print(text(rows))
 

@@ -1,8 +1,9 @@
 """What seeds do to Table 2: spread and intervals of each score over the runs of data/runs.csv.
 
-    python figures/seeds.py [RUNS]      writes seeds.md beside this file, data/seeds.png and data/betas.png
+    python figures/seeds.py [RUNS]      writes seeds.md, seeds.png and betas.png beside this file
 
-RUNS is a folder of finished runs, or a table as keep.py writes it (default: data/runs.csv).
+RUNS is a folder of finished runs, or a table as keep.py writes it. Without it: data/runs.csv, whose pictures
+go to data/.
 """
 
 from pathlib import Path
@@ -337,7 +338,11 @@ def main() -> None:
         )
         return
     for name, figure in drawn.items():
-        save(figure, name, DATA)
+        save(figure, name, DATA if place == keep.TABLE else None)  # the study's own, or beside this file
+    rare = sorted({row["beta"] for row in rows if row["model"] == "beta-vae"} - {*betas.BETAS})
+    if rare:
+        shown = ", ".join(f"{beta:g}" for beta in rare)
+        print(f"in no table but that of learned betas: beta-VAE with beta {shown}")
     blocks = "\n\n".join(some for some in text(rows).values() if some)
     write("seeds.md", blocks)
     print(blocks)

@@ -180,9 +180,15 @@ def add(file: Path) -> None:
     for one in new["attempts"]:
         name, seconds = one["target"], one["median"]["seconds"]
         before = found["records"].get(name, {"median": {"seconds": math.inf}})
-        whole = [row["seed"] for row in one["seeds"]] == list(SEEDS) and TARGETS[name].is_met(one["median"])
-        if not whole or before["median"]["seconds"] <= seconds:
-            print(f"not kept: {name}, {seconds:.0f} s")
+        reasons = {
+            "it did not reach the target": not TARGETS[name].is_met(one["median"]),
+            f"its seeds are not {', '.join(map(str, SEEDS))}": [row["seed"] for row in one["seeds"]]
+            != list(SEEDS),
+            "a record is made on two cores of a CPU": new["threads"] != 2 or "NVIDIA" in new["device"],
+            f"the record is {before['median']['seconds']:.0f} s": before["median"]["seconds"] <= seconds,
+        }
+        if why := next((reason for reason, holds in reasons.items() if holds), ""):
+            print(f"not kept: {name}, {seconds:.0f} s: {why}")
             continue
         own = {key: new[key] for key in ("device", "threads", "commit")}
         found["records"][name] = {**one, **own, "torch": new["versions"]["torch"]}

@@ -96,7 +96,7 @@ def commands(part: Part, made: Made) -> list[list[str]]:
         (config,) = cli.parse(command(part.flags, seed))[0]
         results = made.results(config)
         if results:
-            beta = (results.get("last") or results["scores"])["beta"]  # four digits, as table3.py asks for
+            beta = (results.get("last") or results["scores"])["beta"]  # as figures/seeds.py pairs them
             flags = part.flags.replace("--model lvae", f"--model beta-vae --beta {beta:.4g}")
             found.append(command(flags, seed))
     return found

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -205,7 +206,7 @@ def test_latex_says_where_its_numbers_come_from_and_escapes_the_name_of_a_data_s
     make_run(tmp_path, "vae", dataset="a_b & 100%.npz")
     lines = table2.latex(table2.groups(common.read(tmp_path))).splitlines()
     assert lines[0].startswith("% Table 2 of the paper") and "commit abc" in lines[0]
-    assert r"{a\_b \& 100\%.npz, 2,000 iterations} \\" in lines[3]
+    assert r"{a\_b \& 100\%.npz, 2,000 iterations, latents 5} \\" in lines[3]
 
 
 def test_runs_that_hold_sigma_longer_are_distinguished_at_the_fixed_point(tmp_path):
@@ -260,6 +261,22 @@ def test_a_suggested_command_makes_a_run_of_the_same_protocol(tmp_path):
     assert (config.latents, config.precision, config.select, config.warmup) == (7, "bf16", "mig", "cosine")
     others = "latents 7, precision bf16, select mig, warmup cosine"
     assert common.protocol_title(run.protocol).endswith(f"2,000 iterations, {others}")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"paper": True}, {"paper": True, "iterations": 2000}, {"paper": True, "iterations": 9, "schedule": 9}],
+)
+def test_a_suggested_command_trains_as_the_paper_where_the_run_did(tmp_path, settings):
+    made = Config(model="lvae", **settings)
+    protocol = tuple(
+        getattr(made, name) if name != "latents" else 5
+        for name in ("dataset", "iterations", "schedule", *common.SHARED)
+    )
+    given = common.flags(protocol).split() + ["--model", "lvae"]
+    (config,), _ = cli.parse(given)
+    assert dataclasses.replace(config, latents=None) == made
+    assert ", paper" in common.protocol_title(protocol)
 
 
 def test_runs_that_hold_sigma_longer_stand_in_a_row_of_their_own(tmp_path):

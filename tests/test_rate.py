@@ -164,6 +164,7 @@ def test_a_finished_run_is_added_once_at_the_peak_of_its_rate(more):
     copy("wider", latents=10)
     copy("held", of="lvae-iterations20000", sigma_freeze=0.5)
     copy("images", dataset="my images.npz")
+    copy("constant", rate_form="constant")
     (row,) = [row for row in rate.all_runs(folder) if row not in known]
     assert (row["peak_rate"], row["seed"], row["batch"], row["images"]) == (7e-4, 5, 64, "test")
     assert row in rate.comparable([row]) and "| VAE | 7e-4 | 20,000 | 64 | 1 | 1 | 25.1 |" in rate.table(

@@ -179,6 +179,18 @@ def test_a_faster_record_takes_the_place_of_the_old_one(new, kept, tmp_path, mon
     assert page.read()["records"]["bronze"]["median"]["seconds"] == kept
 
 
+@pytest.mark.parametrize("other", [{"threads": 16}, {"device": "NVIDIA H200"}])
+def test_a_record_is_made_on_two_cores_of_a_cpu(other, tmp_path, monkeypatch, capsys):
+    store, file = tmp_path / "store.json", tmp_path / "new.json"
+    store.write_text(json.dumps({"records": {"bronze": attempt(100, [0])}}))
+    made = {"device": "a CPU", "threads": 2, "commit": "abc", "versions": {"torch": "2"}} | other
+    file.write_text(json.dumps({**made, "attempts": [attempt(9)]}))
+    monkeypatch.setattr(page, "FILE", store)
+    page.add(file)
+    assert page.read()["records"]["bronze"]["median"]["seconds"] == 100
+    assert "not kept: bronze, 9 s: a record is made on two cores of a CPU" in capsys.readouterr().out
+
+
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="other.json: expected what python -m bench.speedrun --json writes"):

@@ -504,6 +504,12 @@ def test_scripts_keep_runs_and_write_what_seeds_do_to_them(tmp_path, monkeypatch
     assert "| L-VAE | 2 |" in (tmp_path / "seeds.md").read_text()
     with Image.open(tmp_path / "seeds.png") as picture:
         assert picture.size == (1200, 1400)
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "runs.csv").rename(tmp_path / "mine.csv")
+    monkeypatch.setattr("common.HERE", tmp_path / "beside")
+    monkeypatch.setattr("sys.argv", ["seeds.py", str(tmp_path / "mine.csv")])
+    seeds.main()  # the study's pictures are not replaced
+    assert (tmp_path / "beside/seeds.png").exists()
 
 
 # The study
