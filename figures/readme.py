@@ -40,7 +40,7 @@ ROOT = HERE.parent
 OTHERS = {  # measurements of other machines that are shown, too
     "bench-epyc": ("step", "means", "grid", "overhead"),
     "bench-xeon": ("means", "grid"),
-}  # measurements of which a second machine's are shown, too
+}
 DEFAULT = DATA / "dsprites-lvae"  # the run of README's first command, and what it printed
 NO_OUTPUT = "(output of the default run is filled in by figures/readme.py)"
 NO_PAIRS = "No beta-VAE was trained with a learned beta yet; `python figures/table3.py` says what would."
@@ -63,8 +63,8 @@ MEANING = {  # of the columns of each measurement
     "the same through `torch.compile`. Fused: the operator of `csrc/`. Op alone: the same without "
     "autograd. Sigmoid: that of the logits, alone. Memory floor: a copy of logits and pixels.",
     "step": "one iteration. From, to: the ratio in three pairs of processes, of which the row is the median; "
-    "without it, of one pair. GFLOP/s: of the network's products in float32. Peak: the rate of a product of "
-    "two matrices of 1024 x 1024.",
+    "a table without this column is of one pair. GFLOP/s: of the network's products in float32. Peak: the "
+    "rate of a product of two matrices of 1024 x 1024.",
     "parts": "medians of each part, measured one after the other.",
     "means": "an iteration of 64 images with all means, and without one of them.",
     "grid": "one run on all threads, against a run on each thread at the same time.",
@@ -73,7 +73,8 @@ MEANING = {  # of the columns of each measurement
     "evaluation": "one encodes and scores 10,000 images; with `--paper` it follows 10,000 iterations.",
     "scores": "on one thread, five factors.",
     "start": "seconds from the command to the first iteration.",
-    "overhead": "what a run does outside its iterations.",
+    "overhead": "what a run does outside its iterations. Before commit f7ebc35 the evaluation of the test "
+    "images was part of the rest.",
 }
 FIRST, LAST = 3, 6  # lines of a run's output that are shown
 

@@ -34,7 +34,10 @@ class Dataset:
     factor_names, factor_sizes      empty where there are none
     content         crc32 of the pixels of a prepared set and of its labels, None where there are none
     files           of the user's own folder: the path of each image, from the folder; else empty
+    by_folder       whether the factor is the folder that an image is in, which nobody asked for
     """
+
+    by_folder = False
 
     def __init__(
         self,
@@ -203,7 +206,9 @@ def load_own(path: Path, folder: Path, shape: tuple[int, int, int] | None = None
     spec = Spec((images.shape[3], *images.shape[1:3]), dict(zip(names, values, strict=True)))
     source, content = about.get("source", str(path)), about.get("content")
     files = about.get("files", [])
-    return Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content, files)
+    dataset = Dataset(own_name(str(path)), source, spec, Pixels(images), labels, content, files)
+    dataset.by_folder = bool(about.get("by_folder"))
+    return dataset
 
 
 def load(name: str, folder: Path | str = "data", shape: tuple[int, int, int] | None = None) -> Dataset:

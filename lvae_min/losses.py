@@ -3,7 +3,7 @@
 `elbo_terms` and `lvae_loss` are the definitions in plain PyTorch; `lvae_min.fused` has the same two functions
 in C++ and CUDA. An `Objective` is a method: it gets `(logits, x, mu, logvar)`, asks for the terms and weighs
 them. Learned weights are parameters, controller state is buffers, and nothing here waits for the device,
-except the check of the first float images.
+except the check of the first images.
 """
 
 import math
@@ -190,15 +190,17 @@ class Objective(nn.Module):
         return self.combine(rec, kl, logits[0].numel()), rec, kl
 
     def refuse_range(self, x: Tensor) -> None:
-        """Raise ValueError for images of another range than [0, 1], times `scale`: 0 to 255 or -1 to 1.
+        """Raise ValueError for images for which scale x is not in [0, 1], such as -1 to 1.
 
-        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. uint8 of 0 and 1 is refused without a
-        `scale`, which would divide it by 255. Only the first batch is checked, because
+        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. uint8 of 0 and 1 is refused where no
+        `scale` was given: it would be divided by 255. Only the first batch is checked, because
         the check waits for a GPU; none is by a copy of a loss that has done so, nor where no number can be
         read: under torch.compile, vmap and other tracers, in a CUDA graph, and of a subclass of Tensor.
         """
         if torch.compiler.is_compiling() or self.checked.range or type(x) not in (Tensor, nn.Parameter):
             return
+        if not (x.is_floating_point() or x.dtype == torch.uint8):
+            return  # its type is refused
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return
         try:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,7 +24,6 @@ import lvae_min.data
 from lvae_min import latents, losses, metrics, workers
 from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
 from lvae_min.data import SCORED, Dataset, Split, is_path
-from lvae_min.datasets.own import FOLDER
 from lvae_min.io import records
 from lvae_min.io.atomic import Claim, naming, write_whole
 from lvae_min.io.checkpoints import check_tensors, is_machines, load_checkpoint, save
@@ -238,9 +238,12 @@ class Run:
         split = Split.of(len(dataset))
         self.validation, self.test = split.validation[:SCORED], split.test[:SCORED]
         self.notes = [*self.config.notes]
-        if dataset.factor_names == [FOLDER] and (reason := self.why_no_scores(dataset)):
-            self.notes.append(f"its folders are no factor: {reason}")
+        self.unscored = self.why_no_scores(dataset) if dataset.by_folder else ""
+        if self.unscored:
+            self.notes.append(f"its folders are no factor: {self.unscored}")
             dataset = dataset.without_factors()
+        elif dataset.by_folder:
+            self.notes.append(f"its {dataset.factor_sizes[0]} folders are its factor")
         self.dataset = dataset
         # Without factors there is no score to select by.
         self.select = config.select if config.select == "rec" or dataset.factor_names else "last"
@@ -277,6 +280,7 @@ class Run:
         if not (began or self.dataset.factor_names or asked in (self.usual, self.select)):
             raise ValueError(
                 f"--select {asked}: {self.config.dataset} has no factors, so no scores; expected rec or last"
+                + (f" ({self.unscored})" if self.unscored else "")
             )
         if reason := self.why_no_scores(self.dataset):
             raise ValueError(f"{self.dataset.name}: {reason}; add images, or leave the factors out")
@@ -290,7 +294,7 @@ class Run:
             try:
                 metrics.score(dataset.factors(index), codes, quick=True)
             except ValueError as error:
-                return f"the {len(index)} {part} images cannot be scored ({brief(error)})"
+                return f"the {len(index)} {part} images cannot be scored ({one_line(error)[:200]})"
         return ""
 
     def check_folder(self) -> None:
@@ -668,6 +672,8 @@ def fit(
     with thread_settings_kept(device):
         dataset = lvae_min.data.load(config.dataset, data).to(device)
         run = Run(dataclasses.replace(config, device=str(device)), folder, dataset)
+        if run.unscored:
+            warnings.warn(f"{dataset.name}: its folders are no factor: {run.unscored}", stacklevel=2)
         try:
             run.train(quiet=not progress)
             return run.finish()

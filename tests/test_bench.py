@@ -107,6 +107,15 @@ def test_an_iteration_is_measured_beside_one_of_stock_pytorch_and_the_peak(tiny)
         assert row["of peak, %"] > 0 and row["of bf16 peak, %"] > 0 and "peaks" not in row
 
 
+def test_a_row_of_an_iteration_is_the_median_of_three_pairs_of_processes(monkeypatch):
+    ratios = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(common, "STEPS", [("dsprites", 8)])
+    monkeypatch.setattr(
+        common, "apart", lambda *_: {"stock / ours": next(ratios), "of peak, %": 1.0, "peaks": [1.0]}
+    )
+    assert step.measure(CPU) == [{"stock / ours": 2.0, "of peak, %": 100.0, "from, to": "1.00 to 3.00"}]
+
+
 def test_stock_pytorch_has_a_process_of_its_own(monkeypatch):
     monkeypatch.setattr(stock, "STOCK", [])
     other = stock.Stock("dsprites", 8, CPU)

@@ -405,6 +405,10 @@ def test_a_run_whose_images_have_another_shape_now_still_decodes(runs, monkeypat
     explorer = runs.explorer("whole")
     assert explorer.dataset is None and explorer.missing.startswith("they have the shape (3, 64, 64) now")
     assert explorer.decode(np.zeros((1, 5), np.float32)).shape == (1, 64, 64, 1)
+    (runs.folder / "whole/best.pt").write_bytes(b"damaged")
+    monkeypatch.setattr(data, "load", small_dsprites)
+    runs.datasets.clear()
+    assert runs.explorer("whole", gallery.LATEST).which == gallery.LATEST  # another network is there
 
 
 def test_images_that_have_changed_since_the_run_began_are_marked(runs, monkeypatch):
@@ -414,9 +418,11 @@ def test_images_that_have_changed_since_the_run_began_are_marked(runs, monkeypat
     settings["content"] = {"pixels": 1, "labels": None}
     (runs.folder / "half/config.json").write_text(json.dumps(settings))
     explorer = runs.explorer("half")
-    explorer.dataset.content["pixels"] = 2
-    runs.explorers.clear()
-    assert runs.explorer("half").changed and "have changed" in page.samples(runs.explorer("half"))
+    for pixels, changed in ((1, False), (2, True)):
+        explorer.dataset.content |= {"pixels": pixels, "labels": 5}  # other labels move no image
+        runs.explorers.clear()
+        found = runs.explorer("half")
+        assert found.changed == changed == ("have changed" in page.samples(found))
 
 
 @pytest.fixture

@@ -63,6 +63,8 @@ def test_uint8_images_of_0_and_1_need_a_scale():
         losses.LVAE()(logits, black_and_white, mu, logvar)
     losses.LVAE(scale=1.0)(logits, black_and_white, mu, logvar)
     losses.LVAE()(logits, 0 * black_and_white, mu, logvar)  # black ones show nothing
+    with pytest.raises(ValueError, match="x must be uint8 or floating, given torch.int64"):
+        losses.LVAE()(logits, 255 * black_and_white.long(), mu, logvar)
     with pytest.raises(ValueError, match="images from 0 to 255: expected 0 to 1"):
         losses.LVAE(scale=1.0)(logits, 255 * black_and_white, mu, logvar)
 

@@ -234,16 +234,18 @@ def test_folders_of_images_are_a_factor_by_the_order_of_their_names(tmp_path):
     dataset, shown = loaded(folder, tmp_path / "data")
     assert shown[:, 0, 0, 0].tolist() == [9, 27, 18, 0]
     assert dataset.factors(range(4)).tolist() == [[0], [0], [1], [2]] and dataset.factor_names == ["folder"]
-    assert dataset.source.endswith(", its 3 folders a factor")
+    assert dataset.by_folder
     np.save(folder / "factors.npy", np.arange(8).reshape(4, 2))
-    assert loaded(folder, tmp_path / "data")[0].factor_names == ["factor 0", "factor 1"]
+    other = loaded(folder, tmp_path / "data")[0]
+    assert other.factor_names == ["factor 0", "factor 1"] and not other.by_folder
 
 
 def test_linked_folders_are_followed_once(tmp_path):
     classes = save_classes(tmp_path / "elsewhere", ["dog", "cat"])
     folder = tmp_path / "pets"
     folder.mkdir()
-    for name, target in (("a", classes / "dog"), ("b", classes / "cat"), ("c", classes), ("d", folder)):
+    links = {"a": classes / "dog", "b": classes / "cat", "c": classes, "d": folder, "e": tmp_path, "f": "/"}
+    for name, target in links.items():
         (folder / name).symlink_to(target)
     dataset, _ = loaded(folder, tmp_path / "data")
     assert list(dataset.files) == ["a/0.png", "b/1.png"]
@@ -256,8 +258,14 @@ def test_of_a_file_with_several_images_the_first_is_taken_and_that_is_said(tmp_p
     for name in ("a.tif", "b.gif"):
         first.save(folder / name, save_all=True, append_images=others)
     first.save(folder / "c.png")
+    first.save(folder / "d.tif")
+    content = bytearray((folder / "d.tif").read_bytes())
+    (directory,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, directory)
+    struct.pack_into("<I", content, directory + 2 + 12 * entries, 10**6)  # another image, beyond its end
+    (folder / "d.tif").write_bytes(content)
     dataset, shown = loaded(folder, tmp_path / "data")
-    assert len(dataset) == 3 and (shown == 10).all()
+    assert len(dataset) == 4 and (shown == 10).all()
     assert dataset.source.endswith(", of 2 files with several images the first")
 
 

@@ -839,10 +839,18 @@ def test_folders_with_too_few_images_for_scores_are_no_factor_of_a_run(small, tm
     spec = specs.Spec((1, 64, 64), {"folder": 2}, network="mlp", binary=True, images=20)
     labels = np.arange(20)[:, None] % 2
     few = data.Dataset("few", "", spec, stores.Bits(small.store.octets[:20], spec.shape), labels)
+    with pytest.raises(ValueError, match="few: the 2 validation images cannot be scored"):
+        Run(config(select="last"), tmp_path / "run", few)  # a factor that was asked for
+    few.by_folder = True
     run = Run(config(select="last"), tmp_path / "run", few)
     run.close()
     assert run.dataset.factor_names == [] and run.select == "last" and few.factor_names == ["folder"]
     assert run.notes[-1].startswith("its folders are no factor: the 2 validation images cannot be scored (")
+    with pytest.raises(ValueError, match="--select mig: .* no scores; .* 2 validation images cannot be"):
+        Run(config(select="mig"), tmp_path / "other", few)
+    monkeypatch.setattr(data, "load", lambda *_: few)
+    with pytest.warns(UserWarning, match="few: its folders are no factor: the 2 validation images"):
+        lvae_min.fit(config(select="last"), tmp_path / "runs", progress=False)
 
 
 def test_images_that_changed_since_a_run_was_stopped_are_noticed(small, tmp_path):

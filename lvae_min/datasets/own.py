@@ -9,6 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import h5py
@@ -299,8 +300,7 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
         given = named(TABLES[1], lambda: im.read_array(titles)) if titles.is_file() else None
         values = named(TABLES[0], lambda: im.read_array(table))
         factors, about["names"] = checked(values, len(names), given)
-    elif factors is not None:
-        about["source"] += f", its {factors.max() + 1} folders a factor"
+    about["by_folder"] = factors is not None and not table.is_file()
 
     def make(content: bytes) -> np.ndarray:
         pixels = im.decode(content, "L" if grey else "RGB", photo=True)
@@ -333,7 +333,7 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str, bool]:
     try:
         with open(folder / file, "rb") as stream, Image.open(stream, formats=im.FORMATS) as image:
             size, mode = image.size, image.mode
-            several = image.format in ("GIF", "TIFF", "WEBP", "PNG") and getattr(image, "n_frames", 1) > 1
+            several = has_more(image)
     except im.TOO_LARGE:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
@@ -345,6 +345,13 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str, bool]:
     if mode[0] in "IF":
         raise ValueError(f"{name}: has more than 8 bits a channel (mode {mode}); convert it to 8")
     return size, mode, several
+
+
+def has_more(image: Image.Image) -> bool:
+    """Whether a file holds another image, which may be damaged; a second one in a JPEG is none to look at."""
+    with suppress(*im.DAMAGED):
+        return image.format in ("GIF", "TIFF", "WEBP", "PNG") and getattr(image, "n_frames", 1) > 1
+    return False
 
 
 def is_set(folder: Path, shape: Shape, about: dict) -> bool:

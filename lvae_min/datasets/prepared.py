@@ -60,10 +60,11 @@ quiet()
 def files_in(folder: Path) -> list[Path]:
     """All files in a folder but hidden ones, and none of hidden folders, runs and prepared sets below it.
 
-    Symbolic links are followed, to each folder once; a broken one is a file, and reading it raises. Raises
-    OSError for a folder that cannot be read.
+    Symbolic links are followed, to each folder once and to none that `folder` is in; a broken one is a file,
+    and reading it raises. Raises OSError for a folder that cannot be read.
     """
-    seen = {identity(folder)}
+    top = folder.resolve()
+    seen = {identity(one) for one in (top, *top.parents)}
 
     def wanted(below: Path) -> bool:
         if below.name.startswith(HIDDEN) or is_made(below) or (found := identity(below)) in seen:

@@ -7,6 +7,7 @@ several are (S, H, W, C); a code is z (L,) float32.
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -21,7 +22,7 @@ from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief, one_line
 from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
-from lvae_min.train import load, own_images, same_content
+from lvae_min.train import load, own_images
 
 SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
@@ -61,7 +62,7 @@ class Explorer:
     iteration  of the network
     which      SELECTED or LATEST
     missing    why there are no images
-    changed    whether they are other images than those that the run began with
+    changed    whether these are other images, or in another order, than those that the run began with
     """
 
     changed = False
@@ -321,10 +322,11 @@ class Gallery:
         except (OSError, ValueError, MemoryError) as error:
             dataset, missing = None, one_line(error)[:300]
         if dataset is not None and own_images(settings["dataset"]) and best.exists():
-            shape = load(run).shape
-            if tuple(dataset.shape) != shape:
-                missing = f"they have the shape {tuple(dataset.shape)} now, the network takes {shape}"
-                dataset = None
+            with suppress(ValueError):  # damaged: there may be another network
+                shape = load(run).shape
+                if tuple(dataset.shape) != shape:
+                    missing = f"they have the shape {tuple(dataset.shape)} now, the network takes {shape}"
+                    dataset = None
         latest = which == LATEST if which else not (run / "results.json").exists()
         try:
             if dataset is None or not last.exists() or (best.exists() and not latest):
@@ -333,7 +335,9 @@ class Gallery:
                 (vae, iteration), which = latest_network(last, settings, dataset), LATEST
             explorer = Explorer(vae, dataset, iteration, which, missing)
             stored = records.parse((run / "config.json").read_bytes()).get("content")
-            explorer.changed = dataset is not None and not same_content(stored, dataset)
+            if dataset is not None:
+                pixels = stored.get("pixels") if isinstance(stored, dict) else stored  # of an older run
+                explorer.changed = pixels not in (None, dataset.content["pixels"])
             return explorer
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"{run}: its network cannot be used ({brief(error)})") from None

@@ -185,7 +185,7 @@ def samples(explorer: Explorer) -> str:
     images, reconstructions = explorer.reconstructions(SAMPLES)
     head = f"More images and, below, their reconstructions (iteration {explorer.iteration:,})"
     if explorer.changed:
-        head += ". The images have changed since the run began: it was trained on some of these"
+        head += ". The images have changed since the run began; it may have been trained on some of these"
     blank = [""] * len(images)
     return f'<div class="head">{head}</div>{row(images, blank)}{row(reconstructions, blank)}'
 
