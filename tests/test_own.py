@@ -251,6 +251,7 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert list(dataset.files) == ["a/0.png", "b/1.png"]
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # `prepared.quiet` does it for a user
 def test_of_a_file_with_several_images_the_first_is_taken_and_that_is_said(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
