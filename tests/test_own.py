@@ -275,6 +275,9 @@ def test_a_message_about_factors_names_their_array(tmp_path):
     file = write(tmp_path / "a.npz", images=images, factors=np.arange(4), factor_names="digit")
     with pytest.raises(ValueError, match="a.npz: factor_names: is a single value, no table"):
         data.load(str(file), tmp_path)
+    file = write(tmp_path / "b.npz", images=images, factors=np.array(4))
+    with pytest.raises(ValueError, match="b.npz: factors: is a single value, no table"):
+        data.load(str(file), tmp_path)
     folder = save_classes(tmp_path / "pets", ["dog", "cat"])
     np.save(folder / "factors.npy", 3)
     with pytest.raises(ValueError, match="pets: factors.npy: is a single value, no table"):
