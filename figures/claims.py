@@ -17,7 +17,7 @@ import rate
 from betas import BETAS, OURS, over_beta, pairs
 from common import script, write
 from paper import COLUMNS, METHODS, SELECTED_ITERATION, TABLE_2
-from samples import concordance, paired, rank_correlation
+from samples import concordance, paired
 from scipy.stats import spearmanr
 
 from lvae_min.config import Config
@@ -99,6 +99,12 @@ def complete(more: list[dict]) -> dict[str, dict[str, dict]]:
     return {name: rows for name, rows in found.items() if {title.split(",")[0] for title in rows} == six}
 
 
+def by_seed(long: dict[str, dict[str, dict]]) -> dict[tuple[str, int], dict]:
+    """The same rows by method and seed."""
+    seeds = {label: int(label.split("seed ")[1].split(",")[0]) for label in long}
+    return {(method, seeds[label]): row for label, rows in long.items() for method, row in rows.items()}
+
+
 def agreed(found: list[bool]) -> str:
     return HOLDS if found and all(found) else OPEN if any(found) or not found else NOT
 
@@ -135,17 +141,16 @@ def inverse(found: Evidence) -> Verdict:
     others |= {f"the methods, {name}": list(rows.values()) for name, rows in found.long.items()}
     cells = []
     for name, rows in others.items():
-        values = correlations(rows).values()
+        values = [test.statistic for test in correlations(rows).values()]
         cells.append(f"over {name}: {min(values):+.2f} to {max(values):+.2f}")
     runs = swept(found.rows)
     if not runs:
         return OPEN, "no run with several betas yet", "fig-2-betas"
-    ranks = correlations(runs)
-    listed = ", ".join(f"{pool.BARE[score]} {value:+.2f}" for score, value in ranks.items())
+    tests = correlations(runs)
+    listed = ", ".join(f"{pool.BARE[score]} {test.statistic:+.2f}" for score, test in tests.items())
     low, high = min(row["beta"] for row in runs), max(row["beta"] for row in runs)
     number = f"rank correlation with rec over {len(runs)} runs with beta {low:g} to {high:g}: {listed}"
-    rec = [row["rec_mean"] for row in runs]
-    sure = [value for score, value in ranks.items() if spearmanr(rec, [row[score] for row in runs])[1] < 0.05]
+    sure = [test.statistic for test in tests.values() if test.pvalue < 0.05]
     falling, rising = sum(value < 0 for value in sure), sum(value > 0 for value in sure)
     verdict = HOLDS if falling >= CLEAR else NOT if rising >= CLEAR else OPEN
     clearly = f"; {falling} clearly negative, {rising} clearly positive"
@@ -163,10 +168,10 @@ def swept(rows: list[dict]) -> list[dict]:
     ]
 
 
-def correlations(rows: list[dict]) -> dict[str, float]:
-    """Spearman's of rec with each of the six scores."""
+def correlations(rows: list[dict]) -> dict:
+    """Spearman's rank correlation of rec with each of the six scores: statistic and pvalue."""
     rec = [row["rec_mean"] for row in rows]
-    return {score: rank_correlation(rec, [row[score] for row in rows]) for score in SIX}
+    return {score: spearmanr(rec, [row[score] for row in rows]) for score in SIX}
 
 
 def one_to_two(found: Evidence) -> Verdict:
@@ -180,12 +185,7 @@ def one_to_two(found: Evidence) -> Verdict:
 def others_matter(found: Evidence) -> Verdict:
     """Scores at full length, with its low rate, against the default's, of the same methods and seeds."""
     default = {(pool.name_of(row), row["seed"]): row for row in found.rows}
-    both = []
-    for name, rows in found.long.items():
-        seed = int(name.split("seed ")[1].split(",")[0])
-        both += [
-            (scores, default[method, seed]) for method, scores in rows.items() if (method, seed) in default
-        ]
+    both = [(row, default[run]) for run, row in by_seed(found.long).items() if run in default]
     counts, changed = [], 0
     for score in SIX:
         sides = [row[score] for row, _ in both], [row[f"last_{score}"] for _, row in both]

@@ -26,9 +26,7 @@ Scores = dict[tuple[str, int], dict[str, float]]  # by method and seed
 
 def at_full_length() -> Scores:
     """The last networks of full length."""
-    found = claims.complete(full.more_runs())
-    seeds = {label: int(label.split("seed ")[1].split(",")[0]) for label in found}
-    return {(name, seeds[label]): row for label, rows in found.items() for name, row in rows.items()}
+    return claims.by_seed(claims.complete(full.more_runs()))
 
 
 def shorter(rows: list[dict]) -> dict[str, Scores]:

@@ -81,9 +81,12 @@ def own_images(name) -> bool:
 
 def same_content(stored, dataset: Dataset) -> bool:
     """Whether a data set may be the one whose content a run stored; one that was not stored may be any."""
-    if not isinstance(stored, dict):
-        stored = {"pixels": stored}  # of an older run
-    return all(stored.get(name) in (None, crc) for name, crc in dataset.content.items())
+    return all(stored_content(stored).get(name) in (None, crc) for name, crc in dataset.content.items())
+
+
+def stored_content(stored) -> dict:
+    """The content that a run stored; older ones stored that of the pixels alone, or none."""
+    return stored if isinstance(stored, dict) else {"pixels": stored}
 
 
 def refuse(folder: Path, other: list[str]) -> None:

@@ -25,7 +25,6 @@ FACTORS, NAMES = "factors", "factor_names"
 TABLES = f"{FACTORS}.npy", f"{NAMES}.npy"  # in a folder of images
 Shape = tuple[int, int, int]  # (C, H, W)
 VERSION = 6  # of how images are prepared: what another one made is made again
-FOLDER = "folder"  # the factor that folders of images are
 MOST_CLASSES = 10  # folders that are a factor: the scores put its values in as many bins
 DARK = 128  # numbers up to a value between 1 and this are neither 0 to 1 nor 0 to 255
 EXPECTED = "expected a folder of images, an .npy, .npz or .h5"
@@ -295,7 +294,7 @@ def prepare_folder(path: Path, target: Path, about: dict, wanted: Shape | None =
         expected = " and ".join(TABLES)
         about["source"] += f", not used: {one_line(', '.join(others))[:80]} (expected {expected})"
     factors = classes(names)
-    about["names"] = [] if factors is None else [FOLDER]
+    about["names"] = [] if factors is None else ["folder"]
     if table.is_file():
         given = named(TABLES[1], lambda: im.read_array(titles)) if titles.is_file() else None
         values = named(TABLES[0], lambda: im.read_array(table))

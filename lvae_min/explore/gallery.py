@@ -22,7 +22,7 @@ from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief, one_line
 from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
-from lvae_min.train import load, own_images
+from lvae_min.train import load, own_images, stored_content
 
 SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
@@ -321,22 +321,24 @@ class Gallery:
             dataset, missing = self.dataset(settings["dataset"]), ""
         except (OSError, ValueError, MemoryError) as error:
             dataset, missing = None, one_line(error)[:300]
+        selected = None
         if dataset is not None and own_images(settings["dataset"]) and best.exists():
             with suppress(ValueError):  # damaged: there may be another network
-                shape = load(run).shape
-                if tuple(dataset.shape) != shape:
-                    missing = f"they have the shape {tuple(dataset.shape)} now, the network takes {shape}"
-                    dataset = None
+                selected = load(run)
+            if selected is not None and selected.shape != tuple(dataset.shape):
+                missing = f"they have the shape {dataset.shape} now, the network takes {selected.shape}"
+                dataset = None
         latest = which == LATEST if which else not (run / "results.json").exists()
         try:
             if dataset is None or not last.exists() or (best.exists() and not latest):
-                vae, iteration, which = load(run), load_checkpoint(best)["iteration"], SELECTED
+                vae, which = selected or load(run), SELECTED
+                iteration = load_checkpoint(best)["iteration"]
             else:
                 (vae, iteration), which = latest_network(last, settings, dataset), LATEST
             explorer = Explorer(vae, dataset, iteration, which, missing)
             stored = records.parse((run / "config.json").read_bytes()).get("content")
             if dataset is not None:
-                pixels = stored.get("pixels") if isinstance(stored, dict) else stored  # of an older run
+                pixels = stored_content(stored).get("pixels")
                 explorer.changed = pixels not in (None, dataset.content["pixels"])
             return explorer
         except (KeyError, RuntimeError) as error:
