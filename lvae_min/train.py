@@ -234,7 +234,7 @@ class Run:
     ):
         self.folder, self.call = Path(folder), call
         self.drawn: Callable = lambda: None  # waits for the pictures that are being drawn
-        self.tested: Callable | None = None  # waits for the scores of the test images, once they are begun
+        self.tested: tuple[float, Callable] | None = None  # what begin_test gives of the last network
         self.config = dataclasses.replace(config, latents=config.latents or dataset.latents)
         self.device = pick_device(config.device)
         self.threads = config.threads or threads or cores()
@@ -443,10 +443,10 @@ class Run:
                     progress.show(record)
                     self.seconds = time.monotonic() - began
                     ends = self.iteration == self.config.iterations
-                    if ends and self.call.beside and self.best["iteration"] == self.iteration:
+                    if ends and self.call.beside:
                         at = time.monotonic()
-                        try:
-                            self.tested = self.begin_test()  # workers score while the checkpoint is written
+                        try:  # workers score while the checkpoint is written
+                            self.tested = self.begin_test(self.best["iteration"] == self.iteration)
                         except Exception:  # no memory for it, for example: the training is saved first
                             self.checkpoint()
                             raise
@@ -575,25 +575,31 @@ class Run:
             raise ValueError(f"{file}: not the network of this run ({brief(error)})") from None
         return best
 
-    def begin_test(self, last: float = 0) -> Callable[[], dict]:
-        """Begin to score and draw the network on the test images; what is returned waits for the scores.
+    def begin_test(self, selected: bool, last: float = 0) -> tuple[float, Callable[[], dict]]:
+        """Begin to score the network on the test images: its KL, and a function that waits for all scores.
 
-        last  KL of the last network, where this is another
+        selected  whether it is the selected one, which is drawn, too
+        last      KL of the last network, where this is another
         """
         terms, codes, scored = begin_evaluation(self.step.vae, self.dataset, self.test, call=self.call)
-        self.draw(self.test, codes, unlearned(terms["kl"], last))
-        return scored
+        if selected:
+            self.draw(self.test, codes, unlearned(terms["kl"], last))
+        return terms["kl"], scored
 
     def finish(self) -> dict:
         """Score the selected and the last network on the test images, draw the first, write results.json."""
         with self.advise_removal():
             best = self.selected()
         last = {"iteration": self.iteration, "beta": self.step.objective.beta().item()}
-        if best["iteration"] != self.iteration:
-            last |= evaluate(self.step.vae, self.dataset, self.test, call=self.call)[0]
-        self.step.vae.load_state_dict(best["vae"])
-        scores = (self.tested or self.begin_test(last.get("kl", 0)))()
-        last = {**scores, **last}
+        if best["iteration"] == self.iteration:
+            self.step.vae.load_state_dict(best["vae"])
+            scores = (self.tested or self.begin_test(True))[1]()
+            last = {**scores, **last}
+        else:  # two networks, scored at once where others score
+            kl, scored = self.tested or self.begin_test(False)
+            self.step.vae.load_state_dict(best["vae"])
+            scores = self.begin_test(True, kl)[1]()
+            last |= scored()
         self.drawn()
         rec_mean = scores.pop("rec_mean")
         lines = records.read_log(self.folder / "log.jsonl")

@@ -129,11 +129,12 @@ def test_a_grid_on_a_gpu_has_workers_and_short_turns(monkeypatch):
     assert sys.getswitchinterval() == before
 
 
-@pytest.mark.parametrize("select, beside", [("last", True), ("last", False), ("beta_vae", True)])
+@pytest.mark.parametrize("select", ["last", "beta_vae"])
+@pytest.mark.parametrize("beside", [True, False])
 def test_at_the_end_scores_pictures_and_the_checkpoint_are_made_at_once(
     small, tmp_path, monkeypatch, select, beside
 ):
-    """Where the last network is the selected one, and where others score and draw."""
+    """Where others score and draw; the last network and, if that is another, the selected one."""
     seen = []
 
     class Recording(AtOnce):
@@ -153,10 +154,14 @@ def test_at_the_end_scores_pictures_and_the_checkpoint_are_made_at_once(
     run.finish()
     run.close()
     found = [name for name in seen if name != "draw ended"]
-    validation, test, early = ["score", "score ended"], ["score", "draw"], select == "beta_vae"
+    validation, selected, early = ["score", "score ended"], ["score", "draw"], select == "beta_vae"
     first = [*validation, "draw", *validation]
-    at_once = [*test, "checkpoint"] if beside and not early else ["checkpoint", *validation * early, *test]
-    assert found == [*first, *at_once, "score ended"] and seen[-1] == "draw ended"
+    last = ["score"] if early else selected
+    at_once = [*last, "checkpoint"] if beside else ["checkpoint", *last]
+    ended = ["score ended"] * (1 + early)
+    assert found == [*first, *at_once, *selected * early, *ended] and seen[-1] == "draw ended"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["last"]["rec"] != results["scores"]["rec"]) == early
 
 
 def test_the_training_is_saved_where_scoring_the_test_images_fails_to_begin(small, tmp_path, monkeypatch):
