@@ -29,7 +29,7 @@ MORE_TESTS = "(cuda and (half_logits_reach or gradient_of_three))"
 #   sums of biases and of columns, 110 us of the CNN's 900             nsys profile python -m bench step
 #   how many runs at once are the fastest, by precision                bench grid, with another AT_ONCE
 #   the loss against the memory's floor, by block size and packs       bench loss, columns "graph"
-BENCHES = ("step", "loss", "grid", "updates", "parts", "evaluation", "start", "overhead", "data", "growth")
+BENCHES = ("overhead", "updates", "step", "loss", "grid", "parts", "evaluation", "start", "data", "growth")
 MACHINE = """
 import json, sys, torch
 if not torch.cuda.is_available():
@@ -176,9 +176,9 @@ def tests(part: Part) -> None:
         command += [PYTHON, "-m", "pytest", "-q", "-s", *files, "-k", chosen]
         part.run(tool, *command, limit=90, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
+    pytest("others", "-m", "not cuda and not slow", *many)
     sanitize("memcheck")
     sanitize("racecheck")
-    pytest("others", "-m", "not cuda and not slow", *many)
     sanitize("synccheck")
     sanitize("initcheck")
 

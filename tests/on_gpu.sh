@@ -2,7 +2,7 @@
 # What to run on a machine with an NVIDIA GPU, the CUDA toolkit and the package installed with its tests. Its parts,
 # in order of importance; each ends within eight minutes (made for an H200), whatever it has left undone:
 #
-#     bash tests/on_gpu.sh tests         the tests of the GPU, the kernels under compute-sanitizer, all other tests
+#     bash tests/on_gpu.sh tests         the tests of the GPU, all other tests, the kernels under compute-sanitizer
 #     bash tests/on_gpu.sh bench         python -m bench, and python -m bench.updates
 #     bash tests/on_gpu.sh paper SEED    six methods with the paper's 300,000 iterations, at once; again: continues
 #     bash tests/on_gpu.sh seeds         six methods, ten seeds each, with the default schedule; again: continues
