@@ -233,6 +233,22 @@ def test_a_finished_run_shows_its_results(runs):
     assert f"<small>SAP (regression)</small>{results['scores']['sap']:.3f}" in shown
     assert f"<small>rec (z = mu)</small>{results['rec_mean']:.2f}<" in shown
     assert f"<small>rec (sampled z)</small>{results['scores']['rec']:.2f}<" in shown
+    assert f"test images, iteration {results['selected']['iteration']} (selected)<" in shown
+
+
+def test_a_finished_run_shows_the_results_of_the_network_that_is_shown(runs):
+    file = runs.folder / "whole/results.json"
+    results = json.loads(file.read_bytes())
+    for which, shown in ((gallery.SELECTED, results["scores"]), (gallery.LATEST, results["last"])):
+        status = runs.status("whole", which)
+        assert status.scores["rec"] == shown["rec"] and status.scored.endswith(f"({which})")
+    results["last"] = {"iteration": 7, "kl": 1.0, "mig": 0.25}
+    file.write_text(json.dumps(results))
+    status = runs.status("whole", gallery.LATEST)
+    assert status.scores["mig"] == 0.25 and status.scored == "test images, iteration 7 (latest)"
+    del results["last"]  # as runs of former versions
+    file.write_text(json.dumps(results))
+    assert runs.status("whole", gallery.LATEST) == runs.status("whole")
 
 
 def test_an_unfinished_run_shows_its_last_evaluation_and_its_latest_network(runs):
@@ -735,3 +751,4 @@ def test_in_a_browser_another_run_is_chosen_where_one_has_no_network(runs, serve
     until(lambda: decoded(browser) and "finished" in text(browser, "about"))
     click(browser, "#which input[value=latest]")
     until(lambda: f"iteration {ITERATIONS}" in text(browser, "more"))
+    until(lambda: f"iteration {ITERATIONS} (latest)" in text(browser, "about"))

@@ -267,8 +267,11 @@ class Gallery:
             raise ValueError(f"{file}: not the settings of a run ({brief(error, file)})") from None
         return content["settings"]
 
-    def status(self, name: str) -> Status:
-        """How far a run is. Raises ValueError where its files are damaged."""
+    def status(self, name: str, which: str | None = None) -> Status:
+        """How far a run is; once it is finished, with the scores of its SELECTED or its LATEST network.
+
+        Raises ValueError where its files are damaged.
+        """
         run, settings = self.run(name), self.settings(name)
         lines = log_so_far(run / "log.jsonl")
         iteration = lines[-1]["step"] if lines else 0
@@ -279,8 +282,14 @@ class Gallery:
         if (run / "results.json").exists():
             phase, results = FINISHED, results_of(run)
             iteration = settings["iterations"]
-            scores = {**results["scores"], "rec_mean": results["rec_mean"]}
-            scored = f"test images, iteration {results['selected']['iteration']:,} (selected)"
+            scores, at = (
+                {**results["scores"], "rec_mean": results["rec_mean"]},
+                results["selected"]["iteration"],
+            )
+            last = results.get("last", {})
+            if which == LATEST and "iteration" in last:
+                scores, at = last, last["iteration"]
+            scored = f"test images, iteration {at:,} ({LATEST if scores is last else SELECTED})"
         left = self.left(name, iteration, settings["iterations"]) if phase == TRAINING else None
         if phase != TRAINING:  # a pause counts for nothing
             self.seen.pop(name, None)

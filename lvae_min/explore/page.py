@@ -6,6 +6,7 @@ An image goes to the browser as a PNG inside the HTML, so that no file is writte
 import base64
 import html
 import io
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image
@@ -104,7 +105,7 @@ def curves(status: Status) -> str:
         steps = [line["step"] for line in status.lines]
         for name in ("rec", "kl"):
             terms.plot(steps, [line[name] for line in status.lines], label=name)
-        terms.set(yscale="log", ylabel="rec, kl (nats)")
+        terms.set(yscale="log", ylabel="rec, kl")
         terms.legend(fontsize=7)
         weight.plot(steps, [line["beta"] for line in status.lines], "C2")
         weight.set(xlabel="iterations", ylabel="beta", xlim=(0, status.iterations))
@@ -297,10 +298,12 @@ def page(gr, gallery: Gallery, first: str | None, training):
             progress, stamps = "", None
             try:
                 stamps = gallery.stamps(name)
-                progress = facts(gallery.status(name))
                 explorer = gallery.explorer(name, which)
+                progress = facts(gallery.status(name, explorer.which))
                 return [progress, *show_network(View((), name, stamps, explorer, which))]
             except (ValueError, OSError) as error:
+                with suppress(ValueError, OSError):  # a run that has no network yet
+                    progress = facts(gallery.status(name))
                 return [progress, *show_network(View((), name, stamps), error)]
 
         def refresh(view: View, name: str | None) -> list:
@@ -321,13 +324,13 @@ def page(gr, gallery: Gallery, first: str | None, training):
                 if stamps == before:
                     return [runs, skip, skip, *same]
                 view.stamps = stamps
-                progress = facts(gallery.status(name))
                 if before and stamps[0] == before[0]:
-                    return [runs, skip, progress, *same]
+                    of = view.network.which if view.network else None
+                    return [runs, skip, facts(gallery.status(name, of)), *same]
                 if view.network is None:
                     return [runs, skip, *show_run(name)]
                 view.renew(gallery.explorer(name, view.which))
-                return [runs, skip, progress, *show_network(view)]
+                return [runs, skip, facts(gallery.status(name, view.network.which)), *show_network(view)]
             except (ValueError, OSError) as error:
                 return [runs, skip, note(error), *same]
 
