@@ -53,7 +53,6 @@ void adam_with(const Run& run, Tensors weights, Tensors gradients, Tensors exp_a
 
 // What `Layer` has of a weight: itself, exp_avg, exp_avg_sq, step, learning rate and perhaps the copy.
 inline AdamTensor adam_tensor(const Tensors& list, const Tensor& like) {
-  if (list.empty()) return {};
   STD_TORCH_CHECK(list.size() == 5 || list.size() == 6, "lvae: 5 or 6 tensors expected of a weight");
   const int64_t size = list[0].numel();
   const auto floats = [&](size_t k, int64_t n) {
@@ -76,7 +75,7 @@ void layer_with(const Run& run, Tensor rows, Tensor columns, bool bias_of_rows, 
       rows.data_ptr(),           columns.data_ptr(),      rows.size(0), rows.size(1), columns.size(1),
       adam_tensor(weight, rows), adam_tensor(bias, rows), bias_of_rows, tensor_cores};
   STD_TORCH_CHECK(p.weight.size == p.height * p.width &&
-                      (bias.empty() || p.bias.size == (bias_of_rows ? p.height : p.width)),
+                      p.bias.size == (bias_of_rows ? p.height : p.width),
                   "lvae: the weight is not of the size of the product, or the bias of its side");
   const Kind kind = kind_of(rows, "rows");
   STD_TORCH_CHECK(kind == Kind::f32 || kind == Kind::bf16, "lvae: float32 or bfloat16 expected");

@@ -24,7 +24,7 @@ struct Layer {
   const void* columns;
   int64_t n, height, width;
   AdamTensor weight;    // (height, width); `gradient` of both is not read
-  AdamTensor bias;      // of `height` weights, or of `width`; size 0 if there is none
+  AdamTensor bias;      // of `height` weights, or of `width`
   bool bias_of_rows;
   bool tensor_cores;    // of float: rounded to TF32 (10 bits of fraction), summed in float; bf16 always
 };

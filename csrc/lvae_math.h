@@ -35,7 +35,7 @@ LVAE_INLINE To bits_of(From value) {
 // x = n log 2 + f, n whole and |f| <= log(2) / 2. Then e^x = 2^n (1 + f + q f^2).
 struct Reduced {
   float f, q;
-  int32_t n_at_exponent;    // n << 23: added to the bits of a power of two it multiplies by 2^n
+  uint32_t n_at_exponent;    // n << 23: added to the bits of a power of two it multiplies by 2^n
 };
 
 LVAE_INLINE Reduced reduce(float x) {
@@ -48,11 +48,11 @@ LVAE_INLINE Reduced reduce(float x) {
   q = q * f + 4.166628e-2f;
   q = q * f + 1.6666542e-1f;
   q = q * f + 0.5f;
-  return {f, q, int32_t(bits_of<uint32_t>(t) << 23)};
+  return {f, q, bits_of<uint32_t>(t) << 23};    // of a NaN they are any bits, and the result is NaN
 }
 
-LVAE_INLINE float times_two_to(int32_t n_at_exponent, float one_or_half) {
-  return bits_of<float>(bits_of<int32_t>(one_or_half) + n_at_exponent);
+LVAE_INLINE float times_two_to(uint32_t n_at_exponent, float one_or_half) {
+  return bits_of<float>(bits_of<uint32_t>(one_or_half) + n_at_exponent);
 }
 
 // e^x for x <= 0. At -88 n is -127, and "2^-127" has the bits of 0: what is below the normal floats becomes 0
@@ -83,7 +83,7 @@ LVAE_INLINE double expm1_and_excess(double x, double* excess) {
 // 1 / x for 1 <= x <= 2.
 LVAE_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
-  const float r = __fdividef(1.0f, x);    // 1 / x has a slow path; a Newton step makes this exact
+  const float r = __fdividef(1.0f, x);    // 1 / x has a slow path; a Newton step makes this as good, or next to it
   return r + r * (1.0f - x * r);
 #else
   return 1.0f / x;

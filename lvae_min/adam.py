@@ -46,6 +46,9 @@ class ByOp:
         loss(logits).backward()     # updates the linear layers
         by_op.finish()              # updates the others, and counts the update of all
 
+    What looks at gradients between backward and update (clipping, hooks, penalties) does not see those of the
+    linear layers. A second gradient of one of them, as of a penalty on its weights, is refused.
+
     An iteration that failed in between cannot be repeated: some weights have been updated and others not. It
     takes a state from before it, and a new set of `updated`.
     """
@@ -102,7 +105,7 @@ class ByOp:
             raise RuntimeError("Adam: a second update of a layer before the first one was finished")
         rows, columns = (x, y) if inputs_first else (y, x)
         torch.ops.lvae.layer_.default(rows, columns, not inputs_first, self.tf32, weight, bias)
-        for row in (weight, bias):
+        for row in (weight, bias):  # autograd does not see that the op writes; it only reads step and rate
             torch.autograd.graph.increment_version([*row[:3], *row[5:]])
             self.updated.add(row[0])
 
@@ -111,11 +114,12 @@ class ByOp:
         """Update the weights that have a gradient, and count the updates of the linear layers as well."""
         rows, rest = [], []
         for weight, group in self.groups().items():
-            if weight in self.updated:
-                continue
-            gradient, row = self.copies.get(weight, weight).grad, self.row(weight, group)
+            gradient = self.copies.get(weight, weight).grad
             if gradient is None:
                 continue
+            if weight in self.updated:
+                raise RuntimeError("Adam: a weight that backward has updated has another gradient as well")
+            row = self.row(weight, group)
             if row is not None and layout(gradient) == layout(weight):
                 rows.append([row[0], gradient, *row[1:]])
             else:

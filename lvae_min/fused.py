@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent / "csrc"  # installed; in the repository
@@ -140,7 +141,8 @@ def _call(logits, x, mu, logvar, sigma, scale):
         or logvar.requires_grad
         or (sigma is not None and sigma.requires_grad)
     )
-    if trained and not torch.compiler.is_compiling():
+    # In forward mode _Elbo raises an error, where the op would drop the tangents and give 0.
+    if (trained or forward_ad._current_level >= 0) and not torch.compiler.is_compiling():
         return _Elbo.apply(logits, x, mu, logvar, sigma, scale)
     return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, trained)[:3]
 

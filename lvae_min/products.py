@@ -163,6 +163,8 @@ class Columns(torch.autograd.Function):
         small = gradient
         if transposed:
             small, found = x, columns(gradient, stride, padding)
+        elif torch.is_grad_enabled():  # create_graph=True: they depend on x
+            found = columns(x, stride, padding)
         by_weight = summed_product(rows(small), found).view(len(weight), KERNEL, KERNEL, -1)
         by_x = None
         if ctx.needs_input_grad[0] and transposed:

@@ -366,6 +366,71 @@ def test_a_second_update_before_the_first_is_finished_is_refused(on_host):
     assert layer.update is None
 
 
+def test_another_gradient_of_an_updated_weight_is_refused_and_not_dropped(on_host):
+    by_op, net, sigma = small_optimizer()
+    by_op.optimizer.zero_grad()
+    with by_op.updating():
+        loss = net(torch.ones(3, 6)).sum()
+    (loss + net.last.weight.square().sum()).backward()
+    with pytest.raises(RuntimeError, match="has another gradient as well"):
+        by_op.finish()
+
+
+def moments(*size):
+    return [torch.ones(size) for _ in range(3)]
+
+
+ONE = torch.ones(())  # a step, a rate
+LAYER = {"rows": torch.ones(7, 3), "columns": torch.ones(7, 2), "bias_of_rows": True, "tensor_cores": False}
+BAD_LAYERS = [
+    ({"rows": torch.ones(7)}, "two contiguous matrices of as many rows"),
+    ({"rows": torch.ones(6, 3)}, "two contiguous matrices of as many rows"),
+    ({"columns": torch.ones(2, 7).t()}, "two contiguous matrices of as many rows"),
+    ({"columns": torch.ones(7, 2).bfloat16()}, "of one type"),
+    ({"rows": torch.ones(7, 3).double(), "columns": torch.ones(7, 2).double()}, "float32 or bfloat16"),
+    ({"weight": [*moments(3, 2), ONE]}, "5 or 6 tensors"),
+    ({"weight": [*moments(2, 2), ONE, ONE]}, "not of the size of the product"),
+    ({"weight": [*moments(3, 2), ONE, ONE, torch.ones(3, 2)]}, "6 numbers of bfloat16"),
+    ({"weight": [torch.ones(3, 2).double(), *moments(3, 2)[1:], ONE, ONE]}, "6 numbers of float32"),
+    ({"weight": [torch.ones(3, 2), torch.ones(3, 1), torch.ones(3, 2), ONE, ONE]}, "6 numbers of float32"),
+    ({"weight": [*moments(3, 2), torch.ones(2), ONE]}, "1 numbers of float32"),
+    ({"weight": [torch.ones(3, 4)[:, ::2], *moments(3, 2)[1:], ONE, ONE]}, "must have no gaps"),
+    ({"bias": [*moments(2), ONE, ONE]}, "or the bias of its side"),
+    ({"bias": []}, "5 or 6 tensors"),
+]
+
+
+@pytest.mark.parametrize("change, reason", BAD_LAYERS)
+def test_what_the_layers_op_would_read_out_of_bounds_is_refused(change, reason, on_host):
+    given = {**LAYER, "weight": [*moments(3, 2), ONE, ONE], "bias": [*moments(3), ONE, ONE], **change}
+    before = [each.clone() for each in given["weight"]]
+    with pytest.raises(RuntimeError, match=reason):
+        torch.ops.lvae.layer_(*given.values())
+    assert all(map(torch.equal, given["weight"], before))
+
+
+ADAM = ("weights", "gradients", "exp_avgs", "exp_avg_sqs", "steps", "rates", "copies", "done")
+BAD_LISTS = [
+    *({name: []} for name in ADAM[1:6]),
+    {"copies": [torch.ones(2).bfloat16()] * 2},
+    {"copies": [torch.ones(2)]},
+    {"gradients": [torch.ones(2).double()]},
+    {"exp_avgs": [torch.ones(1)]},
+    {"steps": [torch.ones(2)]},
+    {"exp_avg_sqs": [torch.ones(4)[::2]]},
+    {"done": [torch.ones(2)]},
+]
+
+
+@pytest.mark.parametrize("change", BAD_LISTS, ids=str)
+def test_what_adams_op_would_read_out_of_bounds_is_refused(change, on_host):
+    given = {name: [torch.ones(2)] for name in ADAM[:4]} | {"steps": [ONE], "rates": [ONE]}
+    given = {**given, "copies": [], "done": [], **change}
+    with pytest.raises(RuntimeError, match="lvae: "):
+        torch.ops.lvae.adam_(*given.values())
+    assert torch.equal(given["weights"][0], torch.ones(2))
+
+
 def test_an_iteration_that_failed_is_not_repeated(on_host, monkeypatch):
     by_op, net, sigma = small_optimizer()
 

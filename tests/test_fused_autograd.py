@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from lvae_min import fused, losses
 
@@ -48,6 +50,23 @@ def test_gradients_accumulate_in_a_leaf_over_a_kept_graph():
     for _ in range(3):
         (2 * loss).backward(retain_graph=True)
     assert torch.allclose(logits.grad, 6 * once)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")  # torch.func.jvp imports it
+def test_a_forward_derivative_is_refused_and_not_taken_for_zero():
+    logits, x, mu, logvar = (tensor.detach() for tensor in inputs(dtype=torch.float64))
+
+    def rec(module, logits):
+        return module.elbo_terms(logits, x, mu, logvar)[0]
+
+    assert torch.func.jvp(partial(rec, losses), (logits,), (torch.ones_like(logits),))[1] != 0
+    with pytest.raises(RuntimeError, match="jvp|forward"):
+        torch.func.jvp(partial(rec, fused), (logits,), (torch.ones_like(logits),))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(logits, torch.ones_like(logits))
+        with pytest.raises(RuntimeError, match="jvp|forward"):
+            rec(fused, dual)
+        assert rec(fused, logits) == rec(fused, logits.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("through", ["function", "op"])

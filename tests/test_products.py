@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import lvae_min.step
 from lvae_min import products
 from lvae_min.model import VAE
-from lvae_min.products import Columns, Conv, ConvTransposed, Linear, convolve
+from lvae_min.products import KERNEL, Columns, Conv, ConvTransposed, Linear, convolve
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
@@ -58,6 +58,20 @@ def test_a_convolution_by_columns_is_the_convolution(case, layout):
     expected = derived(lambda *given: function(*given, stride, padding), *inputs)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_convolution_by_columns_has_second_derivatives(transposed):
+    generator = torch.Generator().manual_seed(0)
+    sizes = (2, 3, 3, 2), (3, 2, KERNEL, KERNEL), (2,)
+    if not transposed:
+        sizes = (2, 2, 6, 4), (3, 2, KERNEL, KERNEL), (3,)
+    given = [torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes]
+
+    def convolution(*tensors):
+        return Columns.apply(*tensors, 2, 1, transposed).square()
+
+    assert torch.autograd.gradgradcheck(convolution, given)
 
 
 def test_the_image_itself_needs_no_gradient():

@@ -282,11 +282,8 @@ class Gallery:
         if (run / "results.json").exists():
             phase, results = FINISHED, results_of(run)
             iteration = settings["iterations"]
-            scores, at = (
-                {**results["scores"], "rec_mean": results["rec_mean"]},
-                results["selected"]["iteration"],
-            )
-            last = results.get("last", {})
+            scores = {**results["scores"], "rec_mean": results["rec_mean"]}
+            at, last = results["selected"]["iteration"], results.get("last", {})
             if which == LATEST and "iteration" in last:
                 scores, at = last, last["iteration"]
             scored = f"test images, iteration {at:,} ({LATEST if scores is last else SELECTED})"
