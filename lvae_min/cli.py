@@ -92,9 +92,10 @@ def stop_on_signals() -> Event:
     """An event that Ctrl-C and SIGTERM set from now on; the second signal ends the process at once."""
     stop = Event()
 
-    def on_signal(number, _):
+    def on_signal(*_):
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)

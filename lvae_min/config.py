@@ -239,7 +239,10 @@ class Config:
         return {"rate": PAPER_RATE if self.paper else fitted, "sigma_freeze": 0.0 if long else 0.05}
 
     def settle(self) -> None:
-        """Reset settings that the method does not use: two runs that differ in them alone are one run."""
+        """Reset settings that the method does not use: two runs that differ in them alone are one run.
+
+        Those of a controller that were not given are the method's. Raises ValueError for one out of range.
+        """
         method = METHODS[self.model]
         if not method.has_beta:
             object.__setattr__(self, "beta", Config.beta)

@@ -1,8 +1,8 @@
 """Every data set as one thing: images that stay whole and compact, factors, a split, and batches (Sec. 6.1).
 
 A set is drawn or read once and never copied into floats: a batch is uint8, and becomes float inside the
-network and the loss. Labels are not stored either: the sets are complete grids in row-major order, so that an
-image's factors follow from its index.
+network and the loss. The factors of an image follow from its index where a set is a complete grid in
+row-major order; other sets (CelebA, a user's own) store them.
 """
 
 import copy

@@ -485,5 +485,8 @@ def _compile(sources: list[str], folder: Path) -> None:
                 )
     finally:
         log.setLevel(level)
-        os.environ.clear()
-        os.environ.update(before)
+        for name in os.environ.keys() | before.keys():  # no others: another thread may be reading them
+            if name not in before:
+                del os.environ[name]
+            elif os.environ.get(name) != before[name]:
+                os.environ[name] = before[name]

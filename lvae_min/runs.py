@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock
 
@@ -103,7 +103,6 @@ def describe_error(error: Exception, folder: Path, jobs: int = 1) -> str:
     if not isinstance(error, MISTAKES):
         return f"{folder}: internal error, see the traceback above ({type(error).__name__})"
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail again when it flushes at exit
         return f"{folder}: stopped, since its output pipe was closed; the same command continues the run"
     if not isinstance(error, OSError) or error.errno is None:
         return one_line(error)
@@ -188,18 +187,21 @@ class Runs:
                     self.stopped = True
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
+            if self.grid:
+                self.grid.end(self.names[config], config.iterations)
         except Exception as error:  # of any kind: the other runs continue
             if not isinstance(error, MISTAKES) and not out_of_memory(error):
                 traceback.print_exc()
+            if isinstance(error, BrokenPipeError):
+                text.drop_output()
             reason = describe_error(error, folder, self.jobs)
-            if self.grid:
-                reason = reason if str(folder) in reason else f"{folder}: {reason}"
-                report.say(f"FAILED, the others continue: {reason}")
-                self.grid.end(self.names[config], config.iterations, failed=True)
+            if self.grid and str(folder) not in reason:
+                reason = f"{folder}: {reason}"
             self.failures.append(reason)
-            return
-        if self.grid:
-            self.grid.end(self.names[config], config.iterations)
+            if self.grid:
+                with suppress(OSError):  # stdout may be what cannot be written to
+                    report.say(f"FAILED, the others continue: {reason}")
+                    self.grid.end(self.names[config], config.iterations, failed=True)
 
     @contextmanager
     def sharing(self):

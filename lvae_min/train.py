@@ -430,11 +430,12 @@ class Run:
         ) as progress:
             while self.iteration < self.config.iterations and not (stop and stop.is_set()):
                 self.step()
-                due = self.due()
+                due, ended = self.due(), self.iteration == self.config.iterations
                 if due or self.iteration % LOG_EVERY == 0:
                     record = self.record()
                     if due:
-                        test = self.begin_scoring(self.test) if self.config.score_test else None
+                        given = self.step.vae, self.dataset, self.test, RECONSTRUCTED, self.quick, self.call
+                        test = begin_evaluation(*given)[-1] if self.config.score_test else None
                         record["validation"], codes = self.validate()
                         if test:
                             record["test"] = test()
@@ -442,8 +443,7 @@ class Run:
                     self.write_log(record)
                     progress.show(record)
                     self.seconds = time.monotonic() - began
-                    ends = self.iteration == self.config.iterations
-                    if ends and self.call.beside:
+                    if ended and self.call.beside:
                         at = time.monotonic()
                         try:  # workers score while the checkpoint is written
                             self.tested = self.begin_test(self.best["iteration"] == self.iteration)
@@ -451,15 +451,13 @@ class Run:
                             self.checkpoint()
                             raise
                         began += time.monotonic() - at  # part of `finish`, which is not counted
-                    elif due and not ends and time.monotonic() - drawn > DRAW_SECONDS:
+                    elif due and not ended and time.monotonic() - drawn > DRAW_SECONDS:
                         self.draw(self.validation, codes)
                         drawn = time.monotonic()
-                waited = time.monotonic() - saved
-                if (
-                    due
-                    and (waited > EVALUATED_SECONDS or self.iteration == self.config.iterations)
-                    or (self.step.counted == 0 and waited > SAVE_SECONDS)
-                ):
+                now = time.monotonic()
+                if due and (ended or now - saved > EVALUATED_SECONDS) or now - saved > SAVE_SECONDS:
+                    self.seconds = now - began
+                    self.means()  # a network that is not finite is not kept
                     self.checkpoint()
                     saved = time.monotonic()
         self.seconds = time.monotonic() - began
@@ -508,11 +506,6 @@ class Run:
     def quick(self) -> bool:
         """Whether sap_classification is left out of evaluations in training: a longer run has the time."""
         return self.interval < 10_000
-
-    def begin_scoring(self, index: np.ndarray) -> Callable[[], dict]:
-        """Score images `index` as in an evaluation; what is returned waits for the scores."""
-        given = self.step.vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call
-        return begin_evaluation(*given)[-1]
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""
@@ -696,12 +689,18 @@ def load(run: Path | str) -> VAE:
     run  the folder of a run, finished or not
     Raises ValueError if there is no network in it yet, or a damaged one.
     """
+    return selected_network(run)[0]
+
+
+def selected_network(run: Path | str) -> tuple[VAE, int]:
+    """What `load` gives, and of which iteration it is."""
     file = Path(run) / "best.pt"
     if not file.exists():
         raise ValueError(f"{file}: not there; {run} is no run, or no network was selected yet")
     best = load_checkpoint(file)
     try:
-        records.check(best, {"network": {"shape": records.sizes, "latents": records.count}, "vae": {}}, "it")
+        form = {"shape": records.sizes, "latents": records.count}
+        records.check(best, {"network": form, "vae": {}, "iteration": records.whole}, "it")
         networks = layers(**best["network"])  # a file's size bounds what is allocated
         expected = nn.ModuleDict(dict(zip(("encoder", "decoder"), networks, strict=True)))
         check_tensors(best["vae"], expected.state_dict())
@@ -709,4 +708,4 @@ def load(run: Path | str) -> VAE:
         raise ValueError(f"{file}: not the network of a run ({brief(error)})") from None
     vae = VAE(**best["network"])
     vae.load_state_dict(best["vae"])
-    return vae.eval()
+    return vae.eval(), best["iteration"]

@@ -24,11 +24,13 @@ import torch
 from PIL import Image
 from small_run import small_dsprites
 
+import lvae_min.train
 from lvae_min import data, latents, load, model
 from lvae_min.datasets import specs
 from lvae_min.explore import gallery, page
 from lvae_min.explore import server as explore
 from lvae_min.explore.gallery import FINISHED, STOPPED, TRAINING, Explorer, Gallery, View, open_folder
+from lvae_min.io.checkpoints import load_checkpoint
 
 HERE = Path(__file__).resolve().parent
 ITERATIONS = 30
@@ -262,6 +264,19 @@ def test_an_unfinished_run_shows_its_last_evaluation_and_its_latest_network(runs
     assert explorer.iteration == state["iteration"]
     for name, weights in explorer.vae.state_dict().items():
         assert torch.equal(weights, state["vae"][name])
+
+
+def test_a_network_and_its_iteration_are_read_at_one_time(runs, monkeypatch):
+    seen = []
+
+    def watched(file):
+        seen.append(file)
+        return load_checkpoint(file)
+
+    for module in (gallery, lvae_min.train):
+        monkeypatch.setattr(module, "load_checkpoint", watched)
+    runs.explorer("whole")
+    assert seen == [runs.folder / "whole/best.pt"]
 
 
 def test_the_latest_network_of_a_finished_run_is_available_too(runs):

@@ -429,6 +429,26 @@ def test_a_folder_that_cannot_be_written_is_named_and_not_the_archive(
     assert f"{tmp_path / 'data/mpi3d'}: No space left on device; nothing was prepared" in output.err
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_a_set_that_the_system_does_not_let_be_read_is_not_called_damaged(
+    published, tmp_path, capsys, monkeypatch, error
+):
+    prepare.prepare("mpi3d", published("mpi3d").file, tmp_path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(images.npy, "read_header", fail)
+    with pytest.raises(type(error)) as raised:
+        images.open_set(tmp_path / "mpi3d")
+    assert raised.value is error
+    archive = tmp_path / dsprites.ARCHIVE
+    np.savez(archive, imgs=np.zeros((2, 64, 64), np.uint8))
+    with pytest.raises(type(error)) as raised:
+        dsprites.read(archive)
+    assert raised.value is error
+
+
 def test_a_folder_with_the_name_of_dsprites_is_no_prepared_set(tmp_path, capsys, monkeypatch):
     (tmp_path / "dsprites").mkdir()  # a clone of its repository, for example
     (tmp_path / dsprites.ARCHIVE).touch()

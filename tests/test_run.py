@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shlex
@@ -166,6 +167,35 @@ def test_a_signal_that_comes_when_all_is_done_stops_nothing(tmp_path, monkeypatc
     monkeypatch.setattr(runs.Runs, "train", train)
     monkeypatch.setattr(runs, "summary", lambda results: "its scores")
     assert runs.Runs(configs, given, stop).run_all() == code and len(trained) == finished_runs
+
+
+def test_an_output_that_cannot_be_written_to_stops_no_other_run_and_loses_no_report(
+    tmp_path, monkeypatch, capsys
+):
+    configs, given = cli.parse(f"--seed 0 1 2 --out {tmp_path}".split())
+    tried = []
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.Runs, "train", lambda *given: (tried.append(given[1].seed), full())[1])
+    monkeypatch.setattr(runs.report, "say", full)
+    assert runs.Runs(configs, given, Event()).run_all() == 2 and tried == [0, 1, 2]
+    assert capsys.readouterr().err.count("No space left on device") == 3
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_the_process_whichever_it_is(first):
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in handled]
+    try:
+        stop = cli.stop_on_signals()
+        signal.raise_signal(first)
+        assert stop.is_set()
+        assert [signal.getsignal(number) for number in handled] == [signal.SIG_DFL] * 2
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no\nmore"), RuntimeError("can't allocate memory")])

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -6,6 +7,7 @@ import time
 import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event
 from types import SimpleNamespace
 
@@ -16,11 +18,12 @@ import torch
 import lvae_min
 from lvae_min import data, latents, metrics, plots, report, train, workers
 from lvae_min.config import Config
-from lvae_min.datasets import specs, stores
-from lvae_min.io import checkpoints
+from lvae_min.datasets import prepared, specs, stores
+from lvae_min.io import atomic, checkpoints
 from lvae_min.io.atomic import write_whole
 from lvae_min.io.checkpoints import load_checkpoint
 from lvae_min.losses import OBJECTIVES
+from lvae_min.step import Step
 from lvae_min.train import Run
 
 METHODS = list(OBJECTIVES)
@@ -394,6 +397,41 @@ def test_a_checkpoint_follows_an_evaluation_after_half_a_minute_and_the_end(smal
     assert load_checkpoint(tmp_path / "best.pt")["iteration"] == 100
 
 
+def test_a_slow_run_is_saved_between_two_lines_of_its_log(small, tmp_path, monkeypatch):
+    now, seen = [0.0], []
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(train, "LOG_EVERY", 20)
+    step, checkpoint = Step.__call__, Run.checkpoint
+
+    def tick(self):
+        now[0] += 90
+        step(self)
+
+    def saved(run):
+        seen.append((run.iteration, run.step.counted, run.seconds))
+        checkpoint(run)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "evaluation_interval", lambda _: 20)
+    for name, every in (("whole", Run.checkpoint), ("killed", saved)):
+        monkeypatch.setattr(Run, "checkpoint", every)
+        run = Run(config(iterations=20), tmp_path / name, small)
+        monkeypatch.setattr(Step, "__call__", step if name == "whole" else tick)
+        with suppress(KeyboardInterrupt):
+            run.train(quiet=True)
+        run.close()
+    assert seen == [(4, 4, 360), (8, 8, 720)]  # more than five minutes after the start, and after the last
+    monkeypatch.setattr(Step, "__call__", step)
+    monkeypatch.setattr(Run, "checkpoint", checkpoint)
+    run = Run(config(iterations=20), tmp_path / "killed", small)
+    assert run.iteration == 8
+    run.train(quiet=True)
+    run.close()
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+
+
 @pytest.mark.parametrize("pace", [2, 7])
 def test_pictures_are_drawn_at_most_once_a_minute_and_the_last_by_finish(small, tmp_path, monkeypatch, pace):
     now, drawn = [0.0], []
@@ -518,6 +556,18 @@ def test_a_second_process_on_a_run_is_refused(small, tmp_path):
     Run(config(), tmp_path, small)
 
 
+def test_a_file_system_without_locks_is_named_and_no_other_process(small, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(atomic.fcntl, "flock", fail)
+    with pytest.raises(ValueError, match="its file system has no locks.*No locks available.*with --out"):
+        Run(config(), tmp_path, small)
+    assert not atomic.held(0)
+    with pytest.raises(ValueError, match="no locks.*--data"), prepared.locked(tmp_path / "set"):
+        pass
+
+
 @pytest.mark.parametrize(
     "name, content", [("last.pt", b"PK\x03\x04 half"), ("last.pt", b""), ("config.json", b"{")]
 )
@@ -612,6 +662,8 @@ def test_a_log_that_is_damaged_or_of_another_checkpoint_is_refused(small, tmp_pa
         torch.AcceleratorError("unspecified launch failure"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
     ],
 )
 @pytest.mark.parametrize("where", ["lvae_min.step.Step.restore", "torch.load"])

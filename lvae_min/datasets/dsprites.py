@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lvae_min.io import npy
-from lvae_min.io.text import brief
+from lvae_min.io.text import brief, of_the_system
 
 ARCHIVE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"  # the published file
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position x": 32, "position y": 32}  # slowest first
@@ -167,6 +167,8 @@ def read(file: Path) -> np.ndarray:
                 rows[start : start + len(images)] = pack(images)
                 start += len(images)
     except npy.DAMAGED as error:
+        if isinstance(error, MemoryError) or of_the_system(error):
+            raise
         raise ValueError(
             f"{file}: not the published dSprites archive, or damaged ({brief(error)}); "
             "replace it, or remove it: without it the images are drawn"

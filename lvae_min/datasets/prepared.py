@@ -25,7 +25,8 @@ from PIL.Image import Transpose
 from tqdm import tqdm
 
 from lvae_min.io import atomic, npy
-from lvae_min.io.text import brief, one_line
+from lvae_min.io.atomic import UNLOCKABLE
+from lvae_min.io.text import brief, of_the_system, one_line
 
 CHUNK = 256  # images in memory at a time
 SHAPES = {(side, side, channels) for side in (64, 128) for channels in (1, 3)}  # of prepared images
@@ -196,8 +197,10 @@ def locked(folder: Path, wait: bool = False):
     try:
         try:
             atomic.lock(lock, wait)
-        except OSError:
+        except BlockingIOError:
             raise ValueError(f"{folder}: another process prepares it; wait for that") from None
+        except OSError as error:
+            raise ValueError(f"{folder}: {UNLOCKABLE} ({error.strerror}); name another with --data") from None
         yield
     finally:
         os.close(lock)
@@ -266,8 +269,9 @@ def fill(
             stream.flush()
             os.fsync(stream.fileno())
     if factors is not None:
-        np.save(part / "factors.npy", factors, allow_pickle=False)
-    (part / "about.json").write_text(json.dumps({**about, "content": content}, indent=1))
+        with atomic.whole(part / "factors.npy") as stream:
+            np.save(stream, factors, allow_pickle=False)
+    atomic.write_whole(part / "about.json", json.dumps({**about, "content": content}, indent=1).encode())
 
 
 def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
@@ -293,6 +297,8 @@ def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
         check_about(about, len(images), 0 if factors is None else factors.shape[1])
         return images, factors, about
     except DAMAGED as error:
+        if isinstance(error, MemoryError) or of_the_system(error):
+            raise
         raise ValueError(f"{folder}: damaged ({brief(error)}); remove it and prepare it again") from None
 
 

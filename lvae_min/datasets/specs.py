@@ -34,18 +34,7 @@ ATTRIBUTES = (
 ).split()
 SPECS = {
     "dsprites": Spec((1, 64, 64), dsprites.FACTORS, network="mlp", binary=True),
-    "mpi3d": Spec(
-        (3, 64, 64),
-        {
-            "object color": 4,
-            "object shape": 4,
-            "object size": 2,
-            "camera height": 3,
-            "background color": 3,
-            "horizontal axis": 40,
-            "vertical axis": 40,
-        },
-    ),
+    "mpi3d": Spec((3, 64, 64), arm3d.FACTORS),
     "falcor3d": Spec(
         (3, 64, 64),
         {

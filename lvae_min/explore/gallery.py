@@ -22,7 +22,7 @@ from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief, one_line
 from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
-from lvae_min.train import load, own_images, stored_content
+from lvae_min.train import own_images, selected_network, stored_content
 
 SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another
@@ -330,15 +330,14 @@ class Gallery:
         selected = None
         if dataset is not None and own_images(settings["dataset"]) and best.exists():
             with suppress(ValueError):  # damaged: there may be another network
-                selected = load(run)
-            if selected is not None and selected.shape != tuple(dataset.shape):
-                missing = f"they have the shape {dataset.shape} now, the network takes {selected.shape}"
+                selected = selected_network(run)
+            if selected is not None and selected[0].shape != tuple(dataset.shape):
+                missing = f"they have the shape {dataset.shape} now, the network takes {selected[0].shape}"
                 dataset = None
         latest = which == LATEST if which else not (run / "results.json").exists()
         try:
             if dataset is None or not last.exists() or (best.exists() and not latest):
-                vae, which = selected or load(run), SELECTED
-                iteration = load_checkpoint(best)["iteration"]
+                (vae, iteration), which = selected or selected_network(run), SELECTED
             else:
                 (vae, iteration), which = latest_network(last, settings, dataset), LATEST
             explorer = Explorer(vae, dataset, iteration, which, missing)

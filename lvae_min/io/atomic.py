@@ -10,6 +10,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+UNLOCKABLE = "its file system has no locks, by which one process at a time works there"
+
 
 @contextmanager
 def whole(file: Path):
@@ -40,7 +42,8 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
 def lock(descriptor: int, wait: bool = False) -> None:
     """Hold an open file for this process alone until it is closed, or until the process ends.
 
-    Raises OSError if another holds it and is not waited for. Windows has no such lock: nothing is held there.
+    Raises BlockingIOError if another holds it and is not waited for, and another OSError where the file
+    system has no locks. Windows has no such lock: nothing is held there.
     """
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -51,8 +54,10 @@ def held(descriptor: int) -> bool:
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     return False
 
 
@@ -84,12 +89,15 @@ class Claim:
         try:
             try:
                 lock(self.lock)
-            except OSError:
+            except BlockingIOError:
                 time.sleep(0.05)  # who asks whether it is `held` holds it for a moment
                 lock(self.lock)
-        except OSError:
+        except OSError as error:
             self.close()
-            raise ValueError(f"{folder}: another process works on this run; wait for it or stop it") from None
+            reason = "another process works on this run; wait for it or stop it"
+            if not isinstance(error, BlockingIOError):
+                reason = f"{UNLOCKABLE} ({error.strerror}); name another folder with --out"
+            raise ValueError(f"{folder}: {reason}") from None
 
     def close(self) -> None:
         os.close(self.lock)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lvae_min.io.atomic import whole
-from lvae_min.io.text import brief
+from lvae_min.io.text import brief, of_the_system
 
 
 def save(file: Path, state: dict) -> None:
@@ -23,8 +23,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def is_machines(error: BaseException) -> bool:
-    """Whether an error is the machine's, which has no memory left or a GPU that fails, and not a file's."""
-    return isinstance(error, torch.AcceleratorError) or out_of_memory(error)
+    """Whether an error is the machine's and says nothing of what is in a file.
+
+    It has no memory left, a GPU that fails, or does not let the file be read.
+    """
+    return isinstance(error, torch.AcceleratorError) or out_of_memory(error) or of_the_system(error)
 
 
 def load_checkpoint(file: Path) -> dict:
@@ -45,10 +48,8 @@ def load_checkpoint(file: Path) -> dict:
             if (member := archive.testzip()) is not None:
                 raise ValueError(f"{member} is not what its checksum says")
         return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        if is_machines(error):
+        if is_machines(error) or isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error, file)})") from None
 

@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import errno
 import io
 import os
 import sys
@@ -27,6 +28,14 @@ def brief(error: BaseException, place=None) -> str:
             name = name[len(str(place)) + 1 :]
         return one_line(f"{name}: {error.strerror}" if name else error.strerror)
     return one_line(error)[:120] or type(error).__name__
+
+
+def of_the_system(error: BaseException) -> bool:
+    """Whether an error is the system's: no right to read a file, too many open, a disk that fails.
+
+    Not a file that is missing, or whose damage leads to places that it does not have (EINVAL).
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.ENOENT)
 
 
 def open_streams() -> None:
@@ -55,12 +64,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {one_line(message)[:300]}; {self.prog} --help lists all\n")
 
 
-def give_up_output() -> None:
-    """Where stdout cannot be written to, drop what it holds: Python would fail again on it at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def drop_output() -> None:
+    """Let stdout, which cannot be written to, be the null device: Python would fail again on it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def carry_out(
@@ -74,7 +80,10 @@ def carry_out(
         code = main(arguments) or 0
         sys.stdout.flush()  # now, where a full disk or a closed pipe is still an error with a message
     except MISTAKES as error:
-        give_up_output()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            drop_output()
         print(f"{name}: {one_line(error) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
