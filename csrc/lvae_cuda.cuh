@@ -3,8 +3,8 @@
 //
 // Two launches. terms_kernel reads each logit, pixel and latent once, writes the gradients and two partial
 // sums a block. finish_kernel, one block, adds the partial sums and writes the results. Nothing waits for
-// the host, the number of blocks follows from the sizes alone, and no sum depends on which block or warp is
-// first: no atomics, a fixed order everywhere. So a run repeats to the bit, and a CUDA graph can hold it.
+// the host, the number of blocks follows from sizes and alignment alone, and no sum depends on which block or
+// warp is first: no atomics, a fixed order everywhere. So a run repeats to the bit, and a graph can hold it.
 #pragma once
 #include "lvae_problem.h"
 

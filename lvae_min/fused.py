@@ -5,7 +5,7 @@ The op (csrc/) is compiled when it is first needed, in seconds, and kept. With L
 in one line, and `losses.implementation` takes the functions of `losses`. How it joins PyTorch: the schema and
 the CPU and CUDA kernels are registered in csrc/; `_register` adds shapes without data (a fake implementation)
 and the derivative, which is all that torch.compile needs. Eager mode goes through `_Elbo`, which does the
-same with less overhead (measured: bench/loss.py).
+same with less overhead (measured: bench/loss.py) and multiplies the gradients in place.
 """
 
 import functools

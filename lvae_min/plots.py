@@ -20,7 +20,7 @@ from lvae_min.io.atomic import write_whole
 from lvae_min.io.records import read_log
 from lvae_min.report import SCORES
 
-GAP = 4  # pixels between images
+GAP, GREY = 4, 128  # pixels between images, and their colour in an animation
 DRAWING = Lock()  # matplotlib is not made for threads: the parser of its labels is one for the whole process
 
 
@@ -136,7 +136,10 @@ def traversals(folder: Path, moved: np.ndarray, titles: list[str], span: float, 
     """
     keep(traversal_figure(moved, titles, heading, (-span, span)), folder / "traversal.png")
     pixels = (moved * 255).round().astype(np.uint8).transpose(1, 3, 0, 4, 2)  # (S, H, L, W, C)
-    frames = pixels.reshape(*pixels.shape[:2], -1, pixels.shape[-1]).repeat(2, 1).repeat(2, 2)
+    pixels = np.pad(pixels, [(0, 0)] * 3 + [(0, GAP // 2), (0, 0)], constant_values=GREY)
+    frames = (
+        pixels.reshape(*pixels.shape[:2], -1, pixels.shape[-1])[:, :, : -GAP // 2].repeat(2, 1).repeat(2, 2)
+    )
     shown = [Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame) for frame in frames]
     content = io.BytesIO()
     shown[0].save(

@@ -271,4 +271,4 @@ def test_of_many_latents_those_with_the_largest_kl_are_drawn(small, tmp_path):
     torch.testing.assert_close(torch.from_numpy(moved[3]), alone[0], atol=1e-4, rtol=0)
     plots.traversals(tmp_path, np.zeros((latents.MOST_SHOWN, 3, 3, 128, 128)), titles, span, "")
     with Image.open(tmp_path / "traversal.gif") as image:
-        assert image.size == (latents.MOST_SHOWN * 256, 256)
+        assert image.size == (latents.MOST_SHOWN * (256 + plots.GAP) - plots.GAP, 256)

@@ -18,7 +18,7 @@ from PIL import Image
 from test_dsprites import SHA256
 
 import lvae_min
-from lvae_min import cli, launch, model, runs
+from lvae_min import cli, launch, model, plots, runs
 from lvae_min.datasets import dsprites
 from lvae_min.io.checkpoints import load_checkpoint
 
@@ -67,7 +67,10 @@ def test_pictures_show_something(finished):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 100 and len(picture.convert("L").getcolors()) > 10
     with Image.open(folder / "traversal.gif") as picture:
-        assert picture.n_frames == 20 and picture.size == (5 * 128, 128)
+        assert picture.n_frames == 20 and picture.size == (5 * 128 + 4 * plots.GAP, 128)
+        row = np.asarray(picture.convert("L"))[64]
+    gaps = [128 * (panel + 1) + plots.GAP * panel + place for panel in range(4) for place in range(plots.GAP)]
+    assert set(row[gaps]) == {plots.GREY}
 
 
 def test_a_finished_run_is_skipped_and_shown_again(finished):
