@@ -42,7 +42,7 @@ def extension() -> dict:
 setup(
     name="lvae_min",
     version="0.2.0",
-    description="Reference implementation of L-VAE, a VAE that learns the weights of its own loss",
+    description="Independent implementation of L-VAE, a VAE that learns the weights of its own loss",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -84,6 +84,18 @@ def make_step(
     return Step(config, dataset, Split.of(len(dataset)).training, device, threads or train.cores())
 
 
+def channels_first(step: Step) -> Step:
+    """The step with the weights and the images of its CNN laid out with channels first."""
+    own, scale = step.vae.posterior, step.vae.scale
+
+    def posterior(x):
+        return own(x.to(torch.float32, memory_format=torch.contiguous_format) * scale)
+
+    step.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's hints lack it
+    step.vae.posterior = posterior  # type: ignore[method-assign]
+    return step
+
+
 def apart(function: Callable, *given):
     """What a function gives in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

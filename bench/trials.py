@@ -48,12 +48,6 @@ def in_place(step: Step) -> Step:
     return step
 
 
-def contiguous(step: Step) -> Step:
-    """Channels first."""
-    step.vae.to(memory_format=torch.contiguous_format)
-    return step
-
-
 def by_columns(step: Step) -> Step:
     """Convolutions as products with the columns of the image, as on a GPU."""
     for layer in step.vae.modules():
@@ -74,7 +68,7 @@ TRIALS: dict[str, tuple[str, Callable[[Step], Step], dict]] = {
     "gradients in place": ("dsprites", in_place, {}),
     "torch.compile": ("dsprites", compiled, {}),
     "bf16": ("dsprites", lambda step: step, {"precision": "bf16"}),
-    "CNN: channels first": ("arm3d", contiguous, {}),
+    "CNN: channels first": ("arm3d", common.channels_first, {}),
     "CNN: convolutions by columns": ("arm3d", by_columns, {}),
     "CNN: torch.compile": ("arm3d", compiled, {}),
     "CNN: Adam in the backward pass": ("arm3d", in_backward, {}),

@@ -40,6 +40,7 @@ class Finished:
     folder: Path
     results: dict
     log: list[dict]
+    among: tuple[int, ...] = ()  # the batch sizes of the runs that `selected` took it from
 
     def __getitem__(self, setting: str):
         return self.results["settings"][setting]
@@ -180,11 +181,12 @@ def validation_score(run: Finished) -> float:
 
 def selected(runs: list[Finished]) -> list[Finished]:
     """One run a seed: that whose validation score is best (Sec. 6.5), the first of equal ones; NaN never."""
-    best = {}
+    best, among = {}, defaultdict(list)
     for run in sorted(runs, key=lambda run: run.folder.name):
+        among[run["seed"]].append(run["batch_size"])  # beta 2 and 4 of beta-VAE are two of one size
         if run["seed"] not in best or validation_score(run) > validation_score(best[run["seed"]]):
             best[run["seed"]] = run
-    return [best[seed] for seed in sorted(best)]
+    return [dataclasses.replace(best[seed], among=tuple(sorted(among[seed]))) for seed in sorted(best)]
 
 
 def spread(values: list[float | None], digits: int = 2) -> str:

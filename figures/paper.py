@@ -46,3 +46,10 @@ TABLE_3 = {  # data set: beta-VAE retrained with beta = beta_hat; the L-VAE rows
     "falcor3d": (98.36, 0.93, 0.65, 0.61, 0.35, 0.12, 0.09),
     "isaac3d": (12.35, 0.77, 0.52, 0.58, 0.25, 0.07, 0.06),
 }
+
+
+def row_of(dataset: str, model: str, beta: float | None) -> dict[str, float]:
+    """The numbers of Table 2 for a method, whose beta-VAE has one beta; none for another or another set."""
+    known = TABLE_2.get((dataset, model))
+    same_beta = model != "beta-vae" or beta == PAPER_BETA.get(dataset)
+    return dict(zip(COLUMNS, known, strict=True)) if known and same_beta else {}

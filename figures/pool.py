@@ -11,7 +11,7 @@ from itertools import permutations
 import keep
 import numpy as np
 from common import latents_of, machines
-from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
+from paper import METHODS, row_of
 from samples import ENOUGH
 from table2 import SEARCHED, TITLES
 
@@ -170,11 +170,9 @@ def goodness(score: str, found: list[float]) -> np.ndarray:
 
 
 def paper_of(row: dict) -> dict[str, float]:
-    """The paper's numbers for this method, whose beta-VAE has one beta; none for settings that it has not."""
-    known = TABLE_2.get((row["dataset"], row["model"]))
-    same_beta = row["model"] != "beta-vae" or row["beta"] == PAPER_BETA.get(row["dataset"])
+    """The paper's numbers for this method; none for settings that it has not."""
     held = unusual(row, ("sigma_freeze", *CONTROL))
-    return dict(zip(COLUMNS, known, strict=True)) if known and same_beta and not held else {}
+    return {} if held else row_of(row["dataset"], row["model"], row["beta"])
 
 
 def made(methods: Methods, warnings: bool = True) -> str:

@@ -11,7 +11,7 @@ they are. Needs the networks (best.pt), which figures/data does not hold, and th
 import json
 
 from common import Finished, arguments, missing, protocol_title, provenance, read, script, write
-from paper import METHODS, PAPER_BETA, TABLE_2
+from paper import METHODS, row_of
 from table2 import TITLES, title
 
 import lvae_min
@@ -50,9 +50,8 @@ def in_each_way(run: Finished, dataset: Dataset) -> dict:
 
 def papers_sap(run: Finished) -> float | None:
     """SAP of Table 2 in the row of a run's method."""
-    row = TABLE_2.get((run["dataset"], run["model"]))
-    other_beta = run["model"] == "beta-vae" and run["beta"] != PAPER_BETA.get(run["dataset"])
-    return row[-1] if row and run.freeze is None and not other_beta else None
+    row = row_of(run["dataset"], run["model"], run["beta"])
+    return row.get("sap_classification") if run.freeze is None else None
 
 
 def table(rows: list[dict]) -> str:

@@ -115,7 +115,10 @@ def rivals(rows: list[dict]) -> str:
 
 
 def variance(rows: list[dict]) -> str:
-    """The share of each score's variance that the method explains; the rest is the seeds'."""
+    """The share of each score's variance between the methods (eta squared); the rest is within a method.
+
+    That is what differs from run to run of a method: the seed and all else, as the kind of device.
+    """
     blocks = []
     for protocol, methods in groups(rows).items():
         lines, heading = [], f"{title(protocol)}: what the variance of a score comes from, last network"
@@ -130,9 +133,17 @@ def variance(rows: list[dict]) -> str:
             continue
         count, runs = len(methods), sum(map(len, methods.values()))
         chance = (count - 1) / (runs - 1)
-        note = f"{count} methods, which would explain {chance:.0%} by chance if all were alike."
+        note = (
+            f"{count} methods, between which {chance:.0%} would lie by chance if all were alike. Within a "
+            "method: the seed, and all else that its runs differ in."
+        )
         blocks.append(
-            block(heading, ["score", "method (eta squared)", "seed"], lines, f"{note} {made(methods)}")
+            block(
+                heading,
+                ["score", "between methods (eta squared)", "within a method"],
+                lines,
+                f"{note} {made(methods)}",
+            )
         )
     return "\n\n".join(blocks)
 
@@ -189,6 +200,9 @@ def short(rows: list[dict]) -> str:
             f"and over the seeds of each method; a dash below {ENOUGH} pairs. Then the methods by their "
             "means."
         )
+        apart = sum(one["device"] != other["device"] for one, other in every)
+        if apart:
+            note += f" {apart} of the {len(every)} pairs are of two kinds of device, with other noise."
         heading = f"{brief[0]}: {lengths[0]} iterations against {lengths[1]}, last network"
         blocks.append(block(heading, heads, lines, f"{note} {made(flat(both))}"))
     return "\n\n".join(blocks)

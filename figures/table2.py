@@ -4,7 +4,8 @@
 
 Of the runs of a method with one seed (batch sizes; beta 2 and 4 of beta-VAE) the one with the best validation
 score counts (Sec. 6.5); mean and sample standard deviation are over seeds. The best of a column is bold, the
-second best underlined, within one data set and one number of iterations.
+second best underlined, within one data set and one number of iterations, among the methods that have the same
+seeds and chose among as many runs of the same batch sizes. Numbers in brackets are the paper's of that beta.
 """
 
 import math
@@ -24,7 +25,7 @@ from common import (
     tex,
     write,
 )
-from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2
+from paper import COLUMNS, METHODS, PAPER_BETA, TABLE_2, row_of
 
 TITLES = {
     "rec_mean": "rec of mu ↓",
@@ -64,8 +65,11 @@ def title(run: Finished) -> str:
 
 
 def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
-    """1 for the best and 2 for the second best method of a column; equal ones, as printed, share a place."""
-    placed = {}
+    """1 for the best and 2 for the second best method of a column; equal ones, as printed, share a place.
+
+    Of the methods that can be compared, if those are three or more.
+    """
+    placed, methods = {}, comparable(methods)
     for name in COLUMNS if len(methods) > 2 else ():
         sign = 1 if name == "rec_mean" else -1
         values = {
@@ -79,6 +83,14 @@ def marks(methods: dict[str, list[Finished]]) -> dict[tuple[str, str], int]:
             if place <= 2:
                 placed[model, name] = place
     return placed
+
+
+def comparable(methods: dict[str, list[Finished]]) -> dict[str, list[Finished]]:
+    """The most methods that have the same seeds, and for each seed as many candidates of the same sizes."""
+    alike = defaultdict(dict)
+    for title, runs in methods.items():
+        alike[tuple((run["seed"], run.among) for run in runs)][title] = runs
+    return max(alike.values(), key=len)
 
 
 def mean(runs: list[Finished], name: str) -> float:
@@ -95,17 +107,18 @@ def rows(methods: dict[str, list[Finished]], dataset: str, styles: tuple[str, st
     """A row of cells for each method; `styles` are the formats of the best and the second best."""
     placed, lines = marks(methods), []
     for name, runs in methods.items():
-        paper = None if runs[0].variant else TABLE_2.get((dataset, runs[0]["model"]))
+        papers = [row_of(dataset, run["model"], run["beta"]) for run in runs if not run.variant]
+        paper = papers[0] if len(papers) == len(runs) and all(papers) else {}
         values = {
             score: spread([run.scores[score] for run in runs]) for score in ("beta", "kl", *COLUMNS, *MORE)
         }
         cells = [name, str(len(runs)), chosen(runs), values["beta"], values["kl"]]
-        for column, score in enumerate(COLUMNS):
+        for score in COLUMNS:
             text = values[score]
             if (name, score) in placed:
                 text = styles[placed[name, score] - 1].format(text)
             if paper:
-                text += f" ({paper[column]:.2f})"
+                text += f" ({paper[score]:.2f})"
             cells.append(text.strip())
         cells += [values[score] for score in MORE]
         lines.append(cells)

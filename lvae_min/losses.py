@@ -7,8 +7,11 @@ except the check of the first images.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
+from numbers import Real
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +98,7 @@ class LearnedWeights(nn.Module):
     then goes to 0 and does not come back. Give the parameters to the optimizer of the network.
     """
 
-    def __init__(self, terms: int):
+    def __init__(self, terms: int) -> None:
         super().__init__()
         if terms < 1:
             raise ValueError(f"expected at least one term, given {terms}")
@@ -105,7 +108,7 @@ class LearnedWeights(nn.Module):
         """The loss, a scalar, of as many terms, scalars that are not negative.
 
         Raises ValueError for another number of terms, for one that is no scalar, and for a negative one on a
-        CPU (to look at one on a GPU, or while torch.compile traces, would have to wait for it).
+        CPU (to look at one on a GPU would have to wait for it, and a tracer has no number).
         """
         if len(terms) != len(self.sigma):
             raise ValueError(f"expected {len(self.sigma)} terms, given {len(terms)}")
@@ -130,14 +133,29 @@ def check_scalars(terms: Sequence[Tensor]) -> None:
             raise ValueError(f"term {place} is {form}: expected a scalar tensor, as .mean() gives")
 
 
+def extremes(values: Tensor) -> tuple[float, float] | None:
+    """The smallest and the largest of all values; None where no number can be read.
+
+    That is under torch.compile, vmap and other tracers, in a CUDA graph, and of a subclass of Tensor.
+    """
+    if torch.compiler.is_compiling() or type(values) not in (Tensor, nn.Parameter):
+        return None
+    if values.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    try:
+        low, high = (end.item() for end in torch.aminmax(values.detach()))
+    except RuntimeError:  # vmap, meta tensors, no values
+        return None
+    return low, high
+
+
 def refuse_negative(terms: Sequence[Tensor]) -> None:
     """Raise ValueError for a negative term on a CPU."""
-    if torch.compiler.is_compiling():
-        return
     for place, term in enumerate(terms):
-        if term.device.type == "cpu" and term.detach().item() < 0:
+        ends = extremes(term) if term.device.type == "cpu" else None
+        if ends and ends[0] < 0:
             raise ValueError(
-                f"term {place} is {term.item():g}: the weight of a negative term has no optimum; leave "
+                f"term {place} is {ends[0]:g}: the weight of a negative term has no optimum; leave "
                 "the constant of a density's logarithm out, and take a fixed variance and the closed form of "
                 "the KL (lvae_min.kl_term): a learned variance and a sampled KL can be negative"
             )
@@ -146,11 +164,13 @@ def refuse_negative(terms: Sequence[Tensor]) -> None:
 class Objective(nn.Module):
     """A method: the loss of one batch, from the two terms and the method's own state.
 
-    beta      weight of kl (beta-VAE alone)
+    beta      weight of kl (beta-VAE alone); None: 2
     schedule  iterations of the learning-rate schedule; the controllers follow it
     scale     factor on x, as in `elbo_terms`
     terms     where `elbo_terms` and `lvae_loss` come from: this module, or one with the same two functions
     control   settings of a controller: those of `controls` that are to be others
+
+    None of these is in the `state_dict`. Raises TypeError for a setting that the method does not have.
     """
 
     has_beta = False  # whether `beta` is a setting of the method
@@ -160,28 +180,53 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        beta: float = 2.0,
+        beta: float | None = None,
         schedule: int = PAPER_ITERATIONS,
         scale: float | None = None,
-        terms=None,
+        terms: Any = None,
         **control: float,
-    ):
+    ) -> None:
         super().__init__()
+        strange = control.keys() - self.controls.keys()
+        if beta is not None and not self.has_beta:
+            strange.add("beta")
+        if strange:
+            raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
+        beta = 2.0 if beta is None else beta  # Sec. 6.3: 2 or 4
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta is {beta}: expected a number from 0 on")
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.checked = SimpleNamespace(range=False)  # one for all replicas of nn.DataParallel
-        self.terms = terms or SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
-        if strange := control.keys() - self.controls.keys():
-            raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
+        self.terms = SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
+        if terms is not None:  # its functions alone: a module cannot be copied or pickled
+            for name in vars(self.terms):
+                if not callable(function := getattr(terms, name, None)):
+                    raise ValueError(
+                        f"terms is {terms!r}: expected functions elbo_terms and lvae_loss, as "
+                        'lvae_min.losses.implementation("auto", device) gives'
+                    )
+                setattr(self.terms, name, function)
         self.control_settings = SimpleNamespace(**{**self.controls, **control})
+
+    def extra_repr(self) -> str:
+        """The settings that the method has, for `print`."""
+        shown: dict[str, Any] = {"beta": self.given_beta} if self.has_beta else {}
+        if self.controls:
+            shown |= {"schedule": self.schedule, **vars(self.control_settings)}
+        if self.scale is not None:
+            shown["scale"] = self.scale
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
     def forward(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`.
 
-        Raises ValueError as that does, and for images of another range in the first call.
+        Raises ValueError as that does, and for images of another range in the first call, which also warns
+        of logits that look like the output of a sigmoid.
         """
-        self.refuse_range(x)
+        if not (torch.compiler.is_compiling() or self.checked.range):
+            self.refuse_range(x)
+            if self.checked.range:
+                self.warn_of_probabilities(logits)
         return self.compute(logits, x, mu, logvar)
 
     def compute(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,29 +237,42 @@ class Objective(nn.Module):
     def refuse_range(self, x: Tensor) -> None:
         """Raise ValueError for images for which scale x is not in [0, 1], such as -1 to 1.
 
-        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. uint8 of 0 and 1 is refused where no
-        `scale` was given: it would be divided by 255. Only the first batch is checked, because
-        the check waits for a GPU; none is by a copy of a loss that has done so, nor where no number can be
-        read: under torch.compile, vmap and other tracers, in a CUDA graph, and of a subclass of Tensor.
+        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. Refused, too, are uint8 of 0 and 1
+        where no `scale` was given, because they would be divided by 255, and floats of at most 1 with a
+        `scale` of 1/255. Only the first batch that is not constant is checked, because the check waits for a
+        GPU; none is by a copy of a loss that has done so, nor where no number can be read (`extremes`).
         """
-        if torch.compiler.is_compiling() or self.checked.range or type(x) not in (Tensor, nn.Parameter):
+        if self.checked.range or not isinstance(x, Tensor):
             return
         if not (x.is_floating_point() or x.dtype == torch.uint8):
             return  # its type is refused
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        if not (ends := extremes(x)):
             return
-        try:
-            low, high = (fused.pixel_scale(x, self.scale) * end.item() for end in torch.aminmax(x.detach()))
-        except RuntimeError:  # vmap, meta tensors, no images: there is no number to read
-            return
+        scale = fused.pixel_scale(x, self.scale)
+        low, high = scale * ends[0], scale * ends[1]
         if self.scale is None and x.dtype == torch.uint8 and high == 1 / 255:
             raise ValueError("uint8 images of 0 and 1, which would be divided by 255; give scale=1.0")
+        if x.is_floating_point() and 0 < scale <= 1 / 255 and ends[0] < ends[1] <= 1:
+            raise ValueError(
+                f"images from {ends[0]:g} to {ends[1]:g}, which scale={scale:g} would make black; "
+                "floats from 0 to 1 need no scale"
+            )
         if low < -0.4 or high > 1.4:
             raise ValueError(
                 f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; undo "
                 "the normalization, or give a factor (scale=1/255)"
             )
-        self.checked.range = low <= high  # not if there is a NaN
+        self.checked.range = low < high  # not if there is a NaN; a constant batch shows nothing of the next
+
+    def warn_of_probabilities(self, logits: Tensor) -> None:
+        """Warn where all logits, 64 or more, are between 0 and 1, as the output of a sigmoid is."""
+        ends = extremes(logits)
+        if ends and logits.numel() >= 64 and 0 < ends[0] and ends[1] < 1:
+            warnings.warn(
+                f"all logits are from {ends[0]:g} to {ends[1]:g}, as the output of a sigmoid is: give the "
+                "decoder's output before the sigmoid, which the loss applies itself",
+                stacklevel=5,  # the caller, past forward and two functions of nn.Module
+            )
 
     def weigh(self, rec: Tensor, kl: Tensor, pixels: int | None = None) -> Tensor:
         """The loss, a scalar, of terms from elsewhere: any reconstruction error and divergence, scalars.
@@ -230,7 +288,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def beta(self) -> Tensor:
-        """Weight of kl relative to rec at this moment: a scalar on the device."""
+        """Weight of kl relative to rec at this moment: a scalar."""
         raise NotImplementedError
 
     def sigmas(self) -> Tensor:
@@ -238,29 +296,40 @@ class Objective(nn.Module):
         return torch.empty(0)
 
     def equilibrium(self, rec: float, kl: float) -> dict[str, float]:
-        """How far each learned scale is from its optimum, as a fraction; rec and kl are recent means."""
+        """How far each scale of L-VAE is from its optimum, as a fraction; rec and kl are recent means.
+
+        Empty for the other methods.
+        """
         return {}
 
 
 class PlainVAE(Objective):
     """VAE, Eq. 1: L = rec + kl."""
 
-    def combine(self, rec, kl, pixels):
+    def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
         return rec + kl
 
-    def beta(self):
+    def beta(self) -> Tensor:
         return torch.ones(())
 
 
 class BetaVAE(Objective):
-    """beta-VAE, Eq. 3: L = rec + beta kl (Higgins et al. 2017)."""
+    """beta-VAE, Eq. 3: L = rec + beta kl (Higgins et al. 2017).
+
+    To anneal beta, set `given_beta` before a call: `criterion.given_beta = min(step / 1000, 1) * 4`.
+    """
 
     has_beta = METHODS["beta-vae"].has_beta
 
-    def combine(self, rec, kl, pixels):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "beta":
+            raise AttributeError(f"beta is a method: set given_beta = {value} to change the weight of kl")
+        super().__setattr__(name, value)
+
+    def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
         return rec + self.given_beta * kl
 
-    def beta(self):
+    def beta(self) -> Tensor:
         return torch.tensor(float(self.given_beta))
 
 
@@ -272,23 +341,44 @@ class Controlled(Objective):
     C rises from `kl_start` by `kl_rise` a period up to `kl_target`. `kl_period` is in iterations of a
     schedule of 300,000, and stretches with it. In a shorter schedule both gains are larger by `gain_factor`,
     so that beta follows about the same curve over the fraction of it that is done.
+
+    A batch whose kl is not finite leaves the controller as it was, as a skipped step leaves the weights.
+    Raises ValueError for a setting that is no finite number, or not above 0 (`schedule`, `kl_period`).
     """
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
+    def __init__(
+        self,
+        *,
+        schedule: int = PAPER_ITERATIONS,
+        scale: float | None = None,
+        terms: Any = None,
+        **control: float,
+    ) -> None:
+        super().__init__(None, schedule, scale, terms, **control)
         given = self.control_settings
+        for name, value in {"schedule": schedule, **vars(given)}.items():
+            above_0 = name in ("schedule", "kl_period")
+            if not isinstance(value, Real) or not math.isfinite(value) or (above_0 and value <= 0):
+                raise ValueError(f"{name} is {value!r}: expected a finite number{' above 0' * above_0}")
         self.period = given.kl_period * self.schedule / PAPER_ITERATIONS
         # Differs from the paper, which names gains for 300,000 iterations alone.
         faster = gain_factor(self.schedule)
         self.kp, self.ki = given.kp * faster, given.ki * faster
+        for name, value in self.start(float(given.beta_start)).items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
 
     output: Tensor
 
-    def control(self, kl: Tensor) -> None:
-        """Take in the kl of this batch, a scalar: moves the controller's buffers."""
+    def start(self, beta: float) -> dict[str, Any]:
+        """The controller's buffers before the first iteration; beta is `beta_start`."""
         raise NotImplementedError
 
-    def combine(self, rec, kl, pixels):
+    def control(self, kl: Tensor) -> None:
+        """Take in the kl of this batch, a scalar: moves the controller's buffers, each in place."""
+        # By += or [...] =, and once: on a CPU torch.compile (2.13) drops copy_ to a float64 scalar.
+        raise NotImplementedError
+
+    def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
         if self.training:
             refuse_half(self.output)
             self.control(kl.detach())
@@ -311,10 +401,8 @@ class ControlVAE(Controlled):
     integral: Tensor
     output: Tensor
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        for name, value in (("step", 0), ("integral", self.control_settings.beta_start), ("output", 1)):
-            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
+    def start(self, beta: float) -> dict[str, Any]:
+        return {"step": 0, "integral": beta, "output": 1}
 
     def set_point(self) -> Tensor:
         """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
@@ -324,12 +412,14 @@ class ControlVAE(Controlled):
     @torch.no_grad()
     def control(self, kl: Tensor) -> None:
         """Take in the kl of this batch: moves `output`, P + I before it is bounded."""
-        self.step += 1
+        finite = kl.abs() < math.inf
+        self.step += finite
         error = self.set_point() - kl
-        self.integral += torch.where(self.output < 1, 0.0, self.ki * error)
-        self.output.copy_(self.kp / (1 + error.exp()) + 1 + self.integral)
+        self.integral += torch.where(finite & (self.output >= 1), self.ki * error, 0.0)
+        output = self.kp / (1 + error.exp()) + 1 + self.integral
+        self.output[...] = torch.where(finite, output, self.output)
 
-    def beta(self):
+    def beta(self) -> Tensor:
         return self.output.clamp(min=1)
 
 
@@ -353,11 +443,8 @@ class DynamicVAE(Controlled):
     last_error: Tensor
     recent: Tensor
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        for name, value in (("step", 0), ("output", self.control_settings.beta_start), ("last_error", 0)):
-            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
-        self.register_buffer("recent", torch.zeros(5, dtype=torch.float64))  # starts at zero, as theirs
+    def start(self, beta: float) -> dict[str, Any]:
+        return {"step": 0, "output": beta, "last_error": 0, "recent": [0] * 5}  # as theirs
 
     def set_point(self) -> Tensor:
         """C(t), nats, a scalar; `step` counts from 1 in the first iteration."""
@@ -370,14 +457,17 @@ class DynamicVAE(Controlled):
     @torch.no_grad()
     def control(self, kl: Tensor) -> None:
         """Take in the kl of this batch: moves `output`, beta before it is bounded."""
-        self.step += 1
-        self.recent.copy_(torch.cat([self.recent[1:], kl.double().view(1)]))
+        finite = kl.abs() < math.inf
+        self.step += finite
+        recent = torch.cat([self.recent[1:], kl.double().view(1)])
+        self.recent.copy_(torch.where(finite, recent, self.recent))
         error = self.set_point() - self.recent.mean()
         proportional = self.kp * (torch.sigmoid(-error) - torch.sigmoid(-self.last_error))
-        self.output += proportional + torch.where(self.output < self.FLOOR, 0.0, self.ki * error)
-        self.last_error.copy_(error)
+        change = proportional + torch.where(self.output < self.FLOOR, 0.0, self.ki * error)
+        self.output += finite * change  # whose error is of kept values, and finite
+        self.last_error[...] = torch.where(finite, error, self.last_error)
 
-    def beta(self):
+    def beta(self) -> Tensor:
         return self.output.clamp(min=self.FLOOR)
 
 
@@ -391,15 +481,17 @@ class SigmaVAE(Objective):
 
     has_scales = METHODS["sigma-vae"].has_scales
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
+    def __init__(
+        self, *, schedule: int = PAPER_ITERATIONS, scale: float | None = None, terms: Any = None
+    ) -> None:
+        super().__init__(None, schedule, scale, terms)
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
     def log_scale(self) -> Tensor:
         """log s, softly clipped at -6: a scalar."""
         return -6 + nn.functional.softplus(self.log_sigma + 6)
 
-    def combine(self, rec, kl, pixels):
+    def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
         if pixels is None:
             raise ValueError(
                 "sigma-VAE needs the number of pixels that rec is a sum over: weigh(rec, kl, pixels)"
@@ -408,10 +500,10 @@ class SigmaVAE(Objective):
         log_s = self.log_scale()
         return rec / (2 * (2 * log_s).exp()) + pixels * (log_s + math.log(2 * math.pi) / 2) + kl
 
-    def beta(self):
+    def beta(self) -> Tensor:
         return 2 * (2 * self.log_scale().detach()).exp()
 
-    def sigmas(self):
+    def sigmas(self) -> Tensor:
         return self.log_scale().detach().exp().view(1)
 
 
@@ -426,27 +518,29 @@ class LVAE(Objective):
 
     has_scales = METHODS["lvae"].has_scales
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
+    def __init__(
+        self, *, schedule: int = PAPER_ITERATIONS, scale: float | None = None, terms: Any = None
+    ) -> None:
+        super().__init__(None, schedule, scale, terms)
         self.sigma = nn.Parameter(torch.ones(2))  # Sec. 6.3: "initialized with one"
 
-    def compute(self, logits, x, mu, logvar):
+    def compute(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.terms.lvae_loss(logits, x, mu, logvar, self.sigma, self.scale)
 
-    def combine(self, rec, kl, pixels):
+    def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
         refuse_negative((rec, kl))
         return weighed((rec, kl), self.sigma)
 
-    def beta(self):
+    def beta(self) -> Tensor:
         sigma_sq = self.sigma.detach().square().clamp(min=MIN_SIGMA_SQ)  # as the loss weighs
         return sigma_sq[0] / sigma_sq[1]
 
-    def sigmas(self):
+    def sigmas(self) -> Tensor:
         return self.sigma.detach().abs()
 
-    def equilibrium(self, rec, kl):
+    def equilibrium(self, rec: float, kl: float) -> dict[str, float]:
         s0, s1 = self.sigmas().tolist()
-        return {"sigma_0": s0**4 / rec - 1, "sigma_1": s1**4 / max(kl, 1e-12) - 1}
+        return {"sigma_0": s0**4 / max(rec, 1e-12) - 1, "sigma_1": s1**4 / max(kl, 1e-12) - 1}
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -457,7 +551,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sigma-vae": SigmaVAE,
     "lvae": LVAE,
 }
-METHODS.maps.insert(0, OBJECTIVES)  # a method that is added here is one of the command line's
+METHODS.maps.insert(0, OBJECTIVES)  # Config takes a method that is added here at run time
 
 
 def implementation(choice: str, device: torch.device | str = "cpu"):

@@ -248,9 +248,11 @@ class Step:
         self.vae = VAE(dataset.shape, latents, dataset.network, dataset.binary, config.seed)
         self.vae.lay_out(device)
         control = {name: getattr(config, name) for name in CONTROL if getattr(config, name) is not None}
-        self.objective = losses.OBJECTIVES[config.model](
-            beta=config.beta, schedule=config.schedule, scale=dataset.scale, terms=terms, **control
-        ).to(device)
+        method = losses.OBJECTIVES[config.model]
+        control |= {"beta": config.beta} if method.has_beta else {}
+        self.objective = method(schedule=config.schedule, scale=dataset.scale, terms=terms, **control).to(
+            device
+        )
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         self.rates = torch.tensor(np.stack(learning_rates(config), 1), dtype=torch.float32, device=device)
         self.lr = torch.zeros(1, self.rates.shape[1], device=device)  # those of this iteration

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import bench.__main__ as command
+import lvae_min.step
 from bench import common, evaluation, grid, growth, loss, means, parts, scores, start, step, stock
 from bench import data as batches
-from lvae_min import data, fused, model, report, train
+from lvae_min import data, fused, metrics, model, products, report, train
 from lvae_min.datasets import specs, stores
 from lvae_min.step import SWITCHES
 
@@ -107,6 +109,37 @@ def test_an_iteration_is_measured_beside_one_of_stock_pytorch_and_the_peak(tiny)
         assert row["of peak, %"] > 0 and row["of bf16 peak, %"] > 0 and "peaks" not in row
 
 
+def test_the_share_of_the_peak_follows_from_known_times(tiny, monkeypatch):
+    """An iteration takes 0.5 s, and of bf16 0.2 s; the products that are the peak 0.25 and 0.125 s."""
+    iterations, peaks = {"float32": 0.5, "bf16": 0.2, "": 1.5}, {"float32": 0.25, "bf16": 0.125}
+
+    def least(ways, rounds, calls, device):
+        return {name: (peaks if rounds else iterations)[name] for name in ways}
+
+    monkeypatch.setattr(common, "least", least)
+    for row in step.measure(CPU):
+        done = row["GFLOP"] * 1e9
+        assert row["GFLOP/s"] == pytest.approx(row["GFLOP"] / 0.5) and row["stock / ours"] == 3
+        assert row["of peak, %"] == pytest.approx(100 * (done / 0.5) / (2 * 16**3 / 0.25))
+        assert row["of bf16 peak, %"] == pytest.approx(100 * (done / 0.2) / (2 * 16**3 / 0.125))
+
+
+def test_the_peak_is_timed_on_the_product_that_it_counts(tiny):
+    for way in step.products(CPU).values():
+        with FlopCounterMode(display=False) as counter:
+            way()
+        assert counter.get_total_flops() == 2 * 16**3
+
+
+def test_only_the_products_that_are_done_are_counted(tiny, small):
+    """Forward and both gradients: on a CPU all but those of the first layer, which is sparse."""
+    ours = common.make_step(small, 8, CPU)
+    ours.batches.turn(0)
+    wide, latents = 32, 5
+    dense = wide * wide + wide * 2 * latents + latents * wide + wide * wide + wide * 4096
+    assert step.operations(ours) == 3 * 2 * 8 * dense
+
+
 def test_a_row_of_an_iteration_is_the_median_of_three_pairs_of_processes(monkeypatch):
     ratios = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(common, "STEPS", [("dsprites", 8)])
@@ -185,12 +218,47 @@ def test_parts_are_measured_in_the_precision_of_the_iteration(tiny, monkeypatch)
         assert sum(value for name, value in row.items() if "%" in name) == pytest.approx(100)
 
 
+def test_the_parts_of_an_iteration_train_the_network(tiny, monkeypatch):
+    made, own = [], common.make_step
+    monkeypatch.setattr(
+        common, "make_step", lambda *given, **named: made.append(own(*given, **named)) or made[-1]
+    )
+    parts.parts(CPU)
+    for one in made:
+        moments = [one.optimizer.state[weights] for weights in one.vae.parameters()]
+        assert all(moment["step"] == 25 and moment["exp_avg"].any() for moment in moments)
+
+
+def conv_layouts(one) -> set[tuple[bool, bool]]:
+    """Of each convolution of an iteration whether its result and its weights have channels first."""
+    found, hooks = set(), []
+
+    def look(layer, given, result):
+        found.add((result.is_contiguous(), layer.weight.is_contiguous()))
+
+    for layer in one.vae.modules():
+        if isinstance(layer, products.Conv | products.ConvTransposed):
+            hooks.append(layer.register_forward_hook(look))
+    one()
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def test_each_means_is_left_out_of_one_iteration(tiny, monkeypatch):
     ways = means.ways(CPU)
+    fed, product = [], products.PixelLinear.product
+    monkeypatch.setattr(
+        products.PixelLinear, "product", lambda layer, x: fed.append(x.dtype) or product(layer, x)
+    )
+    ways["sparse first layer"](), ways["ours"]()
+    assert fed == [torch.float32, torch.uint8]
     assert not ways["fused Adam"].optimizer.defaults["fused"] and ways["ours"].optimizer.defaults["fused"]
     assert ways["fused loss"].description == ways["fused loss (CNN)"].description != ways["ours"].description
-    taken = {name: 2.0 for name in ways} | {"ours": 1.0, "flushed": 0.5, "ours, CNN": 4.0, "": 8.0}
+    taken = {name: 2.0 for name in ways} | {"ours": 1.0, "ours, CNN": 4.0}
     monkeypatch.setattr(common, "least", lambda ways, *_, **__: {name: taken[name] for name in ways})
+    apart = {means.adam_alone: {True: 0.5, False: 2.0}, means.freed_memory: {True: 8.0, False: 8.0}}
+    monkeypatch.setattr(common, "apart", lambda function, on: apart[function][on])
     gains = {row["means"]: row["without / with"] for row in means.measure(CPU)}
     assert gains == {
         "fused Adam": 2,
@@ -202,6 +270,43 @@ def test_each_means_is_left_out_of_one_iteration(tiny, monkeypatch):
         "freed memory kept (CNN)": 1,
     }
     assert means.measure(CUDA) == []
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_denormals_of_adam_are_flushed_only_where_that_is_said(tiny, monkeypatch, flush):
+    """In all threads: the setting is made before there is more than one, and nothing changes it later."""
+    left, worn = [], means.worn
+
+    def least(ways, rounds, calls):
+        ways[""]()
+        return {"": 0.5}
+
+    monkeypatch.setattr(common, "least", least)
+    monkeypatch.setattr(means, "worn", lambda one: left.append(worn(one)) or left[0])
+    set_flush, asked = torch.set_flush_denormal, []
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: asked.append(on) or set_flush(on))
+    try:
+        assert means.adam_alone(flush) == 0.5
+    finally:
+        set_flush(False)
+    assert asked == [flush]
+    weights = left[0].vae.encoder[3].weight
+    found = left[0].optimizer.state[weights]["exp_avg"]
+    assert bool((found[::6] != 0).all()) != flush and found[::6].abs().max() < 1e-38
+    assert found.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_stays_with_the_process_only_where_that_is_said(tiny, called_once, monkeypatch, keep):
+    kept = []
+    monkeypatch.setattr(lvae_min.step, "keep_freed_memory", lambda: kept.append(1))
+    assert means.freed_memory(keep) == 1 and len(kept) == keep
+
+
+def test_without_channels_last_images_and_weights_have_channels_first(tiny):
+    ways = means.ways(CPU)
+    assert conv_layouts(ways["channels last (CNN)"]) == {(True, True)}
+    assert (True, True) not in conv_layouts(ways["ours, CNN"])
 
 
 def test_the_measurements_that_were_named_are_written_down(tiny, called_once, monkeypatch, tmp_path, capsys):
@@ -239,15 +344,27 @@ def test_an_evaluation_is_measured_beside_ten_thousand_iterations(tiny, monkeypa
 def test_every_score_is_measured_on_both_kinds_of_factors(monkeypatch):
     asked = []
 
-    def least(ways, rounds):
-        return {name: asked.append(way.__closure__ and name) or 0.25 for name, way in ways.items()}
+    def scorer(name):
+        return lambda factors, codes, *discrete: asked.append((name, len(factors), len(codes), *discrete))
 
+    def least(ways, rounds):
+        for way in ways.values():
+            way()
+        return dict.fromkeys(ways, 0.25)
+
+    for name in report.SCORES:
+        monkeypatch.setattr(metrics, name, scorer(name))
     monkeypatch.setattr(common, "least", least)
     rows = scores.measure(CPU)
     assert [(row["codes"], row["factors"]) for row in rows] == [
         (samples, kind) for samples in (10_000, 50_000) for kind in ("as they are", "10 bins")
     ]
-    assert asked == 4 * [*report.SCORES]
+    assert asked == [
+        (name, samples, samples, *[kind] * (name != "sap"))
+        for samples in (10_000, 50_000)
+        for kind in (True, False)
+        for name in report.SCORES
+    ]
     assert all(row["all six, ms"] == 1500 and row["mig, ms"] == 250 for row in rows)
 
 

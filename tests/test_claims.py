@@ -1,5 +1,7 @@
 """The verdicts on the paper's claims follow from the numbers."""
 
+import re
+
 import claims
 import full
 import keep
@@ -33,6 +35,13 @@ def test_a_claim_to_be_best_needs_full_length_and_a_clear_lead_at_the_default(ou
     assert found[0] == verdict
     if ours == 0.51:
         assert "MIG 0.51, place 1 of 2 (default, not clearly)" in found[1]
+
+
+@pytest.mark.parametrize("seeds, leads", [(3, False), (4, True)])
+def test_a_lead_over_too_few_seeds_is_no_clear_one(seeds, leads):
+    rows = several("lvae", [0.91, 0.92, 0.9, 0.93][:seeds]) + several("vae", NEAR[:seeds])
+    found = evidence(*rows, lvae=0.9, vae=0.5)
+    assert found.leads("mig") == leads and claims.first("mig")(found)[0] == (HOLDS if leads else OPEN)
 
 
 def test_a_larger_beta_is_judged_by_the_order_of_the_means():
@@ -136,7 +145,11 @@ def test_other_settings_matter_if_the_scores_of_the_same_seeds_clearly_change(lo
     judged = claims.others_matter(found)
     assert judged[0] == verdict
     count = 4 if longer > 0 else 0 if longer < 0 else 2
-    assert f"of 4 pairs of the same method and seed these are higher there: beta-VAE {count}, " in judged[1]
+    assert "in all 4 pairs of the same method and seed, of 2 seeds; " in judged[1]
+    assert judged[1].startswith(f"{6 * (longer != 0)} of 6 scores")
+    assert f"higher there: beta-VAE {count}, " in judged[1]
+    found.long["full length, seed 0, cosine rise"]["VAE"] = dict.fromkeys(claims.SIX, 0.5 - longer)
+    assert claims.others_matter(found)[0] == OPEN  # one pair of four does not agree
     assert claims.others_matter(evidence())[0] == OPEN
 
 
@@ -158,6 +171,33 @@ def test_the_course_of_l_vae_is_judged_in_each_log():
     assert [judge(found)[0] for judge in judges] == [OPEN] * 3
     found.logs = {"b": log([0.8, 0.9], [0.7, 0.8])}
     assert claims.in_logs(claims.above_one)(found)[:2] == (NOT, "0.90 selected, 0.90 at the end (b)")
+
+
+@pytest.mark.parametrize(
+    "sigma, verdict",
+    [
+        ([1.5, 1.4], HOLDS),
+        ([1.0, 2.0, 0.2], NOT),  # falls faster than it rose
+        ([1.0, 2.0, 1.8, 2.0, 1.8], HOLDS),
+        ([1.0, 1.2, 0.2, 1.1], NOT),  # up and down after the peak
+        ([0.9, 0.8], NOT),  # no rise
+        ([1.1, 1.2], NOT),  # no peak
+    ],
+)
+def test_after_its_peak_sigma_0_has_to_change_less_than_before(sigma, verdict):
+    found = evidence()
+    found.logs = {"a": log(sigma, sigma)}
+    assert claims.in_logs(claims.peak)(found)[0] == verdict
+
+
+def test_the_note_counts_the_verdicts_and_says_the_rule_for_six_scores():
+    note = claims.text(keep.rows(keep.TABLE)).splitlines()[-1]
+    counts = [int(count) for count in re.findall(r"(\d+) (?:hold|do not|are open)", note)]
+    lines = claims.text(keep.rows(keep.TABLE)).splitlines()[2:-2]
+    every = [line.split("|")[3].strip() for line in lines]
+    assert note.startswith(f"Of {len(claims.CLAIMS)} claims ") and len(every) == len(claims.CLAIMS)
+    assert counts == [every.count(verdict) for verdict in (HOLDS, PART, NOT, OPEN)]
+    assert f"holds if {claims.CLEAR} or more of them clearly agree" in note
 
 
 def test_another_seed_of_full_length_counts_once_all_six_methods_are_there():

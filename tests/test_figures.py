@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -127,13 +128,54 @@ def test_a_run_whose_score_is_nan_loses_even_if_it_comes_first(tmp_path):
 def test_table_2_marks_best_and_second_and_sets_the_paper_in_brackets(tmp_path):
     for model, rec in (("vae", 10.0), ("lvae", 12.004), ("sigma-vae", 12.0), ("control-vae", 30.0)):
         make_run(tmp_path, model, rec=rec)
-    make_run(tmp_path, "lvae", seed=1, rec=12.004, kl=6.0)
+        make_run(tmp_path, model, rec=rec, seed=1, kl=6.0)
     text = table2.markdown(table2.groups(common.read(tmp_path)))
-    assert "**10.00** (12.46)" in text and "| <u>12.00 ± 0.00</u> (21.14)" in text
-    assert "<u>12.00</u> (29.21)" in text and "| 30.00 (28.00)" in text
+    assert "**10.00 ± 0.00** (12.46)" in text and "| <u>12.00 ± 0.00</u> (21.14)" in text
+    assert "<u>12.00 ± 0.00</u> (29.21)" in text and "| 30.00 ± 0.00 (28.00)" in text
     assert "| L-VAE | 2 | 64 at 1,000 | 2.00 ± 0.00 | 5.50 ± 0.71 |" in text
     tex = table2.latex(table2.groups(common.read(tmp_path)))
-    assert r"\textbf{10.00} (12.46)" in tex and r"\underline{12.00 $\pm$ 0.00} (21.14)" in tex
+    assert r"\textbf{10.00 $\pm$ 0.00} (12.46)" in tex and r"\underline{12.00 $\pm$ 0.00} (21.14)" in tex
+
+
+@pytest.mark.parametrize("more", [{"seed": 1}, {"batch_size": 32, "score": 0.1}])
+def test_a_method_with_other_seeds_or_candidates_is_not_compared(tmp_path, more):
+    for model, rec in (("vae", 10.0), ("lvae", 12.0), ("sigma-vae", 13.0), ("control-vae", 9.0)):
+        make_run(tmp_path, model, rec=rec)
+    make_run(tmp_path, "control-vae", rec=9.0, **more)
+    text = table2.markdown(table2.groups(common.read(tmp_path)))
+    assert "| **10.00** (12.46)" in text and "| <u>12.00</u> (21.14)" in text
+    assert (
+        "<u>" not in re.search(r"ControlVAE.*", text)[0] and "**" not in re.search(r"ControlVAE.*", text)[0]
+    )
+    make_run(tmp_path, "vae", rec=9.0, **more)
+    text = table2.markdown(table2.groups(common.read(tmp_path)))
+    assert "<u>" not in text and text.count("**") == 2  # two pairs: the title alone
+
+
+def test_a_method_with_as_many_runs_of_another_seed_is_not_compared(tmp_path):
+    for model in ("vae", "lvae", "sigma-vae"):
+        make_run(tmp_path, model)
+    make_run(tmp_path, "control-vae", seed=1)
+    (methods,) = table2.groups(common.read(tmp_path)).values()
+    assert list(table2.comparable(methods)) == ["VAE", "sigma-VAE", "L-VAE"]
+
+
+def test_beta_2_and_4_are_two_candidates(tmp_path):
+    for model in ("vae", "lvae", "sigma-vae", "beta-vae"):
+        make_run(tmp_path, model)
+    (methods,) = table2.groups(common.read(tmp_path)).values()
+    assert len(table2.comparable(methods)) == 4
+    make_run(tmp_path, "beta-vae", beta=4.0)
+    (methods,) = table2.groups(common.read(tmp_path)).values()
+    assert list(table2.comparable(methods)) == ["VAE", "sigma-VAE", "L-VAE"]
+
+
+@pytest.mark.parametrize("betas, paper", [((2.0, 2.0), True), ((4.0, 4.0), False), ((2.0, 4.0), False)])
+def test_the_papers_beta_vae_stands_beside_its_own_beta_alone(tmp_path, betas, paper):
+    for seed, beta in enumerate(betas):
+        make_run(tmp_path, "beta-vae", beta=beta, seed=seed)
+    text = table2.markdown(table2.groups(common.read(tmp_path)))
+    assert ("(25.04)" in text) == paper and ("(0.97)" in text) == paper
 
 
 def test_table_2_names_the_batch_of_each_seed_where_they_differ(tmp_path):

@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,7 +79,45 @@ def test_a_method_checks_the_range_of_its_first_batch_alone(monkeypatch):
             method(logits, wrong, mu, logvar)
     for _ in range(3):
         method(logits, x, mu, logvar)
-    assert len(checks) == 3  # two refused, one accepted
+    assert len(checks) == 4  # two refused; one accepted, and its logits
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_the_range_is_checked_until_a_batch_is_not_constant(constant):
+    (logits, x, mu, logvar), method = batch(), losses.PlainVAE()
+    for _ in range(2):
+        method(logits, torch.full_like(x, constant), mu, logvar)
+    with pytest.raises(ValueError, match="images from"):
+        method(logits, 2 * x - 1, mu, logvar)
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 1 / 256])
+def test_floats_from_0_to_1_are_not_scaled_to_black(scale):
+    logits, x, mu, logvar = batch()
+    x = (x - x.min()) / (x.max() - x.min())
+    for images in (x, x.float(), 2 * x - 1):
+        with pytest.raises(
+            ValueError, match=r"images from (0|-1) to 1, which scale=0.0039\d* would make black"
+        ):
+            losses.LVAE(scale=scale)(logits, images, mu, logvar)
+    for images in (255 * x, 1.01 * x, 0 * x + 1, (255 * x).byte(), (x > 0.5).byte()):
+        losses.LVAE(scale=scale)(logits, images, mu, logvar)
+    losses.LVAE()(logits, x / 255, mu, logvar)  # as dark as they are
+
+
+def test_the_output_of_a_sigmoid_is_no_logits():
+    (logits, x, mu, logvar), method = batch(n=1), losses.LVAE()  # 64 pixels
+    with pytest.warns(
+        UserWarning, match="all logits are from 0.* to 0.*: give .* before the sigmoid"
+    ) as seen:
+        method(logits.sigmoid(), x, mu, logvar)
+    assert [one.filename for one in seen] == [__file__]
+    method(logits.sigmoid(), x, mu, logvar)  # said once
+    for fine in (logits, logits.sigmoid() + 0.5, logits.sigmoid() - 0.5, logits.sigmoid().round()):
+        losses.LVAE()(fine, x, mu, logvar)
+    losses.LVAE()(
+        logits.flatten(1)[:, 1:].sigmoid(), x.flatten(1)[:, 1:], mu, logvar
+    )  # 63 may do so by chance
 
 
 def test_replicas_of_a_method_check_the_range_once(monkeypatch):
@@ -87,7 +126,7 @@ def test_replicas_of_a_method_check_the_range_once(monkeypatch):
     monkeypatch.setattr(torch, "aminmax", lambda images: checks.append(1) or aminmax(images))
     for _ in range(3):  # nn.DataParallel makes new ones for each call
         method._replicate_for_data_parallel()(*parts)
-    assert len(checks) == 1
+    assert len(checks) == 2  # of images and logits
 
 
 def test_a_method_works_where_no_range_can_be_read():
@@ -98,6 +137,14 @@ def test_a_method_works_where_no_range_can_be_read():
     with FakeTensorMode(shape_env=ShapeEnv()) as fake:
         losses.LVAE()(*(fake.from_tensor(part) for part in parts))
     method.to("meta")(*(part.to("meta") for part in parts))
+
+
+@pytest.mark.parametrize("weigh", [losses.LVAE().weigh, losses.LearnedWeights(2)], ids=["lvae", "weights"])
+def test_terms_are_weighed_where_their_sign_cannot_be_read(weigh):
+    rec, kl = torch.tensor([[30.0, 20.0, 10.0], [3.0, 2.0, 1.0]])
+    torch.testing.assert_close(torch.func.vmap(weigh)(rec, kl), torch.stack([*map(weigh, rec, kl)]))
+    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True) as fake:
+        assert weigh(fake.from_tensor(rec[0]), fake.from_tensor(kl[0])).shape == ()
 
 
 @pytest.mark.cuda
@@ -197,7 +244,7 @@ def test_the_weights_of_lvae_are_bounded():
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradient_weighs_kl_by_beta_relative_to_rec(name):
     logits, x, mu, logvar = batch()
-    objective = OBJECTIVES[name](beta=3.0).double()
+    objective = OBJECTIVES[name](**({"beta": 3.0} if name == "beta-vae" else {})).double()
     objective.train()
     with torch.no_grad():
         for number, parameter in enumerate(objective.parameters()):
@@ -287,6 +334,36 @@ def test_a_controller_takes_its_settings_and_no_others(cls):
         cls(gamma=1.0)
 
 
+@pytest.mark.parametrize("cls", [ControlVAE, DynamicVAE])
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [("schedule", value, "a finite number above 0") for value in (0, -1, math.nan, math.inf)]
+    + [("kl_period", value, "a finite number above 0") for value in (0, -1.0, math.inf, "5000")]
+    + [(name, math.inf, "a finite number") for name in ControlVAE.controls if name != "kl_period"]
+    + [("kp", "0.01", "a finite number"), ("ki", None, "a finite number")],
+)
+def test_a_setting_that_a_controller_cannot_use_is_refused(cls, name, value, expected):
+    with pytest.raises(ValueError) as refused:
+        cls(**{name: value})
+    assert str(refused.value) == f"{name} is {value!r}: expected {expected}"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("cls", [ControlVAE, DynamicVAE])
+def test_a_kl_that_is_not_finite_leaves_a_controller_as_it_was(cls, first, bad):
+    """A loss scaler skips such a step, and the next one is to continue from the state before it."""
+    objective, twin, rec = cls(schedule=1000), cls(schedule=1000), torch.tensor(1.0)
+    for number, kl in enumerate(STEERED):
+        if (number == 0) == first:
+            before = {name: value.clone() for name, value in objective.state_dict().items()}
+            assert not objective.weigh(rec, torch.tensor(bad)).isfinite()
+            assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
+        for each in (objective, twin):
+            each.weigh(rec, torch.tensor(float(kl)))
+        assert all(map(torch.equal, objective.buffers(), twin.buffers()))
+
+
 def test_gains_of_a_controller_are_what_was_given():
     for cls, change in (
         (ControlVAE, -0.2 * 0.4 + 3 / (1 + math.exp(0.4))),
@@ -340,7 +417,9 @@ def test_sigma_vae_is_the_negative_log_likelihood_of_a_gaussian():
     assert objective.sigmas().item() == pytest.approx(math.exp(-1.488952))
 
 
-@pytest.mark.parametrize("terms", [None, losses.implementation("torch")], ids=["default", "given"])
+@pytest.mark.parametrize(
+    "terms", [None, losses.implementation("torch"), losses], ids=["none", "given", "module"]
+)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_can_be_copied_and_pickled(name, terms):
     objective = OBJECTIVES[name](terms=terms)
@@ -348,6 +427,14 @@ def test_an_objective_can_be_copied_and_pickled(name, terms):
     twins = copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))
     expected = objective(*batch())[0]
     assert [twin(*batch())[0] for twin in twins] == [expected] * 2
+
+
+@pytest.mark.parametrize("terms", ["auto", SimpleNamespace(elbo_terms=elbo_terms), math])
+def test_terms_without_both_functions_are_refused_at_once(terms):
+    with pytest.raises(
+        ValueError, match=r"terms is .*: expected functions elbo_terms and lvae_loss, as .*gives"
+    ):
+        losses.PlainVAE(terms=terms)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +469,8 @@ def test_lvae_sigma_settles_at_the_fourth_root_of_each_term():
 def test_the_equilibrium_is_how_far_the_fourth_powers_are_from_the_terms():
     assert losses.LVAE().equilibrium(0.5, 0.25) == {"sigma_0": 1.0, "sigma_1": 3.0}
     assert losses.LVAE().equilibrium(1.0, 0.0)["sigma_1"] == pytest.approx(1e12)  # of a collapsed encoder
-    assert losses.PlainVAE().equilibrium(1.0, 1.0) == {}
+    assert losses.LVAE().equilibrium(0.0, 1.0) == {"sigma_0": pytest.approx(1e12), "sigma_1": 0.0}
+    assert losses.PlainVAE().equilibrium(1.0, 1.0) == SigmaVAE().equilibrium(1.0, 1.0) == {}
 
 
 def test_a_method_without_learned_scales_has_none():
@@ -414,3 +502,24 @@ def test_learned_scales_start_at_one():
 
 def test_beta_of_beta_vae_is_the_first_of_the_papers_by_default():
     assert losses.BetaVAE().beta() == 2.0  # Sec. 6.3: 2 or 4
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "beta-vae"])
+def test_a_beta_is_refused_by_a_method_that_has_none(name):
+    with pytest.raises(TypeError, match="beta"):
+        OBJECTIVES[name](beta=4.0)
+
+
+def test_the_beta_of_beta_vae_is_annealed_by_given_beta_and_not_by_hiding_its_method():
+    objective, terms = losses.BetaVAE(4.0), (torch.tensor(1.0), torch.tensor(3.0))
+    with pytest.raises(AttributeError, match="beta is a method: set given_beta = 0.5"):
+        objective.beta = 0.5
+    objective.given_beta = 0.5
+    assert objective.beta() == 0.5 and objective.weigh(*terms) == 2.5
+
+
+def test_a_method_shows_its_settings():
+    assert repr(losses.BetaVAE(beta=8)) == "BetaVAE(beta=8)"
+    assert repr(losses.LVAE()) == "LVAE()" and repr(losses.LVAE(scale=0.5)) == "LVAE(scale=0.5)"
+    shown = "schedule=20000, kl_target=3.0, kl_start=0.5, kl_rise=0.15, kl_period=5000.0, kp=0.01"
+    assert repr(ControlVAE(schedule=20_000, kl_target=3.0)).startswith(f"ControlVAE({shown}, ki=-0.001, ")

@@ -65,6 +65,39 @@ def test_the_sdist_holds_what_its_commands_need(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"run.py", "bench/__main__.py", "bench/overhead.py", "csrc/lvae.cpp"} <= names
+    assert not any(name.startswith("tests") for name in names)  # the tests need files that are not packed
+
+
+def test_a_type_checker_knows_the_public_names_and_what_their_constructors_take(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import lvae_min\n"
+        "from lvae_min import LVAE as Loss\n"
+        "reveal_type(lvae_min.BetaVAE(8).beta())\n"
+        "reveal_type(lvae_min.mig)\n"
+        "Loss(beta=4.0)\n"
+        "lvae_min.ControlVAE(kp='fast')\n"
+        "lvae_min.Lvae()\n"
+    )
+    words = ["--strict", "--follow-imports=silent", "--no-error-summary", "--cache-dir", tmp_path / "cache"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *words, program],
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if " defined in " not in line]
+    found = [line.partition("program.py:")[2] for line in lines]
+    expected = [
+        '3: note: Revealed type is "torch._tensor.Tensor"',
+        '4: note: Revealed type is "def (',
+        '5: error: Unexpected keyword argument "beta" for "LVAE"',
+        '6: error: Argument "kp" to "ControlVAE" has incompatible type "str"; expected "float"',
+        '7: error: Module has no attribute "Lvae"',
+    ]
+    assert len(found) == len(expected), done.stdout + done.stderr
+    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True)), found
 
 
 def test_an_installed_wheel_trains_loads_and_scores_in_any_folder(built, tmp_path):

@@ -1,5 +1,7 @@
 """What setup.py asks for is what the tests were run with."""
 
+import ast
+import importlib
 import runpy
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pytest
 import setuptools
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import lvae_min
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +30,17 @@ def test_every_requirement_has_a_lower_bound_and_it_is_the_oldest_that_is_tested
     oldest = {(name, Version(version)) for name, version in (line.split("==") for line in lines if line)}
     theirs = "scipy", "pyparsing"  # requirements of ours, which name no oldest
     assert bounds == {one for one in oldest if one[0] not in theirs}
+
+
+def test_type_checkers_are_given_each_public_name_from_the_module_that_has_it():
+    tree = ast.parse(Path(lvae_min.__file__).read_text())
+    hidden = next(node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING")
+    homes = {name.name: one.module for one in hidden.body for name in one.names}
+    assert homes.keys() == set(lvae_min.__all__) and not lvae_min.TYPE_CHECKING
+    for name, home in homes.items():
+        assert getattr(lvae_min, name) is getattr(importlib.import_module(home), name)
+    listed = next(one for one in tree.body if isinstance(one, ast.Assign) and one.targets[0].id == "__all__")
+    assert ast.literal_eval(listed.value) == lvae_min.__all__
 
 
 @pytest.mark.parametrize(

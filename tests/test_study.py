@@ -245,7 +245,8 @@ def test_a_rival_is_compared_seed_by_seed():
 def test_the_methods_share_of_the_variance_stands_beside_the_seeds():
     rows = several("lvae", [0.4, 0.6]) + several("vae", [0.8, 1.0])
     assert cells(seeds.text(rows)["variance"], "MIG") == ["80%", "20%"]
-    assert "2 methods, which would explain 33% by chance" in seeds.text(rows)["variance"]
+    assert "2 methods, between which 33% would lie by chance" in seeds.text(rows)["variance"]
+    assert "| between methods (eta squared) | within a method |" in seeds.text(rows)["variance"]
 
 
 def test_rates_are_compared_over_the_seeds_that_both_have():
@@ -266,7 +267,13 @@ def test_a_short_run_is_compared_with_the_long_one_of_its_method_and_seed():
     expected = samples.rank_correlation([1, 2, 3, 4, 5, 6, 7, 8], [8, 7, 6, 5, 1, 2, 3, 4])
     assert every == f"{expected:+.2f}"
     assert cells(block, "rec of mu")[-2:] == ["L-VAE > VAE", "VAE > L-VAE"]
-    assert block.count("2,000 iterations against 10,000") == 1
+    assert block.count("2,000 iterations against 10,000") == 1 and "kinds of device" not in block
+    rows[1]["device"] = rows[5]["device"] = "a GPU"  # of one method: the short run of seed 1, the long one
+    assert "kinds of device" not in seeds.text(rows)["short"]
+    rows[6]["device"] = "a GPU"
+    assert (
+        "means. 1 of the 8 pairs are of two kinds of device, with other noise." in seeds.text(rows)["short"]
+    )
 
 
 def test_the_best_of_seeds_is_chosen_by_validation_and_scored_on_test_images():

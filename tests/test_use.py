@@ -225,6 +225,17 @@ def test_torch_compile_takes_a_users_step_in_one_graph():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_compiled_method_gives_what_it_gives_otherwise_and_moves_its_state_alike(name):
+    eager, method, x = OBJECTIVES[name](), OBJECTIVES[name](), batch()
+    compiled = torch.compile(lambda *given: method(*given), backend="aot_eager", fullgraph=True)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        logits, mu, logvar = (torch.randn(size, requires_grad=True) for size in (x.shape, (8, 2), (8, 2)))
+        torch.testing.assert_close(compiled(logits, x, mu, logvar), eager(logits, x, mu, logvar))
+        torch.testing.assert_close(method.state_dict(), eager.state_dict())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_logits_of_autocast_are_taken_and_the_loss_stays_in_float32(name):
     model, criterion, x = Small(), OBJECTIVES[name](), batch()
     with torch.autocast("cpu", torch.bfloat16):
@@ -250,15 +261,45 @@ def worker(rank, folder):
             return self.criterion(logits, x, mu, logvar)[0]
 
     whole = nn.parallel.DistributedDataParallel(Whole())
-    whole(batch().chunk(2)[rank]).backward()
-    torch.save([parameter.grad for parameter in whole.parameters()], f"{folder}/{rank}.pt")
+    x = batch().chunk(2)[rank]
+    whole(x).backward()
+    gradients = [parameter.grad for parameter in whole.parameters()]
+
+    model, criterion = Small(), lvae_min.DynamicVAE()
+    logits, mu, logvar = model(x)
+    rec, kl = lvae_min.elbo_terms(logits, x, mu, logvar)
+    mean = kl.detach() / torch.distributed.get_world_size()
+    torch.distributed.all_reduce(mean)
+    criterion.weigh(rec, kl + (mean - kl.detach())).backward()
+    steered = [parameter.grad for parameter in model.parameters()], criterion.state_dict()
+    torch.save((gradients, steered), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_two_processes_average_the_gradients_of_sigma_like_any_other(tmp_path):
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What each of two processes has saved."""
+    if not torch.distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_two_processes_steer_by_the_mean_of_their_kl_as_one_does_with_the_whole_batch(processes):
+    """As docs/use.md says it; the mean of the gradients is what DistributedDataParallel takes."""
+    model, criterion, x = Small(), lvae_min.DynamicVAE(), batch()
+    logits, mu, logvar = model(x)
+    criterion(logits, x, mu, logvar)[0].backward()
+    gradients, states = zip(*(steered for _, steered in processes), strict=True)
+    for state in states:
+        torch.testing.assert_close(state, criterion.state_dict(), rtol=1e-6, atol=1e-6)
+    for parameter, *each in zip(model.parameters(), *gradients, strict=True):
+        torch.testing.assert_close(sum(each) / 2, parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_two_processes_average_the_gradients_of_sigma_like_any_other(processes):
+    one, other = (gradients for gradients, _ in processes)
     model, criterion, x = Small(), lvae_min.LVAE(), batch()
     logits, mu, logvar = model(x)
     criterion(logits, x, mu, logvar)[0].backward()
