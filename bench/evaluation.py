@@ -3,8 +3,9 @@
 import torch
 
 from bench import common
-from lvae_min import data, train
+from lvae_min import data
 from lvae_min.data import SCORED, Split
+from lvae_min.evaluation import evaluate
 
 
 def measure(device: torch.device) -> list[dict]:
@@ -21,9 +22,9 @@ def measure(device: torch.device) -> list[dict]:
             step.vae.posterior(x)
 
         def whole(step=step, dataset=dataset, index=index):
-            train.evaluate(step.vae, dataset, index)
+            evaluate(step.vae, dataset, index)
 
-        train.evaluate(step.vae, dataset, index[:1000])  # warms up
+        evaluate(step.vae, dataset, index[:1000])  # warms up
         seconds = common.least({"evaluation": whole}, rounds=0, device=device)
         seconds |= common.least({"encode": encode, "step": step}, rounds=4, calls=3, device=device)
         rows.append(

@@ -150,6 +150,7 @@ def run(target: Target, race: Race, seed: int, device_name: str = "cpu", dataset
 
     from lvae_min import data, train
     from lvae_min.config import Config
+    from lvae_min.evaluation import evaluate
     from lvae_min.step import Step
 
     device = torch.device(device_name)
@@ -177,7 +178,7 @@ def run(target: Target, race: Race, seed: int, device_name: str = "cpu", dataset
             step()
     step.sums.tolist()  # waits for a GPU
     stopped = time.perf_counter()
-    found = train.evaluate(step.vae, dataset, split.validation[:SCORED], quick=True)[0]
+    found = evaluate(step.vae, dataset, split.validation[:SCORED], quick=True)[0]
     return {**found, "beta": step.objective.beta().item(), "stopped": stopped}
 
 

@@ -8,8 +8,8 @@
 // tensor, four a thread; then count_kernel, since no block can know when the others have read n - 1. Rates
 // and numbers of updates are read on the device, so that a CUDA graph can replay both.
 //
-// Computed in float. What multiplies is 1 - beta, rounded once: 1 - 0.999f is off by 1.3e-5 of itself, as v of
-// the first thousand updates would be, against a b that is not. b comes from expm1, without a difference of
+// Computed in float. What multiplies is 1 - beta, rounded once: 1 - 0.999f is off by 1.3e-5 of itself. v of
+// the first thousand updates would be off as much, and b is not. b comes from expm1, without a difference of
 // nearly equal numbers.
 #pragma once
 #include <cmath>

@@ -83,7 +83,7 @@ LVAE_INLINE double expm1_and_excess(double x, double* excess) {
 // 1 / x for 1 <= x <= 2.
 LVAE_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
-  const float r = __fdividef(1.0f, x);    // 1 / x has a slow path; a Newton step makes this as good, or next to it
+  const float r = __fdividef(1.0f, x);    // 1 / x has a slow path; a Newton step makes this as good
   return r + r * (1.0f - x * r);
 #else
   return 1.0f / x;

@@ -137,7 +137,7 @@ Results elbo_with(const Run& run, Tensor logits, Tensor x, Tensor mu, Tensor log
   const bool double_loss = sigma && sigma->scalar_type() == ScalarType::Double;
   if (x.scalar_type() != ScalarType::Byte && x.scalar_type() != wide) x = torch::stable::to(x, wide);
 
-  Tensor d_logits = dense_like(logits);    // if it is not wanted, its strides are
+  Tensor d_logits = dense_like(logits);    // for its strides, even where no gradient is wanted
   logits = laid_out_as(d_logits, logits);
   x = laid_out_as(d_logits, x);
   const auto none = [&] { return empty_vector(logits, wide, 0); };

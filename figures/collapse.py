@@ -21,7 +21,8 @@ from lvae_min.data import Dataset
 from lvae_min.datasets.specs import Spec
 from lvae_min.datasets.stores import Pixels
 from lvae_min.io.text import Parser
-from lvae_min.train import Run, finished
+from lvae_min.stored import finished
+from lvae_min.train import Run
 
 ITERATIONS, HIDDEN, CONTRAST = 6000, 400, 0.4
 RUNS = (("vae", 0.0), ("lvae", 0.05), ("lvae", 0.5))

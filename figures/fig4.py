@@ -16,7 +16,7 @@ from common import arguments, missing, protocol_title, provenance, rank, read, s
 import lvae_min
 from lvae_min import data, latents, plots
 from lvae_min.datasets import specs
-from lvae_min.train import evaluate
+from lvae_min.evaluation import evaluate
 
 IMAGES = 3  # that are traversed
 

@@ -17,7 +17,8 @@ from table2 import TITLES, title
 import lvae_min
 from lvae_min import data, metrics, report
 from lvae_min.data import SCORED, Dataset, Split
-from lvae_min.train import OTHER_IMAGES, evaluate, own_images, same_content
+from lvae_min.evaluation import evaluate
+from lvae_min.stored import OTHER_IMAGES, own_images, same_content
 
 IN_BOTH = {
     name: heading for name, heading in TITLES.items() if name not in ("rec_mean", "sap_classification")

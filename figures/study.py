@@ -26,7 +26,7 @@ from lvae_min.config import Config
 from lvae_min.io.text import Parser
 from lvae_min.report import duration, say
 from lvae_min.runs import Runs
-from lvae_min.train import finished
+from lvae_min.stored import finished
 
 SIX = f"--model {' '.join(sorted(METHODS, key='lvae'.__ne__))}"  # L-VAE first
 SEARCHED = "--beta 4 2"  # Sec. 6.3

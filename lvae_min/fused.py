@@ -141,8 +141,10 @@ def _call(logits, x, mu, logvar, sigma, scale):
         or logvar.requires_grad
         or (sigma is not None and sigma.requires_grad)
     )
-    # In forward mode _Elbo raises an error, where the op would drop the tangents and give 0.
-    if (trained or forward_ad._current_level >= 0) and not torch.compiler.is_compiling():
+    forward_mode = forward_ad._current_level >= 0  # the op would drop the tangents and give 0; _Elbo raises
+    if forward_mode and torch.compiler.is_compiling():
+        raise RuntimeError("the fused loss has no derivative in forward mode; that of lvae_min.losses has")
+    if (trained or forward_mode) and not torch.compiler.is_compiling():
         return _Elbo.apply(logits, x, mu, logvar, sigma, scale)
     return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, trained)[:3]
 

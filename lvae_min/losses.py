@@ -7,7 +7,6 @@ except the check of the first images.
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lvae_min import fused
+from lvae_min import checks, fused
 from lvae_min.methods import METHODS, PAPER_ITERATIONS, gain_factor
 
 MIN_SIGMA_SQ = 0.01  # weights are 1 / max(sigma^2, 0.01): never reached in a healthy run
@@ -82,7 +81,7 @@ def weighed(terms: Sequence[Tensor], sigma: Tensor) -> Tensor:
 
     The weight of a term is at most 100: 1 / max(s_i^2, 0.01). Raises ValueError for sigma in half precision.
     """
-    refuse_half(sigma)
+    checks.refuse_half(sigma)
     sigma_sq = sigma.square()
     weight = 1 / sigma_sq.clamp(min=MIN_SIGMA_SQ)
     return sum(weight[i] * term for i, term in enumerate(terms)) + sigma_sq.sum()
@@ -112,53 +111,9 @@ class LearnedWeights(nn.Module):
         """
         if len(terms) != len(self.sigma):
             raise ValueError(f"expected {len(self.sigma)} terms, given {len(terms)}")
-        check_scalars(terms)
-        refuse_negative(terms)
+        checks.refuse_shapes(terms)
+        checks.refuse_negative(terms)
         return weighed(terms, self.sigma)
-
-
-def refuse_half(state: Tensor) -> None:
-    """Raise ValueError for a learned scale or a number of a controller in half precision."""
-    if state.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"the loss is {state.dtype}: its steps round to nothing; keep it in float32")
-
-
-def check_scalars(terms: Sequence[Tensor]) -> None:
-    """Raise ValueError for a term that is no scalar."""
-    for place, term in enumerate(terms):
-        if not isinstance(term, Tensor) or term.ndim:
-            form = (
-                f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
-            )
-            raise ValueError(f"term {place} is {form}: expected a scalar tensor, as .mean() gives")
-
-
-def extremes(values: Tensor) -> tuple[float, float] | None:
-    """The smallest and the largest of all values; None where no number can be read.
-
-    That is under torch.compile, vmap and other tracers, in a CUDA graph, and of a subclass of Tensor.
-    """
-    if torch.compiler.is_compiling() or type(values) not in (Tensor, nn.Parameter):
-        return None
-    if values.is_cuda and torch.cuda.is_current_stream_capturing():
-        return None
-    try:
-        low, high = (end.item() for end in torch.aminmax(values.detach()))
-    except RuntimeError:  # vmap, meta tensors, no values
-        return None
-    return low, high
-
-
-def refuse_negative(terms: Sequence[Tensor]) -> None:
-    """Raise ValueError for a negative term on a CPU."""
-    for place, term in enumerate(terms):
-        ends = extremes(term) if term.device.type == "cpu" else None
-        if ends and ends[0] < 0:
-            raise ValueError(
-                f"term {place} is {ends[0]:g}: the weight of a negative term has no optimum; leave "
-                "the constant of a density's logarithm out, and take a fixed variance and the closed form of "
-                "the KL (lvae_min.kl_term): a learned variance and a sampled KL can be negative"
-            )
 
 
 class Objective(nn.Module):
@@ -193,8 +148,6 @@ class Objective(nn.Module):
         if strange:
             raise TypeError(f"{type(self).__name__} has no setting {min(strange)}")
         beta = 2.0 if beta is None else beta  # Sec. 6.3: 2 or 4
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"beta is {beta}: expected a number from 0 on")
         self.given_beta, self.schedule, self.scale = beta, schedule, scale
         self.checked = SimpleNamespace(range=False)  # one for all replicas of nn.DataParallel
         self.terms = SimpleNamespace(elbo_terms=elbo_terms, lvae_loss=lvae_loss)
@@ -224,9 +177,9 @@ class Objective(nn.Module):
         of logits that look like the output of a sigmoid.
         """
         if not (torch.compiler.is_compiling() or self.checked.range):
-            self.refuse_range(x)
+            self.checked.range = checks.in_range(x, self.scale)
             if self.checked.range:
-                self.warn_of_probabilities(logits)
+                checks.warn_of_probabilities(logits)
         return self.compute(logits, x, mu, logvar)
 
     def compute(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,53 +187,13 @@ class Objective(nn.Module):
         rec, kl = self.terms.elbo_terms(logits, x, mu, logvar, self.scale)
         return self.combine(rec, kl, logits[0].numel()), rec, kl
 
-    def refuse_range(self, x: Tensor) -> None:
-        """Raise ValueError for images for which scale x is not in [0, 1], such as -1 to 1.
-
-        Values from -0.4 to 1.4 pass, as bicubic resizing makes them. Refused, too, are uint8 of 0 and 1
-        where no `scale` was given, because they would be divided by 255, and floats of at most 1 with a
-        `scale` of 1/255. Only the first batch that is not constant is checked, because the check waits for a
-        GPU; none is by a copy of a loss that has done so, nor where no number can be read (`extremes`).
-        """
-        if self.checked.range or not isinstance(x, Tensor):
-            return
-        if not (x.is_floating_point() or x.dtype == torch.uint8):
-            return  # its type is refused
-        if not (ends := extremes(x)):
-            return
-        scale = fused.pixel_scale(x, self.scale)
-        low, high = scale * ends[0], scale * ends[1]
-        if self.scale is None and x.dtype == torch.uint8 and high == 1 / 255:
-            raise ValueError("uint8 images of 0 and 1, which would be divided by 255; give scale=1.0")
-        if x.is_floating_point() and 0 < scale <= 1 / 255 and ends[0] < ends[1] <= 1:
-            raise ValueError(
-                f"images from {ends[0]:g} to {ends[1]:g}, which scale={scale:g} would make black; "
-                "floats from 0 to 1 need no scale"
-            )
-        if low < -0.4 or high > 1.4:
-            raise ValueError(
-                f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; undo "
-                "the normalization, or give a factor (scale=1/255)"
-            )
-        self.checked.range = low < high  # not if there is a NaN; a constant batch shows nothing of the next
-
-    def warn_of_probabilities(self, logits: Tensor) -> None:
-        """Warn where all logits, 64 or more, are between 0 and 1, as the output of a sigmoid is."""
-        ends = extremes(logits)
-        if ends and logits.numel() >= 64 and 0 < ends[0] and ends[1] < 1:
-            warnings.warn(
-                f"all logits are from {ends[0]:g} to {ends[1]:g}, as the output of a sigmoid is: give the "
-                "decoder's output before the sigmoid, which the loss applies itself",
-                stacklevel=5,  # the caller, past forward and two functions of nn.Module
-            )
-
     def weigh(self, rec: Tensor, kl: Tensor, pixels: int | None = None) -> Tensor:
         """The loss, a scalar, of terms from elsewhere: any reconstruction error and divergence, scalars.
 
         pixels  how many numbers of an image `rec` is a sum over, for sigma-VAE alone
         Raises ValueError where a term does not fit the method.
         """
-        check_scalars((rec, kl))
+        checks.refuse_shapes((rec, kl))
         return self.combine(rec, kl, pixels)
 
     def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
@@ -324,6 +237,8 @@ class BetaVAE(Objective):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "beta":
             raise AttributeError(f"beta is a method: set given_beta = {value} to change the weight of kl")
+        if name == "given_beta" and not 0 <= value < math.inf:
+            raise ValueError(f"beta is {value}: expected a number from 0 on")
         super().__setattr__(name, value)
 
     def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
@@ -354,7 +269,7 @@ class Controlled(Objective):
         terms: Any = None,
         **control: float,
     ) -> None:
-        super().__init__(None, schedule, scale, terms, **control)
+        super().__init__(schedule=schedule, scale=scale, terms=terms, **control)
         given = self.control_settings
         for name, value in {"schedule": schedule, **vars(given)}.items():
             above_0 = name in ("schedule", "kl_period")
@@ -375,12 +290,12 @@ class Controlled(Objective):
 
     def control(self, kl: Tensor) -> None:
         """Take in the kl of this batch, a scalar: moves the controller's buffers, each in place."""
-        # By += or [...] =, and once: on a CPU torch.compile (2.13) drops copy_ to a float64 scalar.
+        # Scalars are written once, by += or [...] =: torch.compile (2.13, CPU) drops copy_ to one of float64.
         raise NotImplementedError
 
     def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
         if self.training:
-            refuse_half(self.output)
+            checks.refuse_half(self.output)
             self.control(kl.detach())
         return rec + self.beta().to(kl.dtype) * kl
 
@@ -484,7 +399,7 @@ class SigmaVAE(Objective):
     def __init__(
         self, *, schedule: int = PAPER_ITERATIONS, scale: float | None = None, terms: Any = None
     ) -> None:
-        super().__init__(None, schedule, scale, terms)
+        super().__init__(schedule=schedule, scale=scale, terms=terms)
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
     def log_scale(self) -> Tensor:
@@ -496,7 +411,7 @@ class SigmaVAE(Objective):
             raise ValueError(
                 "sigma-VAE needs the number of pixels that rec is a sum over: weigh(rec, kl, pixels)"
             )
-        refuse_half(self.log_sigma)
+        checks.refuse_half(self.log_sigma)
         log_s = self.log_scale()
         return rec / (2 * (2 * log_s).exp()) + pixels * (log_s + math.log(2 * math.pi) / 2) + kl
 
@@ -521,14 +436,14 @@ class LVAE(Objective):
     def __init__(
         self, *, schedule: int = PAPER_ITERATIONS, scale: float | None = None, terms: Any = None
     ) -> None:
-        super().__init__(None, schedule, scale, terms)
+        super().__init__(schedule=schedule, scale=scale, terms=terms)
         self.sigma = nn.Parameter(torch.ones(2))  # Sec. 6.3: "initialized with one"
 
     def compute(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.terms.lvae_loss(logits, x, mu, logvar, self.sigma, self.scale)
 
     def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:
-        refuse_negative((rec, kl))
+        checks.refuse_negative((rec, kl))
         return weighed((rec, kl), self.sigma)
 
     def beta(self) -> Tensor:

@@ -5,11 +5,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from threading import Lock
 
 from tqdm import tqdm
+
+from lvae_min.io.atomic import naming
+
+STDOUT = "stdout"  # as errors name it
 
 SCORES = {
     "beta_vae": "beta-VAE",
@@ -45,12 +50,13 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Print whole lines: runs may share a terminal, and a bar may be on it."""
-    if sys.stdout.isatty():
-        tqdm.write(text)
-    else:
-        sys.stdout.write(text + "\n")  # print() writes the newline separately
-        sys.stdout.flush()
+    """Print whole lines: runs may share a terminal, and a bar may be on it. An OSError names stdout."""
+    with naming(STDOUT):
+        if sys.stdout.isatty():
+            tqdm.write(text)
+        else:
+            sys.stdout.write(text + "\n")  # print() writes the newline separately
+            sys.stdout.flush()
 
 
 def new_bar(name: str, total: int, done: int = 0, **place) -> tqdm | None:
@@ -109,7 +115,8 @@ class Grid:
                 self.iterations -= iterations - self.reached[run]
                 if self.bar is not None:
                     self.bar.total = self.iterations
-        self.print_status()
+        with suppress(OSError):  # of stdout, which the next line of a run reports
+            self.print_status()
 
     def print_status(self) -> None:
         """Print a line, or update the text of the progress bar."""

@@ -21,15 +21,8 @@ from lvae_min.launch import LAUNCHED, LOCAL_RANK, LOCAL_WORLD, RANK, WORLD
 from lvae_min.losses import OBJECTIVES, DynamicVAE
 from lvae_min.report import Grid
 from lvae_min.step import bf16_speed
-from lvae_min.train import (
-    COLLAPSED,
-    Run,
-    compare_images,
-    cores,
-    finished,
-    pick_device,
-    unlearned,
-)
+from lvae_min.stored import compare_images, finished
+from lvae_min.train import COLLAPSED, Run, cores, pick_device, unlearned
 from lvae_min.workers import AT_ONCE, AtOnce, Workers
 
 MISTAKES = (*text.MISTAKES, torch.OutOfMemoryError)  # one line each
@@ -187,21 +180,22 @@ class Runs:
                     self.stopped = True
                     return report.say(f"{folder}: stopped")
                 report.say(f"{folder}: finished\n{summary(results)}")
-            if self.grid:
-                self.grid.end(self.names[config], config.iterations)
         except Exception as error:  # of any kind: the other runs continue
             if not isinstance(error, MISTAKES) and not out_of_memory(error):
                 traceback.print_exc()
-            if isinstance(error, BrokenPipeError):
-                text.drop_output()
+            if getattr(error, "filename", None) == report.STDOUT:
+                text.drop_output()  # the other runs go on without it
             reason = describe_error(error, folder, self.jobs)
             if self.grid and str(folder) not in reason:
                 reason = f"{folder}: {reason}"
             self.failures.append(reason)
             if self.grid:
-                with suppress(OSError):  # stdout may be what cannot be written to
+                with suppress(OSError):  # it may be stdout that cannot be written to
                     report.say(f"FAILED, the others continue: {reason}")
-                    self.grid.end(self.names[config], config.iterations, failed=True)
+                self.grid.end(self.names[config], config.iterations, failed=True)
+            return
+        if self.grid:
+            self.grid.end(self.names[config], config.iterations)
 
     @contextmanager
     def sharing(self):

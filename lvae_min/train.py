@@ -21,16 +21,18 @@ import torch
 from torch import nn
 
 import lvae_min.data
-from lvae_min import latents, losses, metrics, workers
-from lvae_min.config import MOVABLE, Config, evaluation_interval, with_defaults
-from lvae_min.data import SCORED, Dataset, Split, is_path
+from lvae_min import latents, metrics, workers
+from lvae_min.config import Config, evaluation_interval
+from lvae_min.data import SCORED, Dataset, Split
+from lvae_min.evaluation import begin_evaluation, evaluate
 from lvae_min.io import records
 from lvae_min.io.atomic import Claim, naming, write_whole
 from lvae_min.io.checkpoints import check_tensors, is_machines, load_checkpoint, save
 from lvae_min.io.text import brief, one_line
 from lvae_min.model import VAE, layers
 from lvae_min.report import SCORES, Grid, Progress, machine
-from lvae_min.step import Step, in_float32, thread_settings_kept
+from lvae_min.step import Step, thread_settings_kept
+from lvae_min.stored import OTHER_IMAGES, compare_images, differences, finished, refuse, same_content
 
 LOG_EVERY = 100  # iterations a line of log.jsonl speaks for
 SAVE_SECONDS = 300  # a killed run loses at most this
@@ -39,7 +41,6 @@ RECONSTRUCTED = 2_000  # of the validation images: rec takes longer than the cod
 DRAW_SECONDS = 60  # pictures of a running run are not drawn more often
 CHOICE = {"iteration": records.whole, "score": records.number}  # older ones have no kl
 BEST = {"vae": {}, "beta": records.finite, **CHOICE}
-FINISHED = {"collapsed": records.truth, "images": records.count, "bins": records.count}
 STATE = {
     "iteration": records.count,
     "counted": records.count,
@@ -52,82 +53,12 @@ STATE = {
     "optimizer": {"state": {}},
 }
 ONE_FACTOR = ("beta_vae", "factor_vae")  # scores that are 0 where there is one factor
-OTHER_IMAGES = "images that have changed since, or others"
 COLLAPSED = 0.1  # nats: a KL below it for 1,000 iterations is a collapse
 
 
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def differences(config: Config, stored: dict) -> list[str]:
-    """What a run's stored settings have otherwise, in words. Raises KeyError if one is missing."""
-    stored = with_defaults(stored)
-    return [
-        f"{key} {one_line(stored[key])[:120]}, not {value}"
-        for key, value in dataclasses.asdict(config).items()
-        if key not in MOVABLE
-        and stored[key] != value
-        and value is not None
-        and not (key == "dataset" and own_images(value) and own_images(stored[key]))
-    ]
-
-
-def own_images(name) -> bool:
-    """Whether a data set is of the user's own: it may lie elsewhere now, and its content is compared."""
-    return isinstance(name, str) and is_path(name)
-
-
-def same_content(stored, dataset: Dataset) -> bool:
-    """Whether a data set may be the one whose content a run stored; one that was not stored may be any."""
-    return all(stored_content(stored).get(name) in (None, crc) for name, crc in dataset.content.items())
-
-
-def stored_content(stored) -> dict:
-    """The content that a run stored; older ones stored that of the pixels alone, or none."""
-    return stored if isinstance(stored, dict) else {"pixels": stored}
-
-
-def refuse(folder: Path, other: list[str]) -> None:
-    """Raise ValueError if a folder's run has other settings."""
-    if other:
-        raise ValueError(f"{folder}: was made with {other[0]}; name another folder with --out")
-
-
-def finished(config: Config, folder: Path) -> dict | None:
-    """The results of a finished run, or None. Raises ValueError if they are damaged or of another run."""
-    file = folder / "results.json"
-    if not file.exists():
-        return None
-    try:
-        results = records.read_results(file)
-        records.check(results, FINISHED, "it")
-        if "last" in results:  # not in older ones
-            records.check(results["last"], {"iteration": records.whole, "kl": records.number}, "last")
-            records.check(results["last"], dict.fromkeys(results["last"], records.number), "last")
-        other = differences(config, results["settings"])
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"{file}: damaged; remove it, and the same command scores the run again ({brief(error)})"
-        ) from None
-    refuse(folder, other)
-    return results
-
-
-def compare_images(config: Config, folder: Path, results: dict, data: Path | str) -> None:
-    """Raise ValueError if images of the user's own are no longer those of a finished run."""
-    if not own_images(config.dataset):
-        return
-    file, stored = folder / "config.json", results.get("content")
-    if stored is None and file.exists():  # an older run has it there alone
-        found = records.parse(file.read_bytes())
-        stored = found.get("content") if isinstance(found, dict) else None
-    if stored is None and config.dataset != results["settings"]["dataset"]:
-        refuse(folder, [f"dataset {results['settings']['dataset']}, not {config.dataset}"])
-    if Path(config.dataset).exists():
-        if not same_content(stored, lvae_min.data.load(config.dataset, data)):
-            refuse(folder, [OTHER_IMAGES])
 
 
 def unlearned(selected: float, last: float) -> str:
@@ -155,63 +86,6 @@ def pick_device(name: str, turn: int = 0) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         raise ValueError(f"--device {name}: {brief(error)}; expected cpu, cuda or auto") from None
     return device
-
-
-@torch.no_grad()
-@in_float32
-def measure(
-    vae: VAE, dataset: Dataset, index: np.ndarray, reconstructed: int | None = None
-) -> tuple[dict[str, float], np.ndarray]:
-    """rec, kl and rec_mean of a network on images `index`, and their codes mu (M, L); see `evaluate`."""
-    noise, parts, sums, count = torch.Generator().manual_seed(0), [], np.zeros(2), len(index)
-    decoded, kl_sum = min(reconstructed or count, count), 0.0
-    for start in range(0, count, 1000):
-        part = torch.from_numpy(index[start : start + 1000])
-        x = dataset.batch(part.to(dataset.device))
-        mu, logvar = vae.posterior(x)
-        parts.append(mu.double().cpu().numpy())
-        kl_sum += len(x) * losses.kl_term(mu, logvar).item()
-        x, mu, logvar = (tensor[: max(decoded - start, 0)] for tensor in (x, mu, logvar))
-        if len(x):
-            z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=noise).to(mu)
-            recs = [losses.elbo_terms(vae.decoder(code), x, mu, logvar, dataset.scale)[0] for code in (z, mu)]
-            sums += len(x) * np.array([rec.item() for rec in recs])
-    rec, rec_mean = (sums / decoded).tolist()
-    return {"rec": rec, "kl": kl_sum / count, "rec_mean": rec_mean}, np.concatenate(parts)
-
-
-def evaluate(
-    vae: VAE,
-    dataset: Dataset,
-    index: np.ndarray,
-    reconstructed: int | None = None,
-    quick: bool = False,
-    call: workers.AtOnce = workers.AT_ONCE,
-) -> tuple[dict[str, float], np.ndarray]:
-    """Scores of a network on images `index`, and their codes (M, L).
-
-    rec is with a sampled z, rec_mean with z = mu, both of the first `reconstructed` images (None: of all);
-    the scores are those of mu (Sec. 6.4 does not say), in 10 bins. `quick` leaves out sap_classification;
-    `call.later` begins the scoring, here or in another process.
-    """
-    _, codes, scored = begin_evaluation(vae, dataset, index, reconstructed, quick, call)
-    return scored(), codes
-
-
-def begin_evaluation(
-    vae: VAE,
-    dataset: Dataset,
-    index: np.ndarray,
-    reconstructed: int | None = None,
-    quick: bool = False,
-    call: workers.AtOnce = workers.AT_ONCE,
-) -> tuple[dict[str, float], np.ndarray, Callable[[], dict[str, float]]]:
-    """`evaluate` without waiting: rec and kl, the codes, and a function that waits for all scores."""
-    terms, codes = measure(vae, dataset, index, reconstructed)
-    if not dataset.factor_names:
-        return terms, codes, lambda: terms
-    found = call.later(metrics.score, dataset.factors(index), codes, quick=quick)
-    return terms, codes, lambda: terms | found()
 
 
 class Run:
@@ -434,8 +308,7 @@ class Run:
                 if due or self.iteration % LOG_EVERY == 0:
                     record = self.record()
                     if due:
-                        given = self.step.vae, self.dataset, self.test, RECONSTRUCTED, self.quick, self.call
-                        test = begin_evaluation(*given)[-1] if self.config.score_test else None
+                        test = self.begin_scoring() if self.config.score_test else None
                         record["validation"], codes = self.validate()
                         if test:
                             record["test"] = test()
@@ -506,6 +379,11 @@ class Run:
     def quick(self) -> bool:
         """Whether sap_classification is left out of evaluations in training: a longer run has the time."""
         return self.interval < 10_000
+
+    def begin_scoring(self) -> Callable[[], dict]:
+        """Score the test images as the validation images are; what is returned waits for the scores."""
+        vae, index = self.step.vae, self.test
+        return begin_evaluation(vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call)[-1]
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""

@@ -411,22 +411,24 @@ def test_what_the_layers_op_would_read_out_of_bounds_is_refused(change, reason, 
 
 ADAM = ("weights", "gradients", "exp_avgs", "exp_avg_sqs", "steps", "rates", "copies", "done")
 BAD_LISTS = [
-    *({name: []} for name in ADAM[1:6]),
-    {"copies": [torch.ones(2).bfloat16()] * 2},
-    {"copies": [torch.ones(2)]},
-    {"gradients": [torch.ones(2).double()]},
-    {"exp_avgs": [torch.ones(1)]},
-    {"steps": [torch.ones(2)]},
-    {"exp_avg_sqs": [torch.ones(4)[::2]]},
-    {"done": [torch.ones(2)]},
+    *(({name: []}, "lists must have one length") for name in ADAM[1:6]),
+    ({"copies": [torch.ones(2).bfloat16()] * 2}, "a copy of every weight or none"),
+    ({"gradients": [torch.ones(2).bfloat16()], "copies": [torch.ones(2)]}, "2 numbers of bfloat16"),
+    ({"copies": [torch.ones(2).bfloat16()]}, "2 numbers of bfloat16"),  # the gradient is that of the copy
+    ({"gradients": [torch.ones(2).double()]}, "2 numbers of float32"),
+    ({"exp_avgs": [torch.ones(1)]}, "2 numbers of float32"),
+    ({"exp_avg_sqs": [torch.ones(4)[::2]]}, "must have no gaps"),
+    ({"steps": [torch.ones(2)]}, "1 numbers of float32"),
+    ({"rates": [torch.ones(2)]}, "1 numbers of float32"),
+    ({"done": [torch.ones(2)]}, "1 numbers of float32"),
 ]
 
 
-@pytest.mark.parametrize("change", BAD_LISTS, ids=str)
-def test_what_adams_op_would_read_out_of_bounds_is_refused(change, on_host):
+@pytest.mark.parametrize("change, reason", BAD_LISTS)
+def test_what_adams_op_would_read_out_of_bounds_is_refused(change, reason, on_host):
     given = {name: [torch.ones(2)] for name in ADAM[:4]} | {"steps": [ONE], "rates": [ONE]}
     given = {**given, "copies": [], "done": [], **change}
-    with pytest.raises(RuntimeError, match="lvae: "):
+    with pytest.raises(RuntimeError, match=reason):
         torch.ops.lvae.adam_(*given.values())
     assert torch.equal(given["weights"][0], torch.ones(2))
 

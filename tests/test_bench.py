@@ -312,7 +312,7 @@ def test_without_channels_last_images_and_weights_have_channels_first(tiny):
 def test_the_measurements_that_were_named_are_written_down(tiny, called_once, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(batches, "SPECS", {"dsprites": specs.SPECS["dsprites"]})
     monkeypatch.setattr(grid, "together", lambda makers, seconds: makers[0]() and 1.0)
-    monkeypatch.setattr(train, "evaluate", lambda *_: None)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: None)
     assert command.main(["grid", "data", "evaluation", "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["data"][0]["resident, GB"] < 1 and len(found["grid"]) == 4 and found["seconds"] >= 0
@@ -328,7 +328,7 @@ def test_the_manual_lists_the_measurements():
 def test_an_evaluation_is_measured_beside_ten_thousand_iterations(tiny, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        train, "evaluate", lambda vae, dataset, index: asked.append((dataset.name, len(index)))
+        evaluation, "evaluate", lambda vae, dataset, index: asked.append((dataset.name, len(index)))
     )
     seconds = {"evaluation": 3.0, "encode": 0.5, "step": 0.02}
     monkeypatch.setattr(

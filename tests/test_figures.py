@@ -21,8 +21,9 @@ from PIL import Image
 import lvae_min
 from lvae_min import cli, data, metrics, plots
 from lvae_min.config import Config
+from lvae_min.evaluation import evaluate
 from lvae_min.losses import OBJECTIVES
-from lvae_min.train import Run, evaluate
+from lvae_min.train import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["fig1", "fig2", "fig3", "fig4", "table2", "table3", "fixed_point", "keep", "scoring"]

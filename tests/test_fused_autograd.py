@@ -68,6 +68,13 @@ def test_a_forward_derivative_is_refused_and_not_taken_for_zero():
             rec(fused, dual)
         assert rec(fused, logits) == rec(fused, logits.clone().requires_grad_())
 
+    def compiled(logits):
+        return torch.func.jvp(partial(rec, fused), (logits,), (torch.ones_like(logits),))[1]
+
+    with pytest.raises(RuntimeError, match="jvp|forward"):
+        torch.compile(compiled, backend="eager")(logits)
+    torch._dynamo.reset()
+
 
 @pytest.mark.parametrize("through", ["function", "op"])
 def test_a_second_derivative_is_refused_and_not_taken_for_zero(through):

@@ -37,7 +37,7 @@ from hostile import (
 from PIL import Image
 
 import lvae_min
-from lvae_min import cli, data, metrics, model, plots, report, runs, train
+from lvae_min import cli, data, metrics, model, plots, report, runs, stored
 from lvae_min.config import Config
 from lvae_min.datasets import dsprites, prepare, specs
 from lvae_min.datasets import prepared as images
@@ -154,7 +154,7 @@ def made(small, tmp_path_factory, monkeypatch):
 def resume(folder, small):
     """Continue a run to its end, or find it finished, as run.py does."""
     config = Config(**SETTINGS)
-    results = train.finished(config, folder)
+    results = stored.finished(config, folder)
     if results is None:
         one = Run(config, folder, small)
         try:

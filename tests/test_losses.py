@@ -96,9 +96,7 @@ def test_floats_from_0_to_1_are_not_scaled_to_black(scale):
     logits, x, mu, logvar = batch()
     x = (x - x.min()) / (x.max() - x.min())
     for images in (x, x.float(), 2 * x - 1):
-        with pytest.raises(
-            ValueError, match=r"images from (0|-1) to 1, which scale=0.0039\d* would make black"
-        ):
+        with pytest.warns(UserWarning, match=r"images from (0|-1) to 1, which scale=0.0039\d* makes black"):
             losses.LVAE(scale=scale)(logits, images, mu, logvar)
     for images in (255 * x, 1.01 * x, 0 * x + 1, (255 * x).byte(), (x > 0.5).byte()):
         losses.LVAE(scale=scale)(logits, images, mu, logvar)
@@ -506,7 +504,7 @@ def test_beta_of_beta_vae_is_the_first_of_the_papers_by_default():
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "beta-vae"])
 def test_a_beta_is_refused_by_a_method_that_has_none(name):
-    with pytest.raises(TypeError, match="beta"):
+    with pytest.raises(TypeError, match="has no setting beta|unexpected keyword argument 'beta'"):
         OBJECTIVES[name](beta=4.0)
 
 

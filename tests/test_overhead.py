@@ -95,7 +95,8 @@ def test_the_run_is_the_default_one_of_a_thousand_iterations(monkeypatch):
 def test_a_run_that_fails_has_no_times(tmp_path, capsys):
     assert timed.main([str(tmp_path / "parts.json"), "--iterations", "0"]) == 2
     assert "iterations" in capsys.readouterr().err and not (tmp_path / "parts.json").exists()
-    assert train.Run.draw.__module__ == train.evaluate.__module__ == "lvae_min.train"
+    assert train.Run.draw.__module__ == "lvae_min.train"
+    assert train.begin_evaluation.__module__ == "lvae_min.evaluation"
 
 
 def test_the_parts_of_a_run_in_a_process_of_its_own_are_within_its_time(tmp_path):

@@ -187,6 +187,18 @@ def test_an_output_that_cannot_be_written_to_stops_no_other_run_and_loses_no_rep
     assert capsys.readouterr().err.count("No space left on device") == 3
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_where_stdout_is_full_one_run_fails_for_it_and_the_others_go_on(tmp_path):
+    words = ["--iterations", "20", "--model", "lvae", "vae", "--out", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*SMALL, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=600)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "stdout: No space left on device" in done.stderr
+    assert [file.parent.name for file in tmp_path.glob("*/results.json")] == [
+        "dsprites-vae-iterations20-batch-size8"
+    ]
+
+
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_ends_the_process_whichever_it_is(first):
     handled = (signal.SIGINT, signal.SIGTERM)

@@ -47,8 +47,8 @@ FAULTS = {  # what is wrong: file, what stands there, what is put in its place, 
     "a lane after the last is added": ("lvae.cpp", "j < half; ++j)", "j <= half; ++j)", "out of bounds"),
     "an integer overflows": (
         "lvae_math.h",
-        "int32_t(bits_of<uint32_t>(t) << 23)",
-        "bits_of<int32_t>(t) * (1 << 23)",
+        "bits_of<uint32_t>(t) << 23}",
+        "uint32_t(bits_of<int32_t>(t) * (1 << 23))}",
         "signed integer overflow",
     ),
 }

@@ -15,7 +15,7 @@ from conftest import small_sprites
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lvae_min import data, fused, losses, model, step, train
+from lvae_min import data, evaluation, fused, losses, model, step
 from lvae_min.config import Config
 from lvae_min.datasets import specs, stores
 from lvae_min.losses import OBJECTIVES
@@ -260,9 +260,11 @@ def test_an_evaluation_is_in_float32(small, monkeypatch):
         asked.append("ends")
 
     monkeypatch.setattr(step, "products", products)
-    monkeypatch.setattr(train.losses, "elbo_terms", lambda *_: asked.append("rec") or (torch.ones(()),) * 2)
-    monkeypatch.setattr(train.metrics, "score", lambda *_, **__: {})
-    train.evaluate(new_step(small, precision="tf32").vae, small, np.arange(5))
+    monkeypatch.setattr(
+        evaluation.losses, "elbo_terms", lambda *_: asked.append("rec") or (torch.ones(()),) * 2
+    )
+    monkeypatch.setattr(evaluation.metrics, "score", lambda *_, **__: {})
+    evaluation.evaluate(new_step(small, precision="tf32").vae, small, np.arange(5))
     assert asked == [(CPU, "float32", "begins"), "rec", "rec", "ends"]
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import lvae_min
-from lvae_min import data, latents, metrics, plots, report, train, workers
+from lvae_min import data, evaluation, latents, metrics, plots, report, stored, train, workers
 from lvae_min.config import Config
 from lvae_min.datasets import prepared, specs, stores
 from lvae_min.io import atomic, checkpoints
@@ -144,16 +144,16 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(small, tmp_p
     run = Run(config(iterations=10), tmp_path, small)
     run.train()
     run.finish()
-    assert train.finished(config(iterations=10), tmp_path)["settings"]["seed"] == 0
+    assert stored.finished(config(iterations=10), tmp_path)["settings"]["seed"] == 0
     with pytest.raises(ValueError, match="was made with seed 0, not 1"):
-        train.finished(config(iterations=10, seed=1), tmp_path)
+        stored.finished(config(iterations=10, seed=1), tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "{", '{"settings": {}}', "[" * 100_000])
 def test_damaged_results_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(ValueError, match="damaged; remove it") as error:
-        train.finished(config(), tmp_path)
+        stored.finished(config(), tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -315,10 +315,10 @@ def test_results_are_the_test_scores_of_the_selected_network(small, tmp_path, mo
     run = Run(config(iterations=30, select="rec"), tmp_path, small)
     monkeypatch.setattr(run, "better", lambda score, kl: run.iteration == 12)
     run.train()
-    last = train.evaluate(run.step.vae, small, run.test)[0]
+    last = evaluation.evaluate(run.step.vae, small, run.test)[0]
     results = run.finish()
     vae = lvae_min.load(tmp_path)
-    scores, codes = train.evaluate(vae, small, run.test)
+    scores, codes = evaluation.evaluate(vae, small, run.test)
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored == json.loads(json.dumps(results)) and list(stored["scores"]) == SCORES
     assert stored["scores"]["mig"] == pytest.approx(scores["mig"]) and stored["scores"][
@@ -347,7 +347,7 @@ def test_results_have_the_last_network_beside_the_selected_one(small, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "score", lambda *_, **__: {"beta_vae": next(scores, 0.5)})
         run.train()
-        last = train.evaluate(run.step.vae, small, run.test)[0]
+        last = evaluation.evaluate(run.step.vae, small, run.test)[0]
         results = run.finish()
     assert results["selected"]["iteration"] == 2 and results["last"]["iteration"] == 20
     assert (results["last"]["rec"], results["last"]["kl"]) == (last["rec"], last["kl"])
@@ -357,8 +357,8 @@ def test_results_have_the_last_network_beside_the_selected_one(small, tmp_path):
 def test_the_last_network_is_selected_by_default_and_scored_once(small, tmp_path, monkeypatch):
     run, calls = Run(config(iterations=20, select="last"), tmp_path, small), []
     run.train()
-    measure = train.measure
-    monkeypatch.setattr(train, "measure", lambda *given: (calls.append(1), measure(*given))[1])
+    measure = evaluation.measure
+    monkeypatch.setattr(evaluation, "measure", lambda *given: (calls.append(1), measure(*given))[1])
     results = run.finish()
     assert Config().select == "last" and len(calls) == 1
     assert results["selected"] == {"iteration": 20, "score": 20, "by": "last iteration"}
@@ -369,9 +369,9 @@ def test_the_last_network_is_selected_by_default_and_scored_once(small, tmp_path
 def test_rec_of_the_validation_images_is_of_the_first_of_them_and_all_else_of_all(small, tmp_path):
     run = Run(config(iterations=5), tmp_path, small)
     index = run.validation
-    some, codes = train.evaluate(run.step.vae, small, index, reconstructed=30)
-    whole, all_codes = train.evaluate(run.step.vae, small, index)
-    few, _ = train.evaluate(run.step.vae, small, index[:30])
+    some, codes = evaluation.evaluate(run.step.vae, small, index, reconstructed=30)
+    whole, all_codes = evaluation.evaluate(run.step.vae, small, index)
+    few, _ = evaluation.evaluate(run.step.vae, small, index[:30])
     assert (
         (some["rec"], some["rec_mean"]) == (few["rec"], few["rec_mean"]) != (whole["rec"], whole["rec_mean"])
     )
@@ -432,6 +432,22 @@ def test_a_slow_run_is_saved_between_two_lines_of_its_log(small, tmp_path, monke
     assert logs[0] == logs[1]
 
 
+def test_a_slow_run_is_not_saved_with_a_loss_that_is_not_finite(small, tmp_path, monkeypatch):
+    now = iter(range(0, 10**6, 200))
+    run = Run(config(iterations=20), tmp_path, small)
+    run.train(StopAt(run, 3), quiet=True)
+    kept = (tmp_path / "last.pt").read_bytes()
+    monkeypatch.setattr(train.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(train, "LOG_EVERY", 20)
+    monkeypatch.setattr(train, "evaluation_interval", lambda _: 20)
+    with torch.no_grad():
+        next(run.step.vae.decoder.parameters()).fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="iteration 3"):
+        run.train(quiet=True)
+    run.close()
+    assert (tmp_path / "last.pt").read_bytes() == kept
+
+
 @pytest.mark.parametrize("pace", [2, 7])
 def test_pictures_are_drawn_at_most_once_a_minute_and_the_last_by_finish(small, tmp_path, monkeypatch, pace):
     now, drawn = [0.0], []
@@ -471,7 +487,7 @@ def test_the_last_pictures_are_of_test_images_and_warn_of_an_early_network(small
     monkeypatch.setattr(Run, "draw", lambda run, index, codes, note="": drawn.append((index, codes, note)))
     monkeypatch.setattr(metrics, "score", lambda *_, **__: {"beta_vae": next(scores)})
     measured = lambda *_: ({"rec": 1.0, "kl": next(kls), "rec_mean": 1.0}, object())  # noqa: E731
-    monkeypatch.setattr(train, "measure", measured)
+    monkeypatch.setattr(evaluation, "measure", measured)
     run = Run(config(iterations=2, select="beta_vae"), tmp_path, small)
     run.train()
     results = run.finish()
@@ -693,7 +709,7 @@ def test_results_of_another_form_are_refused(small, tmp_path, key):
         (tmp_path / "changed").mkdir(exist_ok=True)
         (tmp_path / "changed" / "results.json").write_text(json.dumps({**results, key: value}))
         with pytest.raises(ValueError, match="results.json: damaged; remove it, and the same command"):
-            train.finished(config(iterations=10), tmp_path / "changed")
+            stored.finished(config(iterations=10), tmp_path / "changed")
 
 
 def saved(folder, **others):
@@ -995,8 +1011,10 @@ def test_no_flipped_byte_changes_what_a_checkpoint_holds(tmp_path):
 def test_training_validation_and_test_images_are_each_used_for_their_own(small, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SCORED", 50)
     run, seen, trained = Run(config(iterations=20), tmp_path, small), [], []
-    measure, batch = train.measure, small.batch
-    monkeypatch.setattr(train, "measure", lambda *given: (seen.append(given[2].tolist()), measure(*given))[1])
+    measure, batch = evaluation.measure, small.batch
+    monkeypatch.setattr(
+        evaluation, "measure", lambda *given: (seen.append(given[2].tolist()), measure(*given))[1]
+    )
     split = data.Split.of(len(small))
     monkeypatch.setattr(small, "batch", lambda index: (trained.extend(index.tolist()), batch(index))[1])
     for _ in range(10):
@@ -1020,7 +1038,7 @@ def test_rec_is_with_a_sampled_z_and_rec_mean_with_the_mean(small):
         vae.decoder[0].weight *= 20  # so that z matters
     codes = []
     hook = vae.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
-    scores, _ = train.evaluate(vae, small, index)
+    scores, _ = evaluation.evaluate(vae, small, index)
     hook.remove()
     sampled, means = (torch.cat(codes[start::2]) for start in (0, 1))
     x = small.batch(torch.from_numpy(index))

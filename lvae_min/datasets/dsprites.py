@@ -167,7 +167,7 @@ def read(file: Path) -> np.ndarray:
                 rows[start : start + len(images)] = pack(images)
                 start += len(images)
     except npy.DAMAGED as error:
-        if isinstance(error, MemoryError) or of_the_system(error):
+        if of_the_system(error):
             raise
         raise ValueError(
             f"{file}: not the published dSprites archive, or damaged ({brief(error)}); "

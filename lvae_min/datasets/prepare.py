@@ -8,7 +8,6 @@ A set is made in one pass, and is there whole or not at all. arm3d needs no prep
 its published file is preferred to drawing the same images.
 """
 
-import errno
 import hashlib
 import http.client
 import io
@@ -30,15 +29,11 @@ from lvae_min.datasets import dsprites
 from lvae_min.datasets import prepared as im
 from lvae_min.datasets.specs import ATTRIBUTES, SPECS, Spec
 from lvae_min.io import npy
-from lvae_min.io.text import Parser, brief, carry_out, one_line
+from lvae_min.io.text import Parser, brief, carry_out, of_the_system, one_line
 
 CELEBA_IMAGES, CELEBA_SIZE, CELEBA_CROP = 202_599, (178, 218), 148
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
 BLOCK = 2**20  # bytes that are downloaded or hashed at a time
-OF_THE_SYSTEM = {  # errors that say nothing of what is in an archive
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOENT", "ENOTDIR", "EEXIST")
-}
 
 
 @dataclass(frozen=True)
@@ -247,7 +242,9 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
                 factors,
             )
     except im.DAMAGED as error:
-        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+        if isinstance(error, MemoryError):
+            raise
+        if isinstance(error, FileNotFoundError) or isinstance(error, OSError) and of_the_system(error):
             place = error.filename or folder / name
             raise ValueError(f"{place}: {error.strerror}; nothing was prepared") from None
         message, places = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")

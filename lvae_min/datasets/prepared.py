@@ -25,7 +25,6 @@ from PIL.Image import Transpose
 from tqdm import tqdm
 
 from lvae_min.io import atomic, npy
-from lvae_min.io.atomic import UNLOCKABLE
 from lvae_min.io.text import brief, of_the_system, one_line
 
 CHUNK = 256  # images in memory at a time
@@ -200,7 +199,8 @@ def locked(folder: Path, wait: bool = False):
         except BlockingIOError:
             raise ValueError(f"{folder}: another process prepares it; wait for that") from None
         except OSError as error:
-            raise ValueError(f"{folder}: {UNLOCKABLE} ({error.strerror}); name another with --data") from None
+            reason = f"{atomic.UNLOCKABLE} ({error.strerror})"
+            raise ValueError(f"{folder}: {reason}; name another folder with --data") from None
         yield
     finally:
         os.close(lock)
@@ -297,7 +297,7 @@ def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
         check_about(about, len(images), 0 if factors is None else factors.shape[1])
         return images, factors, about
     except DAMAGED as error:
-        if isinstance(error, MemoryError) or of_the_system(error):
+        if of_the_system(error):
             raise
         raise ValueError(f"{folder}: damaged ({brief(error)}); remove it and prepare it again") from None
 

@@ -22,7 +22,8 @@ from lvae_min.io.checkpoints import check_tensors, load_checkpoint
 from lvae_min.io.text import brief, one_line
 from lvae_min.losses import kl_terms
 from lvae_min.model import VAE
-from lvae_min.train import own_images, selected_network, stored_content
+from lvae_min.stored import own_images, stored_content
+from lvae_min.train import selected_network
 
 SPAN, STEPS = latents.SPAN, latents.STEPS  # of a traversal
 WALK_STEPS = 11  # images on the way from one to another

@@ -10,7 +10,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-UNLOCKABLE = "its file system has no locks, by which one process at a time works there"
+UNLOCKABLE = "its file system has no locks, which keep a second process out"
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def held(descriptor: int) -> bool:
 
 
 @contextmanager
-def naming(file: Path):
+def naming(file: Path | str):
     """Let an OSError say which file it is about: a write to a full disk does not."""
     try:
         yield

@@ -31,11 +31,12 @@ def brief(error: BaseException, place=None) -> str:
 
 
 def of_the_system(error: BaseException) -> bool:
-    """Whether an error is the system's: no right to read a file, too many open, a disk that fails.
+    """Whether an error is the system's: no memory, no right to read a file, too many open, a failing disk.
 
     Not a file that is missing, or whose damage leads to places that it does not have (EINVAL).
     """
-    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.ENOENT)
+    number = error.errno if isinstance(error, OSError) else None
+    return isinstance(error, MemoryError) or number not in (None, errno.EINVAL, errno.ENOENT)
 
 
 def open_streams() -> None:
