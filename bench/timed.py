@@ -18,7 +18,7 @@ from lvae_min import cli
 
 PARTS = {
     "iterations": "lvae_min.step.Step.__call__",
-    "evaluations": "lvae_min.train.begin_evaluation",
+    "evaluations": "lvae_min.evaluation.begin_evaluation",
     "pictures": "lvae_min.train.Run.draw",
     "checkpoints": "lvae_min.train.Run.checkpoint",
 }

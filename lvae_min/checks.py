@@ -63,7 +63,7 @@ def in_range(x: Tensor, scale: float | None) -> bool:
 
     Raises ValueError for images of another range, such as -1 to 1, and for uint8 of 0 and 1 without a
     `scale`, which would be divided by 255. Values from -0.4 to 1.4 pass: bicubic resizing makes them. Warns
-    of floats of at most 1 with a `scale` of 1/255.
+    of floats from 0 to 1 with a `scale` of 1/255.
     """
     ends = extremes(x)
     if not ends or not (x.is_floating_point() or x.dtype == torch.uint8):
@@ -73,11 +73,10 @@ def in_range(x: Tensor, scale: float | None) -> bool:
     if scale is None and x.dtype == torch.uint8 and high == 1 / 255:
         raise ValueError("uint8 images of 0 and 1, which would be divided by 255; give scale=1.0")
     if x.is_floating_point() and 0 < factor <= 1 / 255 and ends[0] < ends[1] <= 1:
-        warnings.warn(
-            f"images from {ends[0]:g} to {ends[1]:g}, which scale={factor:g} makes black: leave the scale "
-            "out if they are from 0 to 1",
-            stacklevel=CALLER,
-        )
+        dark = f"images from {ends[0]:g} to {ends[1]:g}, which scale={factor:g} makes black"
+        if ends[0] < 0:
+            raise ValueError(f"{dark}: undo the normalization, and leave the scale out")
+        warnings.warn(f"{dark}: leave the scale out if they are from 0 to 1", stacklevel=CALLER)
     if low < -0.4 or high > 1.4:
         raise ValueError(
             f"images from {low:g} to {high:g}: expected 0 to 1, as the sigmoid of the logits is; undo "

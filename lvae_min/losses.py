@@ -3,7 +3,7 @@
 `elbo_terms` and `lvae_loss` are the definitions in plain PyTorch; `lvae_min.fused` has the same two functions
 in C++ and CUDA. An `Objective` is a method: it gets `(logits, x, mu, logvar)`, asks for the terms and weighs
 them. Learned weights are parameters, controller state is buffers, and nothing here waits for the device,
-except the check of the first images.
+except the checks of the first images and logits (`checks`).
 """
 
 import math
@@ -161,6 +161,11 @@ class Objective(nn.Module):
                 setattr(self.terms, name, function)
         self.control_settings = SimpleNamespace(**{**self.controls, **control})
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "given_beta" and not (isinstance(value, Real) and 0 <= float(value) < math.inf):
+            raise ValueError(f"beta is {value}: expected a number from 0 on")
+        super().__setattr__(name, value)
+
     def extra_repr(self) -> str:
         """The settings that the method has, for `print`."""
         shown: dict[str, Any] = {"beta": self.given_beta} if self.has_beta else {}
@@ -173,8 +178,9 @@ class Objective(nn.Module):
     def forward(self, logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, rec, kl), three scalars; the arguments are those of `elbo_terms`.
 
-        Raises ValueError as that does, and for images of another range in the first call, which also warns
-        of logits that look like the output of a sigmoid.
+        Raises ValueError as that does. The first batch that is not constant is looked at: images of another
+        range are a ValueError, logits that look like the output of a sigmoid a warning. A copy of a loss that
+        has done so does not look again.
         """
         if not (torch.compiler.is_compiling() or self.checked.range):
             self.checked.range = checks.in_range(x, self.scale)
@@ -237,8 +243,6 @@ class BetaVAE(Objective):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "beta":
             raise AttributeError(f"beta is a method: set given_beta = {value} to change the weight of kl")
-        if name == "given_beta" and not 0 <= value < math.inf:
-            raise ValueError(f"beta is {value}: expected a number from 0 on")
         super().__setattr__(name, value)
 
     def combine(self, rec: Tensor, kl: Tensor, pixels: int | None) -> Tensor:

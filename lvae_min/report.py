@@ -115,7 +115,7 @@ class Grid:
                 self.iterations -= iterations - self.reached[run]
                 if self.bar is not None:
                     self.bar.total = self.iterations
-        with suppress(OSError):  # of stdout, which the next line of a run reports
+        with suppress(OSError):  # of stdout: the next line of a run reports it
             self.print_status()
 
     def print_status(self) -> None:

@@ -184,7 +184,9 @@ class Runs:
             if not isinstance(error, MISTAKES) and not out_of_memory(error):
                 traceback.print_exc()
             if getattr(error, "filename", None) == report.STDOUT:
-                text.drop_output()  # the other runs go on without it
+                text.drop_output()
+                if self.grid:
+                    print(f"{self.program}: no more output: stdout cannot be written to", file=sys.stderr)
             reason = describe_error(error, folder, self.jobs)
             if self.grid and str(folder) not in reason:
                 reason = f"{folder}: {reason}"

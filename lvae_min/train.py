@@ -1,4 +1,4 @@
-"""One run: the training loop of Sec. 6.3, checkpoints, evaluation, and the selection of Sec. 6.5.
+"""One run: the training loop of Sec. 6.3, checkpoints, and the selection of Sec. 6.5.
 
 A run is a folder. It holds `config.json`, `log.jsonl`, `last.pt` (to continue from), `best.pt` (the network
 that the validation score selected), `results.json` once it is finished, and pictures. Everything random in it
@@ -21,10 +21,9 @@ import torch
 from torch import nn
 
 import lvae_min.data
-from lvae_min import latents, metrics, workers
+from lvae_min import evaluation, latents, metrics, workers
 from lvae_min.config import Config, evaluation_interval
 from lvae_min.data import SCORED, Dataset, Split
-from lvae_min.evaluation import begin_evaluation, evaluate
 from lvae_min.io import records
 from lvae_min.io.atomic import Claim, naming, write_whole
 from lvae_min.io.checkpoints import check_tensors, is_machines, load_checkpoint, save
@@ -383,12 +382,14 @@ class Run:
     def begin_scoring(self) -> Callable[[], dict]:
         """Score the test images as the validation images are; what is returned waits for the scores."""
         vae, index = self.step.vae, self.test
-        return begin_evaluation(vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call)[-1]
+        given = vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call
+        return evaluation.begin_evaluation(*given)[-1]
 
     def validate(self) -> tuple[dict[str, float], np.ndarray]:
         """Scores and codes of the validation images; selects the network if none was better (Sec. 6.5)."""
         vae, index = self.step.vae, self.validation
-        scores, codes = evaluate(vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call)
+        given = vae, self.dataset, index, RECONSTRUCTED, self.quick, self.call
+        scores, codes = evaluation.evaluate(*given)
         by = self.select
         score = self.iteration if by == "last" else -scores["rec"] if by == "rec" else scores[by]
         score = -math.inf if math.isnan(score) else score
@@ -452,7 +453,8 @@ class Run:
         selected  whether it is the selected one, which is drawn, too
         last      KL of the last network, where this is another
         """
-        terms, codes, scored = begin_evaluation(self.step.vae, self.dataset, self.test, call=self.call)
+        given = self.step.vae, self.dataset, self.test
+        terms, codes, scored = evaluation.begin_evaluation(*given, call=self.call)
         if selected:
             self.draw(self.test, codes, unlearned(terms["kl"], last))
         return terms["kl"], scored

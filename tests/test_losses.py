@@ -95,9 +95,12 @@ def test_the_range_is_checked_until_a_batch_is_not_constant(constant):
 def test_floats_from_0_to_1_are_not_scaled_to_black(scale):
     logits, x, mu, logvar = batch()
     x = (x - x.min()) / (x.max() - x.min())
-    for images in (x, x.float(), 2 * x - 1):
-        with pytest.warns(UserWarning, match=r"images from (0|-1) to 1, which scale=0.0039\d* makes black"):
+    black = r"images from (0|-1) to 1, which scale=0.0039\d* makes black"
+    for images in (x, x.float()):
+        with pytest.warns(UserWarning, match=black):
             losses.LVAE(scale=scale)(logits, images, mu, logvar)
+    with pytest.raises(ValueError, match=black):
+        losses.LVAE(scale=scale)(logits, 2 * x - 1, mu, logvar)
     for images in (255 * x, 1.01 * x, 0 * x + 1, (255 * x).byte(), (x > 0.5).byte()):
         losses.LVAE(scale=scale)(logits, images, mu, logvar)
     losses.LVAE()(logits, x / 255, mu, logvar)  # as dark as they are

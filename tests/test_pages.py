@@ -568,7 +568,7 @@ def test_what_the_pages_say_of_speed_on_a_cpu_is_in_the_kept_measurements():
         losses += [more["64 x 4096"] / ours["MLP"], more["128 x 12288"] / 2 / ours["CNN"]]
     whole = [round(100 * one[f"fused loss{cnn}"] - 100) for one in gains for cnn in ("", " (CNN)")]
     low, high = (round(100 * end(losses)) for end in (min, max))
-    span = f"timed alone, PyTorch's {{}}takes {low} to {high} % of an iteration longer"
+    span = f"timed alone, PyTorch's {{}}takes longer by {low} to {high} % of an iteration"
     assert span.format("") in " ".join(prose(ROOT / "README.md").split())
     kernel = " ".join(prose(ROOT / "docs/kernel.md").split())
     assert span.format("loss ") in kernel and f"took {-min(whole)} % less to {max(whole)} % more" in kernel

@@ -420,13 +420,29 @@ def test_a_folder_that_cannot_be_written_is_named_and_not_the_archive(
     assert code == 2 and f"{tmp_path / 'file'}" in output.err and "nothing was prepared" in output.err
     assert "damaged" not in output.err
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(part, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "data/mpi3d"))
 
     monkeypatch.setattr(images, "fill", full)
     code, output = command("mpi3d", archive, tmp_path / "data", capsys)
     assert code == 2 and "damaged" not in output.err
     assert f"{tmp_path / 'data/mpi3d'}: No space left on device; nothing was prepared" in output.err
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [(OSError(errno.EIO, "Input/output error"), "Input/output error"), (MemoryError(), "not enough memory")],
+)
+def test_an_archive_that_the_system_does_not_let_be_read_is_not_called_damaged(
+    published, tmp_path, capsys, monkeypatch, error, reason
+):
+    def fail(*_):
+        raise error
+
+    archive = published("mpi3d").file
+    monkeypatch.setitem(prepare.READERS, "mpi3d", fail)
+    code, output = command("mpi3d", archive, tmp_path / "data", capsys)
+    assert code == 2 and "damaged" not in output.err and f"{archive}: {reason}" in output.err
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])

@@ -192,7 +192,8 @@ def test_where_stdout_is_full_one_run_fails_for_it_and_the_others_go_on(tmp_path
     words = ["--iterations", "20", "--model", "lvae", "vae", "--out", str(tmp_path)]
     with open("/dev/full", "w") as full:
         done = subprocess.run([*SMALL, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=600)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.count("\n") == 2
+    assert done.stderr.startswith("run.py: no more output: stdout cannot be written to\n")
     assert "stdout: No space left on device" in done.stderr
     assert [file.parent.name for file in tmp_path.glob("*/results.json")] == [
         "dsprites-vae-iterations20-batch-size8"

@@ -243,7 +243,7 @@ def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(
 ):
     given = iter(scores * 10)
     monkeypatch.setattr(
-        train, "evaluate", lambda *_, **__: ({"rec": 1.0, "kl": 1.0, "beta_vae": next(given)}, None)
+        evaluation, "evaluate", lambda *_, **__: ({"rec": 1.0, "kl": 1.0, "beta_vae": next(given)}, None)
     )
     run = Run(config(iterations=10), tmp_path, small)
     run.train(StopAt(run, 4))
@@ -252,7 +252,7 @@ def test_the_earliest_of_the_best_validation_scores_is_selected_and_nan_never(
 
 def test_where_no_score_is_a_number_the_earliest_network_is_kept(small, tmp_path, monkeypatch):
     nothing = {"rec": 1.0, "kl": 1.0, "rec_mean": 1.0, "beta_vae": math.nan}
-    monkeypatch.setattr(train, "evaluate", lambda *_, **__: (dict(nothing), None))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: (dict(nothing), None))
     monkeypatch.setattr(Run, "draw", lambda *_: None)
     run = Run(config(iterations=10), tmp_path, small)
     run.train()
@@ -291,7 +291,7 @@ def test_another_score_can_select(small, tmp_path, monkeypatch, select, selected
     evaluations = [{"rec": 5.0, "mig": 0.1}, {"rec": 3.0, "mig": 0.2}, {"rec": 4.0, "mig": 0.5}]
     given = iter([*evaluations, {"rec": 9.0, "mig": math.nan}])
     monkeypatch.setattr(
-        train, "evaluate", lambda *_, **__: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None)
+        evaluation, "evaluate", lambda *_, **__: ({"kl": 1.0, "beta_vae": 0.9, **next(given)}, None)
     )
     run = Run(config(iterations=10, select=select), tmp_path, small)
     run.train(StopAt(run, 4))
@@ -1087,7 +1087,7 @@ def test_a_run_killed_between_its_two_files_selects_what_it_would_have(small, tm
     def evaluate(vae, dataset, index, *_):
         return {"rec": 1.0, "kl": kls.get(run.iteration, 1.0), "rec_mean": 1.0, "beta_vae": 1.0}, None
 
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     run = Run(config(iterations=10), tmp_path / "whole", small)
     run.train()
     whole = run.best["iteration"]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from lvae_min.datasets import prepared as im
 from lvae_min.io import npy
-from lvae_min.io.text import brief, one_line
+from lvae_min.io.text import brief, of_the_system, one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FACTORS, NAMES = "factors", "factor_names"
@@ -337,7 +337,7 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str, bool]:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
     except im.DAMAGED as error:
-        if im.is_unreadable(error):
+        if of_the_system(error) or isinstance(error, FileNotFoundError):
             raise
         formats = f"{', '.join(im.FORMATS[:-1])} or {im.FORMATS[-1]}"
         raise ValueError(f"{name}: not an image ({formats}), or damaged; convert or remove it") from None

@@ -162,11 +162,6 @@ def fit(images: np.ndarray, crop: int, side: int) -> np.ndarray:
     return planes.permute(0, 2, 3, 1).numpy()
 
 
-def is_unreadable(error: BaseException) -> bool:
-    """Whether an error is the system's, which lets nobody read a file, and says nothing of what is in it."""
-    return isinstance(error, OSError) and bool(error.errno)
-
-
 def read_images(
     members: Members, names: list[str], make: Callable[[bytes], np.ndarray]
 ) -> Iterator[np.ndarray]:
@@ -176,7 +171,7 @@ def read_images(
         try:
             return make(members.read(name))
         except DAMAGED as error:
-            if is_unreadable(error):
+            if of_the_system(error) or isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{one_line(name)}: {brief(error)}") from None
 
