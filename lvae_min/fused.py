@@ -142,9 +142,12 @@ def _call(logits, x, mu, logvar, sigma, scale):
         or (sigma is not None and sigma.requires_grad)
     )
     forward_mode = forward_ad._current_level >= 0  # the op would drop the tangents and give 0; _Elbo raises
-    if forward_mode and torch.compiler.is_compiling():
-        raise RuntimeError("the fused loss has no derivative in forward mode; that of lvae_min.losses has")
-    if (trained or forward_mode) and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        if forward_mode:
+            raise RuntimeError(
+                "the fused loss has no derivative in forward mode; that of lvae_min.losses has"
+            )
+    elif trained or forward_mode:
         return _Elbo.apply(logits, x, mu, logvar, sigma, scale)
     return torch.ops.lvae.elbo.default(logits, x, mu, logvar, sigma, scale, trained)[:3]
 

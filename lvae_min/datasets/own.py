@@ -337,7 +337,7 @@ def picture_kind(folder: Path, file: str) -> tuple[tuple[int, int], str, bool]:
         most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ValueError(f"{name}: has more than {most}; make it smaller or remove it") from None
     except im.DAMAGED as error:
-        if of_the_system(error) or isinstance(error, FileNotFoundError):
+        if of_the_system(error):
             raise
         formats = f"{', '.join(im.FORMATS[:-1])} or {im.FORMATS[-1]}"
         raise ValueError(f"{name}: not an image ({formats}), or damaged; convert or remove it") from None

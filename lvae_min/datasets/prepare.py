@@ -244,7 +244,7 @@ def prepare(name: str, file: Path, folder: Path) -> Path:
     except im.DAMAGED as error:
         if isinstance(error, MemoryError):
             raise ValueError(f"{file}: not enough memory to read it; nothing was prepared") from None
-        if isinstance(error, OSError) and (of_the_system(error) or isinstance(error, FileNotFoundError)):
+        if isinstance(error, OSError) and of_the_system(error):
             raise ValueError(f"{error.filename or file}: {error.strerror}; nothing was prepared") from None
         message, places = one_line(error), (f"{folder / name}: ", f"{file.parent / ATTRIBUTE_FILE}: ")
         if not message.startswith(places):

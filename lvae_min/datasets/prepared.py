@@ -171,7 +171,7 @@ def read_images(
         try:
             return make(members.read(name))
         except DAMAGED as error:
-            if of_the_system(error) or isinstance(error, FileNotFoundError):
+            if of_the_system(error):
                 raise
             raise ValueError(f"{one_line(name)}: {brief(error)}") from None
 
@@ -292,7 +292,7 @@ def open_set(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
         check_about(about, len(images), 0 if factors is None else factors.shape[1])
         return images, factors, about
     except DAMAGED as error:
-        if of_the_system(error):
+        if of_the_system(error) and not isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{folder}: damaged ({brief(error)}); remove it and prepare it again") from None
 

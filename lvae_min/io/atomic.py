@@ -54,10 +54,8 @@ def held(descriptor: int) -> bool:
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)  # any other: a file system without locks
     return False
 
 

@@ -25,7 +25,7 @@ def out_of_memory(error: BaseException) -> bool:
 def is_machines(error: BaseException) -> bool:
     """Whether an error is the machine's and says nothing of what is in a file.
 
-    It has no memory left, a GPU that fails, or does not let the file be read.
+    It has no memory left, a GPU that fails, no such file, or does not let it be read.
     """
     return isinstance(error, torch.AcceleratorError) or out_of_memory(error) or of_the_system(error)
 
@@ -49,7 +49,7 @@ def load_checkpoint(file: Path) -> dict:
                 raise ValueError(f"{member} is not what its checksum says")
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        if is_machines(error) or isinstance(error, FileNotFoundError):
+        if is_machines(error):
             raise
         raise ValueError(f"{file}: damaged, or not a checkpoint ({brief(error, file)})") from None
 

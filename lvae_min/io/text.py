@@ -31,12 +31,12 @@ def brief(error: BaseException, place=None) -> str:
 
 
 def of_the_system(error: BaseException) -> bool:
-    """Whether an error is the system's: no memory, no right to read a file, too many open, a failing disk.
+    """Whether an error is the system's: no memory, no such file, no right to read it, a failing disk.
 
-    Not a file that is missing, or whose damage leads to places that it does not have (EINVAL).
+    Not damage that leads to places that a file does not have (EINVAL).
     """
     number = error.errno if isinstance(error, OSError) else None
-    return isinstance(error, MemoryError) or number not in (None, errno.EINVAL, errno.ENOENT)
+    return isinstance(error, MemoryError) or number not in (None, errno.EINVAL)
 
 
 def open_streams() -> None:
